@@ -32,11 +32,19 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One completion that is wanted; (id, sample) is its key everywhere."""
+    """One completion that is wanted; (id, sample) is its key everywhere.
+
+    `max_new_tokens` is a budget of its own, for a problem that needs more room than the others of a run.
+    """
 
     id: str
     sample: int
     messages: list[Message]
+    max_new_tokens: int | None = None
+
+    def budget(self, sampling: Sampling) -> int:
+        """How many tokens the completion may have; every backend asks here."""
+        return self.max_new_tokens or sampling.max_new_tokens
 
     @property
     def key(self) -> tuple[str, int]:

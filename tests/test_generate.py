@@ -113,6 +113,20 @@ def test_a_prompt_longer_than_the_context_fails_alone(tiny_model: Path):
     assert all(results[request.id].finish_reason != "error" for request in REQUESTS)
 
 
+def test_a_request_can_have_a_larger_budget_of_its_own(tiny_model: Path):
+    engine = load(tiny_model, Sampling(5))
+    wide = [Request(request.id, 0, request.messages, 15 if number % 2 else None) for number, request in enumerate(REQUESTS)]
+    usual = {request.id: completion for request, completion in engine.generate(REQUESTS)}
+    found = {request.id: completion for request, completion in engine.generate(wide)}
+    cut = [request.id for request in REQUESTS if usual[request.id].finish_reason == "length"]
+    for request in wide:
+        if request.max_new_tokens is None:
+            assert found[request.id] == usual[request.id]
+        elif request.id in cut:
+            assert usual[request.id].completion_tokens == 5 < found[request.id].completion_tokens <= 15
+    assert {request.id for request in wide if request.max_new_tokens} & set(cut)
+
+
 def test_memory_trouble_halves_the_batch_and_loses_nothing(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
     import torch
 

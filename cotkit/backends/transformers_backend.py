@@ -150,7 +150,7 @@ class TransformersBackend:
         for start in range(0, len(rows), self.batch_size):
             batch = []
             for row in rows[start : start + self.batch_size]:
-                if len(row.prompt) + self.sampling.max_new_tokens > self.context:
+                if len(row.prompt) + row.request.budget(self.sampling) > self.context:
                     yield row.request, self._too_long(row)
                 else:
                     batch.append(row)
@@ -277,7 +277,7 @@ class TransformersBackend:
             end = answer_line_end(text)
             if end is not None:
                 return self._complete(row, "answer", text[:end])
-        if len(row.tokens) >= self.sampling.max_new_tokens:
+        if len(row.tokens) >= row.request.budget(self.sampling):
             return self._complete(row, "length", self._text(row.tokens))
         return None
 
