@@ -1,0 +1,120 @@
+"""What a run's folder holds, gathered for its report: questions with every method's output, training curves, manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cotkit.answers import extract
+from cotkit.files import DataError
+from cotkit.jsonl import Row, read, read_json
+from cotkit.problems import read_problems
+
+FIRST_METHODS = ("baseline", "strong_baseline")  # the order of methods everywhere; the rest follow by name
+MANIFEST_ENDING = ".manifest.json"
+
+
+def method_order(name: str) -> tuple[Any, ...]:
+    """Sort key of a method's name."""
+    return (*(name != first for first in FIRST_METHODS), name)
+
+
+@dataclass(frozen=True)
+class Output:
+    """One sample of one method; `before` ends with the answer that was graded, `after` is what it wrote beyond that."""
+
+    verdict: str
+    extracted: str | None
+    words: int
+    words_to_answer: int
+    finish_reason: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A test question with the outputs of all methods: outputs[method] are its samples in order."""
+
+    id: str
+    question: str
+    solution: str
+    answer: str
+    outputs: dict[str, list[Output]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A method's losses: (step, loss) as LLaMA-Factory logged them."""
+
+    train: list[tuple[int, float]]
+    evaluation: list[tuple[int, float]]
+
+
+def read_questions(folder: Path) -> list[Question]:
+    """The questions of one data set of a run, in the test set's order.
+
+    Args:
+        folder: <run>/predictions/<dataset>, scored.
+
+    Raises:
+        DataError: the test set that the predictions were made from is not there any more, or a file does not fit it.
+    """
+    methods = sorted((path.name.removesuffix(".scores.jsonl") for path in folder.glob("*.scores.jsonl")), key=method_order)
+    if not methods:
+        raise DataError(f"{folder}: holds no *.scores.jsonl; run score.py first")
+    source = read_json(folder / f"{methods[0]}.jsonl{MANIFEST_ENDING}")["inputs"]["problems"]
+    problems = read_problems(Path(source["path"]), source["rows"])
+    by_method = {method: _outputs(folder, method) for method in methods}
+    return [
+        Question(
+            problem["id"], problem["question"], problem["solution"], problem["answer"],
+            {method: outputs.get(problem["id"], []) for method, outputs in by_method.items()},
+        )
+        for problem in problems
+    ]  # fmt: skip
+
+
+def _outputs(folder: Path, method: str) -> dict[str, list[Output]]:
+    """id -> samples of one method; scores and predictions are joined by (id, sample)."""
+    texts = {(row["id"], row["sample"]): row for row in read(folder / f"{method}.jsonl")}
+    found: dict[str, list[Output]] = {}
+    for score in read(folder / f"{method}.scores.jsonl"):
+        prediction = texts.get((score["id"], score["sample"]))  # none: a missing prediction, which counts as wrong
+        text = prediction["response"] if prediction else ""
+        end = extract(text, folder.name).end
+        output = Output(
+            score["verdict"], score["extracted"], score["words"], score["words_to_answer"],
+            prediction["finish_reason"] if prediction else "missing", text[:end], text[end:],
+        )  # fmt: skip
+        found.setdefault(score["id"], []).append(output)
+    return found
+
+
+def read_curves(run: Path) -> dict[str, Curve]:
+    """method -> its losses, for every finished training of the run."""
+    curves = {}
+    for log in run.glob("train/*/trainer_log.jsonl"):
+        rows = list(read(log))
+        curves[log.parent.name] = Curve(
+            [(row["current_steps"], row["loss"]) for row in rows if "loss" in row],
+            [(row["current_steps"], row["eval_loss"]) for row in rows if "eval_loss" in row],
+        )
+    return dict(sorted(curves.items(), key=lambda item: method_order(item[0])))
+
+
+def read_manifests(run: Path) -> dict[str, Row]:
+    """Path of the output within the run -> its manifest, in the order in which the outputs were finished."""
+    found = {}
+    for path in _manifest_paths(run):
+        output = path.with_name(path.name.removesuffix(MANIFEST_ENDING))
+        found[output.relative_to(run).as_posix()] = read_json(path)
+    return dict(sorted(found.items(), key=lambda item: (item[1]["written"], item[0])))
+
+
+def _manifest_paths(run: Path) -> Iterator[Path]:
+    """Beside the stages' outputs; training checkpoints and folders of other tools are not searched."""
+    for pattern in ("*", "train/*", "predictions/*/*"):
+        yield from run.glob(f"{pattern}{MANIFEST_ENDING}")
