@@ -7,6 +7,11 @@
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 bash scripts/setup.sh
+if ! command -v chromium >/dev/null && [[ "$(id -u)" -eq 0 ]] && command -v apt-get >/dev/null; then
+  say "installing chromium, which opens the report's page"
+  { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } >/dev/null ||
+    say "chromium could not be installed: the tests that open the page are skipped"
+fi
 say "ruff and shellcheck"
 ruff check .
 shellcheck --external-sources scripts/*.sh
