@@ -12,6 +12,8 @@ import hashlib
 import json
 import os
 import platform
+import shlex
+import sys
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -155,6 +157,7 @@ class Manifest:
             "inputs": {name: item.describe() for name, item in self.inputs.items()},
             "outputs": outputs,
             "counts": counts,
+            "command": command(),
             **extra,
             "versions": versions(),
             "started": _clock(self._started),
@@ -196,6 +199,13 @@ def _file_mark(file: Path) -> str:
         head = handle.read(END_BYTES)
         handle.seek(-END_BYTES, 2)
         return hashlib.sha256(head + handle.read()).hexdigest() + f" {size}"
+
+
+def command() -> str:
+    """The command line that runs, as one would type it here; secrets are never flags, so it holds none."""
+    script = Path(sys.argv[0])
+    shown = script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script.name
+    return shlex.join(["python", str(shown), *sys.argv[1:]])
 
 
 def versions() -> Row:

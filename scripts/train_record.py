@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -124,7 +125,8 @@ def finish(args: argparse.Namespace, config: Row) -> int:
     if manifest.read().get("status") != "running":
         raise DataError(f"{manifest.path}: begin was not run")
     counts: dict[str, Any] = {"steps": state["global_step"], **{key: results[key] for key in sorted(results)}}
-    manifest.finish([weights, output_dir / "adapter_config.json"], counts)
+    command = shlex.join(["bash", "scripts/train.sh", str(args.config_path), *args.overrides])
+    manifest.finish([weights, output_dir / "adapter_config.json"], counts, command=command)
     print(f"{output_dir}: {json.dumps(counts)}")
     return 0
 
