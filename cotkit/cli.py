@@ -125,13 +125,16 @@ def _convert_one(action: argparse.Action, value: Any, where: str) -> Any:
 
 def run(main: Callable[[], int]) -> int:
     """Runs a stage's main and turns what can go wrong into one line and an exit code."""
+    _require_utf8()
     signal.signal(signal.SIGTERM, _terminate)
     rank = os.environ.get("RANK", "0")
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s", force=True)
     for noisy in ("httpx", "torch.distributed"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        return main()
+        code = main()
+        sys.stdout.flush()  # a full disk behind it shows here, not after the exit code is settled
+        return code
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr)
         return 130
@@ -142,6 +145,13 @@ def run(main: Callable[[], int]) -> int:
         prefix = f"error (rank {rank})" if "WORLD_SIZE" in os.environ else "error"
         print(f"{prefix}: {text}".replace("\n", "\n  "), file=sys.stderr)
         return 1
+
+
+def _require_utf8() -> None:
+    """Starts Python once more in its UTF-8 mode where the locale says otherwise: names and texts are UTF-8 everywhere."""
+    if sys.getfilesystemencoding() != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _terminate(*_: object) -> None:

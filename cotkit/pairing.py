@@ -10,7 +10,7 @@ from pathlib import Path
 from cotkit.files import DataError, open_input
 from cotkit.jsonl import Row, loads, read, read_numbered, require
 from cotkit.keys import KeyTable
-from cotkit.problems import checked_problems
+from cotkit.problems import checked_problems, with_id
 from cotkit.shards import show
 
 PREDICTION_FIELDS = {"id": str, "sample": int, "dataset": str, "response": str, "finish_reason": str}
@@ -35,7 +35,7 @@ class Problems:
         return len(self._ids)
 
     def __iter__(self) -> Iterator[Row]:
-        return islice(read(self.path), self._limit)  # checked already
+        return islice(map(with_id, read(self.path)), self._limit)  # checked already
 
     def __contains__(self, problem_id: str) -> bool:
         return problem_id in self._ids

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator
 from itertools import islice
@@ -14,6 +16,9 @@ from cotkit.keys import KeyTable
 PROBLEM_FIELDS = {"id": str, "dataset": str, "split": str, "question": str, "solution": str, "answer": str}
 DATASETS = ("gsm8k", "gsm_symbolic", "math500", "aime", "aime25", "amc23")
 
+# What a problem without an id is named by.
+CONTENT_FIELDS = ("question", "solution", "answer")
+
 # Text that a chat template would read as its own marks: a question with an end-of-turn mark adds a turn of its own.
 CONTROL_TOKEN = re.compile(r"<\|[A-Za-z0-9_]{1,40}\|>|</?think>")
 
@@ -22,7 +27,7 @@ def read_problems(path: Path, limit: int | None = None) -> list[Row]:
     """Reads and checks a problem file.
 
     Args:
-        path: JSONL of `PROBLEM_FIELDS` (more fields are allowed and kept).
+        path: JSONL of `PROBLEM_FIELDS` (more fields are allowed and kept); a missing id is made from the content.
         limit: only the first so many.
 
     Returns:
@@ -41,6 +46,7 @@ def checked_problems(path: Path, lines: KeyTable) -> Iterator[Row]:
     """The rows of a problem file one by one; raises DataError as `read_problems` does. `lines`: id -> line, filled here."""
     for number, row in read_numbered(path):
         where = f"{path}:{number}"
+        row = with_id(row)
         require(row, PROBLEM_FIELDS, where)
         for field in ("id", "question"):
             if not row[field].strip():
@@ -51,6 +57,18 @@ def checked_problems(path: Path, lines: KeyTable) -> Iterator[Row]:
             if mark := CONTROL_TOKEN.search(row[field]):
                 raise DataError(f"{where}: {field} holds the control token {mark[0]!r}; remove it")
         yield row
+
+
+def with_id(row: Row) -> Row:
+    """The row itself, or one without an id under ``<dataset>-<split>-<16 hexadecimal digits of its content's SHA-256>``.
+
+    The id comes first, as in prepared files; the same content has the same id in every file and run.
+    """
+    if "id" in row:
+        return row
+    content = json.dumps([row.get(field) for field in CONTENT_FIELDS], ensure_ascii=False)
+    digest = hashlib.sha256(content.encode("utf-8")).hexdigest()[:16]
+    return {"id": f"{row.get('dataset')}-{row.get('split')}-{digest}", **row}
 
 
 def problem_path(data_root: Path, dataset: str, split: str = "test") -> Path:

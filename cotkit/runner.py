@@ -100,6 +100,7 @@ def _prepare(job: Job, state: str) -> None:
         if left_over and not job.overwrite and not job.manifest.path.exists():
             raise DataError(f"{left_over[0]}: left over from an unknown run; move it away, or {TWO_WAYS_OUT}")
         for path in left_over:
+            log.info("%s: belongs to an older run and is removed", path)
             path.unlink()
     job.manifest.begin(launch=shards.launch_id(), continues=continues)
 
@@ -169,6 +170,8 @@ def _merge(job: Job, records: Records) -> int:
     """Writes the output, then the manifest, then removes the rank files; returns the exit code."""
     shards.merge(job.output, records, job.keys)
     counts = count(records.rows(job.keys))
+    if records.copies:
+        counts["identical_copies"] = records.copies
     failed = [key for key in job.keys if key in records.failed]
     seconds = round(time.monotonic() - job.started, 1)
     # The launch is kept: a rank that starts late must see that rank 0 has been here.

@@ -56,10 +56,12 @@ class Records:
     """An index of generated records over several files: where the last word on each key stands.
 
     Holds an offset a record, not the records, so a million of them stay small. Error records give way to any other;
-    two different results for one key are refused, since only one of them can be the run's.
+    identical copies are one, and `copies` counts them; two different results for one key are refused, since only one
+    of them can be the run's.
     """
 
     def __init__(self) -> None:
+        self.copies = 0
         self._places: dict[Key, tuple[Path, int, int]] = {}
         self._errors: set[Key] = set()
         self._open: dict[Path, BinaryIO] = {}
@@ -82,8 +84,9 @@ class Records:
         failed = row.get("finish_reason") == "error"
         known = key in self._places and key not in self._errors
         if known and not failed and self.line(key) != line:
-            raise DataError(f"{where}: {show(key)} has another result in {self._places[key][0]}; remove one of the two")
+            raise DataError(f"{where}: {show(key)} has another result in {self._where(key)}; remove one of the two")
         if known:
+            self.copies += not failed
             return
         self._places[key] = (path, offset, len(line))
         (self._errors.add if failed else self._errors.discard)(key)
@@ -96,6 +99,13 @@ class Records:
         file = self._open[path]
         file.seek(offset)
         return file.read(length)
+
+    def _where(self, key: Key) -> str:
+        """``file:line`` of a record."""
+        path, offset, _ = self._places[key]
+        with open(path, "rb") as file:
+            lines_before = file.read(offset).count(b"\n")
+        return f"{path}:{lines_before + 1}"
 
     @property
     def done(self) -> set[Key]:
