@@ -29,8 +29,9 @@ from cotkit.filter_report import Tally, show, write_markdown
 from cotkit.filtering import BY_ITSELF, NearDuplicates, Plan, judged
 from cotkit.grader_pool import available_cores
 from cotkit.jsonl import Row, dumps, read_numbered, require, write_atomic, write_json_atomic
-from cotkit.manifest import Input, Manifest, fingerprint
-from cotkit.problems import PROBLEM_FIELDS, read_problems
+from cotkit.manifest import Input, Manifest
+from cotkit.model_files import fingerprint
+from cotkit.problems import PROBLEM_FIELDS, read_problems, with_id
 from cotkit.record import Parameters
 from cotkit.selection import Account
 from cotkit.set_rows import Source, gold_rows
@@ -67,7 +68,7 @@ def split_rows(args: argparse.Namespace, plan: Plan, outputs: dict[str, Path]) -
     near_duplicates = NearDuplicates(plan.parameters, "near_duplicate" not in args.skip_rules)
     problem_ids = None
     if args.problems_path is not None:
-        problem_ids = {hash64(row["id"]) for _, row in read_numbered(args.problems_path)}
+        problem_ids = {hash64(with_id(row)["id"]) for _, row in read_numbered(args.problems_path)}
     rows = teacher_rows(args.input_path, args.limit, problem_ids)
     large = args.input_path.stat().st_size > SMALL_INPUT_BYTES
     workers = args.workers or (available_cores() if large else 1)
@@ -153,7 +154,9 @@ def main(argv: list[str] | None = None) -> int:
     suffixes = {"rejected": ".rejected.jsonl", "retry": ".retry.jsonl", "report": ".report.json", "markdown": ".report.md"}
     outputs = {"kept": args.output_path} | {name: args.output_path.with_suffix(end) for name, end in suffixes.items()}
     settings, inputs = settings_of(args, parameters, folder), inputs_of(args)
-    manifest = Manifest("filter", args.output_path, settings, inputs, derived=True, overwrite=args.overwrite)
+    manifest = Manifest(
+        "filter", args.output_path, settings, inputs, args.student_model, args.seed, derived=True, overwrite=args.overwrite
+    )
     if manifest.check() == "done":
         print(f"{args.output_path}: done already, nothing to do\n{show(manifest.read()['counts'])}")
         return 0

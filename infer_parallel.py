@@ -22,7 +22,8 @@ from cotkit.answers import split_thinking
 from cotkit.files import DataError
 from cotkit.generate import Completion, Request
 from cotkit.jsonl import Row
-from cotkit.manifest import Input, fingerprint
+from cotkit.manifest import Input
+from cotkit.model_files import fingerprint
 from cotkit.problems import DATASETS, problem_path, read_problems
 
 
@@ -97,6 +98,8 @@ def main(argv: list[str] | None = None) -> int:
         },
         to_row=lambda request, completion: prediction_row(by_id[request.id], request, completion),
         load=lambda: generate.load_backend(args, args.base_model, args.lora_path, sampling),
+        model=generate.files_read(args.base_model, args.backend),
+        seed=args.seed,
         overwrite=args.overwrite,
     )
     return runner.run(job, args)

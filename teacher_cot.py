@@ -23,7 +23,8 @@ from cotkit.answers import split_thinking
 from cotkit.files import DataError
 from cotkit.generate import Completion, Request
 from cotkit.jsonl import Row
-from cotkit.manifest import Input, fingerprint
+from cotkit.manifest import Input
+from cotkit.model_files import fingerprint
 from cotkit.problems import read_problems
 
 
@@ -95,6 +96,8 @@ def main(argv: list[str] | None = None) -> int:
         },
         to_row=lambda request, completion: teacher_row(by_id[request.id], request, completion, args.model_name),
         load=lambda: generate.load_backend(args, args.model_name, None, sampling),
+        model=generate.files_read(args.model_name, args.backend),
+        seed=args.seed,
         overwrite=args.overwrite,
     )
     return runner.run(job, args)

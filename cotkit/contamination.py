@@ -12,6 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from cotkit.jsonl import read_numbered, require
+from cotkit.problems import with_id
 
 _WORD = re.compile(r"\w+")
 
@@ -72,5 +73,6 @@ class TestQuestions:
 
 def _questions(path: Path) -> Iterable[tuple[str, str]]:
     for number, row in read_numbered(path):
+        row = with_id(row)
         require(row, {"id": str, "question": str}, f"{path}:{number}")
         yield row["id"], row["question"]

@@ -130,6 +130,11 @@ def settings_of(sampling: Sampling, seed: int, backend: str) -> dict[str, Any]:
     return {**settings, "seed": seed} if sampling.temperature > 0 else settings
 
 
+def files_read(name: str, backend: str) -> str | None:
+    """The model whose files the backend reads: none where a server has them or there is no model."""
+    return None if backend in ("openai", "fake") else name
+
+
 def check_model(name: str, backend: str = "transformers") -> None:
     """Raises DataError, in a moment, if `name` looks like a folder and is not a model's."""
     if backend == "fake":

@@ -22,16 +22,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from cotkit import model_files
 from cotkit.files import DataError, sha256_file
 from cotkit.jsonl import Row, dumps, read_json, write_json_atomic
 
 State = Literal["new", "resume", "done"]
-PACKAGES = ("torch", "transformers", "peft", "datasets", "llamafactory", "math-verify", "sympy", "vllm", "reasoning-gym")
-
-# Files up to this size are hashed whole; of larger ones (weights) the size and both ends identify them well enough,
-# and a finished stage must notice in a moment that there is nothing to do.
-WHOLE_HASH_BYTES = 64 * 2**20
-END_BYTES = 2**20
+PACKAGES = (
+    "torch", "transformers", "tokenizers", "accelerate", "peft", "trl", "datasets", "llamafactory", "math-verify",
+    "sympy", "vllm", "openai", "reasoning-gym",
+)  # fmt: skip
 
 
 def path_for(output: Path) -> Path:
@@ -75,6 +74,9 @@ class Manifest:
         output: the file beside which it lies; it must be among the outputs given to `finish`.
         settings: everything that the output's content depends on, plain JSON values, nothing secret.
         inputs: name -> Input.
+        model: hub name or folder of the model whose files are used here; its revision and chat template are recorded,
+            and compared once both runs know them: a hub model that is not downloaded yet has none.
+        seed: recorded; where the content depends on it, it stands in the settings too.
         derived: the stage only recomputes, in seconds, what its inputs say: changed inputs start it anew instead of
             being refused. Changed settings are refused all the same.
     """
@@ -83,6 +85,8 @@ class Manifest:
     output: Path
     settings: Row
     inputs: dict[str, Input] = field(default_factory=dict)
+    model: str | None = None
+    seed: int | None = None
     derived: bool = False
     overwrite: bool = False
 
@@ -100,7 +104,7 @@ class Manifest:
                 raise DataError(f"{self.output}: exists, but {self.path.name} does not say how it was made; {TWO_WAYS_OUT}")
             return "new"
         old = read_json(self.path)
-        changed = difference(old.get("settings", {}), self.settings)
+        changed = difference(old.get("settings", {}), self.settings) or self._changed_model(old.get("model"))
         if changed:
             raise DataError(f"{self.output}: was made with other settings ({'; '.join(changed)}); {TWO_WAYS_OUT}")
         grown, changed = self._compare_inputs(old.get("inputs", {}))
@@ -111,6 +115,14 @@ class Manifest:
         if old.get("status") != "done" or grown:
             return "resume"
         return "done" if self._outputs_whole(old["outputs"]) else "new"
+
+    def _changed_model(self, old: Row | None) -> list[str]:
+        """What is another model under the same name, as far as both runs know it."""
+        if old is None or self.model is None:
+            return []
+        new = model_files.describe(self.model)
+        known = [key for key in ("revision", "chat_template") if old.get(key) and new[key]]
+        return difference({f"model's {key}": old[key] for key in known}, {f"model's {key}": new[key] for key in known})
 
     def _compare_inputs(self, old: Row) -> tuple[bool, list[str]]:
         """Whether an input only grew at its end, and the differences otherwise."""
@@ -154,6 +166,8 @@ class Manifest:
             "stage": self.stage,
             "status": status,
             "settings": self.settings,
+            "model": model_files.describe(self.model) if self.model else None,
+            "seed": self.seed,
             "inputs": {name: item.describe() for name, item in self.inputs.items()},
             "outputs": outputs,
             "counts": counts,
@@ -177,28 +191,6 @@ def difference(old: Row, new: Row) -> list[str]:
     """``key: old -> new`` for every key whose values differ."""
     keys = [*old, *(key for key in new if key not in old)]
     return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in keys if old.get(key) != new.get(key)]
-
-
-def fingerprint(model: str) -> str:
-    """Identifies a model or adapter: a local folder by its files, a hub name by itself."""
-    folder = Path(model)
-    if not folder.is_dir():
-        return model
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix in (".json", ".jinja", ".safetensors", ".model", ".txt") and file.stat().st_size:
-            digest.update(f"{file.name} {_file_mark(file)}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def _file_mark(file: Path) -> str:
-    size = file.stat().st_size
-    if size <= WHOLE_HASH_BYTES:
-        return sha256_file(file)
-    with open(file, "rb") as handle:
-        head = handle.read(END_BYTES)
-        handle.seek(-END_BYTES, 2)
-        return hashlib.sha256(head + handle.read()).hexdigest() + f" {size}"
 
 
 def command() -> str:

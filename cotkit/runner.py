@@ -38,6 +38,8 @@ class Job:
         requests: everything the output will hold, in its order; keys unique.
         to_row: the record of a request and its completion.
         load: loads the model; called only if this rank has something to do.
+        model: name of the model whose files are read here, for the manifest; None where a server or nobody has them.
+        seed: of the run, for the manifest.
     """
 
     stage: str
@@ -47,12 +49,16 @@ class Job:
     settings: Row
     to_row: Callable[[Request, Completion], Row]
     load: Callable[[], Backend]
+    model: str | None = None
+    seed: int | None = None
     overwrite: bool = False
     started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.keys: list[Key] = [request.key for request in self.requests]
-        self.manifest = Manifest(self.stage, self.output, self.settings, self.inputs, overwrite=self.overwrite)
+        self.manifest = Manifest(
+            self.stage, self.output, self.settings, self.inputs, self.model, self.seed, overwrite=self.overwrite
+        )
         self.rank, self.world = shards.rank_and_world()
 
 

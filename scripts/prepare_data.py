@@ -165,7 +165,7 @@ def prepare(dataset: str, args: argparse.Namespace) -> None:
     settings: Row = {"dataset": dataset}
     if dataset == "gsm_symbolic":
         settings.update(seed=args.seed, sizes=SYMBOLIC_SIZES, max_words=[MAX_QUESTION_WORDS, MAX_SOLUTION_WORDS])
-    record = manifest.Manifest("prepare_data", folder / "test.jsonl", settings, overwrite=args.overwrite)
+    record = manifest.Manifest("prepare_data", folder / "test.jsonl", settings, seed=args.seed, overwrite=args.overwrite)
     if record.check() == "done":
         print(f"{folder}: done already, {record.read()['counts']}")
         return

@@ -20,11 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cotkit import cli, prompts
 from cotkit.files import DataError
 from cotkit.jsonl import Row, read
+from cotkit.problems import with_id
 
 
 def rows_of(path: Path, problem_id: str) -> list[Row]:
     """A file's records of one problem; none where there is no file."""
-    return [row for row in read(path) if row.get("id") == problem_id] if path.is_file() else []
+    return [row for row in map(with_id, read(path)) if row["id"] == problem_id] if path.is_file() else []
 
 
 def find_problem(problem_id: str, run: Path, data_root: Path) -> Row:

@@ -22,12 +22,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cotkit import cli, generate
 from cotkit.files import DataError
 from cotkit.jsonl import Row, read_json
-from cotkit.manifest import Input, Manifest, fingerprint
+from cotkit.manifest import Input, Manifest
+from cotkit.model_files import fingerprint
 
 # Keys that change nothing in the trained weights.
 NOT_IDENTITY = ("output_dir", "report_to", "run_name", "logging_steps", "plot_loss", "overwrite_cache", "dataset_dir",
                 "preprocessing_num_workers", "dataloader_num_workers", "save_steps", "save_strategy",
                 "save_total_limit", "disable_tqdm")  # fmt: skip
+TRAINER_SEED = 42  # the Trainer's own where the YAML names none
 NEEDED = ("model_name_or_path", "dataset", "dataset_dir", "template", "output_dir", "stage")
 
 
@@ -69,7 +71,8 @@ def manifest_of(args: argparse.Namespace, config: Row) -> Manifest:
     settings = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
     settings["model_files"] = fingerprint(config["model_name_or_path"])
     inputs = dataset_files(config, args.config_path)
-    return Manifest("train", Path(config["output_dir"]), settings, inputs, overwrite=args.overwrite)
+    model, seed = config["model_name_or_path"], config.get("seed", TRAINER_SEED)
+    return Manifest("train", Path(config["output_dir"]), settings, inputs, model, seed, overwrite=args.overwrite)
 
 
 def whole(checkpoint: Path) -> bool:

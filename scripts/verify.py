@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 from cotkit import cli
 from cotkit.files import DataError, sha256_file
 from cotkit.jsonl import Row, dumps, read, read_json
+from cotkit.problems import with_id
 
 SUFFIX = ".manifest.json"
 LEFT_OVER = re.compile(r".*\.rank\d+|\..*\.tmp")
@@ -46,7 +47,7 @@ def check_inputs(manifest: Path, inputs: Row) -> Iterator[str]:
         if "rows" in was:
             digest = hashlib.sha256()
             for row in islice(read(path), was["rows"]):
-                digest.update(dumps(row))
+                digest.update(dumps(with_id(row)))
             same = digest.hexdigest() == was["sha256"]
         else:
             same = sha256_file(path) == was["sha256"]
