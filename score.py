@@ -3,35 +3,37 @@
 Reads   <data_root>/<dataset>/test.jsonl    problems
         predictions                         (see infer_parallel.py)
 Writes  <stem>.scores.jsonl     {"id": "gsm8k-test-00000", "sample": 0, "extracted": "18", "verdict": "correct", "words": 61,
-                                "words_to_answer": 61, "critic": null}
-        <stem>.summary.json     accuracy with its interval, word counts, counts per verdict
+                                "words_to_answer": 61, "critic": null, "finish_reason": "stop", "completion_tokens": 98,
+                                "steps": 3, "steps_right": 3}
+        <stem>.summary.json     accuracy with its interval, avg@k, pass@k and maj@k of several samples, verdicts, words,
+                                what runs on after the answer, calculations that check out, groups of problems
 
     python score.py --dataset gsm8k --data_root data --pred_path predictions.jsonl
     python score.py --dataset gsm8k --pred_path predictions.jsonl --protocol seed
     python score.py --dataset gsm8k --pred_path predictions.jsonl --explain gsm8k-test-00012
 
-Every problem that was asked counts: one without a prediction is wrong. `--protocol seed` computes the original experiment's figures by
-its own rules, to compare with its published table only.
+No model is needed, and the same files give the same bytes. Every problem that was asked counts: one without a
+prediction is wrong. `--protocol seed` computes the original experiment's figures by its own rules, to compare with its
+published table only.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import islice, tee
+from itertools import groupby, islice, tee
 from pathlib import Path
 
-from cotkit import cli, stats
-from cotkit.answers import VERDICTS, Grade, Item, grade_many
+from cotkit import cli
+from cotkit.answers import Grade, Item, grade_many
 from cotkit.files import AtomicWriter, DataError, Lock
 from cotkit.jsonl import Row, dumps, read_json, write_json_atomic
 from cotkit.manifest import Input, Manifest, path_for
 from cotkit.pairing import Predictions, Problems
 from cotkit.problems import DATASETS, problem_path
 from cotkit.seed_protocol import grade_seed
+from cotkit.summary import SCHEMA, Strata, Tally, one_line, score_row
 
 
 def build_parser() -> cli.Parser:
@@ -56,66 +58,17 @@ def grade_pairs(pairs: Iterable[tuple[Row, Row]], protocol: str) -> Iterator[Gra
     return grade_seed(items) if protocol == "seed" else grade_many(items)
 
 
-def score_row(row: Row, grade: Grade, protocol: str) -> Row:
-    """One per-item record. Words are separated by white space; the seed protocol knows only whole texts."""
-    words = len(row["response"].split())
-    to_answer = words if protocol == "seed" else len(row["response"][: grade.end].split())
-    return {
-        "id": row["id"],
-        "sample": row["sample"],
-        "extracted": grade.extracted,
-        "verdict": grade.verdict,
-        "words": words,
-        "words_to_answer": to_answer,
-        "critic": None,
-    }
-
-
-@dataclass
-class Tally:
-    """What the summary is made of, added up one score at a time."""
-
-    verdicts: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    words: int = 0
-    words_to_answer: int = 0
-
-    def add(self, row: Row, score: Row) -> None:
-        self.verdicts[score["verdict"]] += 1
-        self.reasons[row["finish_reason"]] += 1
-        self.words += score["words"]
-        self.words_to_answer += score["words_to_answer"]
-
-
-def write_scores(path: Path, pairs: Iterator[tuple[Row, Row]], protocol: str) -> Tally:
+def write_scores(path: Path, pairs: Iterator[tuple[Row, Row]], tally: Tally) -> None:
     """Grades all pairs and writes their scores as they come; the grader reads ahead by a bounded number."""
-    tally = Tally()
     ahead, behind = tee(pairs)
+    graded = zip(behind, grade_pairs(ahead, tally.protocol), strict=True)
     with AtomicWriter(path) as writer:
-        for (_, row), grade in zip(behind, grade_pairs(ahead, protocol), strict=True):
-            score = score_row(row, grade, protocol)
-            tally.add(row, score)
-            writer.write(dumps(score))
-    return tally
-
-
-def summarise(args: argparse.Namespace, tally: Tally) -> Row:
-    """The summary of all items; shares from 0 to 1, words and tokens a text."""
-    total, correct = tally.verdicts.total(), tally.verdicts["correct"]
-    low, high = stats.wilson(correct, total)
-    return {
-        "dataset": args.dataset,
-        "protocol": args.protocol,
-        "n": total,
-        "accuracy": correct / total,
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "word_count": tally.words / total,
-        "words_to_answer": tally.words_to_answer / total,
-        "verdicts": {verdict: tally.verdicts[verdict] for verdict in VERDICTS},
-        "finish_reasons": dict(sorted(tally.reasons.items())),
-        "missing": tally.reasons["missing"],
-    }
+        for _, group in groupby(graded, key=lambda entry: entry[0][0]["id"]):
+            entries = list(group)
+            scores = [score_row(row, grade, tally.protocol) for (_, row), grade in entries]
+            for score in scores:
+                writer.write(dumps(score))
+            tally.add(entries[0][0][0], scores)
 
 
 def explain(args: argparse.Namespace, problems: Problems, predictions: Predictions) -> int:
@@ -151,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     manifest = Manifest(
         "score",
         summary_path,
-        {"dataset": args.dataset, "split": args.split, "protocol": args.protocol},
+        {"dataset": args.dataset, "split": args.split, "protocol": args.protocol, "schema": SCHEMA},
         {"problems": Input(path, problems), "predictions": Input(args.pred_path)},
         derived=True,
         overwrite=args.overwrite,
@@ -167,22 +120,13 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     with Lock(summary_path):
         manifest.begin()
-        summary = summarise(args, write_scores(scores_path, predictions.pairs(problems), args.protocol))
+        tally = Tally(args.dataset, args.protocol, len(predictions.samples), Strata(problems))
+        write_scores(scores_path, predictions.pairs(problems), tally)
+        summary = {**tally.summary(), "problems_sha256": manifest.inputs["problems"].describe()["sha256"]}
         write_json_atomic(summary_path, summary)
         manifest.finish([summary_path, scores_path], {"n": summary["n"], "verdicts": summary["verdicts"]})
     print(one_line(summary))
     return 0
-
-
-def one_line(summary: Row) -> str:
-    """The summary for the terminal."""
-    counts = ", ".join(f"{name} {number}" for name, number in summary["verdicts"].items() if number)
-    missing = f", {summary['missing']} without a prediction (counted as wrong)" if summary["missing"] else ""
-    return (
-        f"{summary['dataset']}: accuracy {summary['accuracy']:.3f} "
-        f"[{summary['accuracy_low']:.3f}, {summary['accuracy_high']:.3f}] of {summary['n']}; words "
-        f"{summary['word_count']:.0f}, to the answer {summary['words_to_answer']:.0f}; {counts}{missing}"
-    )
 
 
 if __name__ == "__main__":

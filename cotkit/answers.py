@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from cotkit.grader_pool import GraderPool
 
 __all__ = [
-    "DATASETS", "VERDICTS", "Extraction", "Grade", "Item", "answer_line_end", "check_gold", "extract", "grade",
+    "DATASETS", "VERDICTS", "Extraction", "Grade", "Item", "answer_line_end", "check_gold", "equivalent", "extract", "grade",
     "grade_many", "last_number", "split_thinking", "strip_thinking",
 ]  # fmt: skip
 
@@ -117,6 +117,12 @@ def grade(item: Item) -> Grade:
     """The verdict on one item, equal to that of `grade_many`; its worker is shared and closed at exit."""
     entry = _settle(item)
     return entry if isinstance(entry, Grade) else entry.grade(_shared_pool().submit(*entry.question).result())
+
+
+def equivalent(left: str, right: str, dataset: str) -> bool:
+    """Would `right` be correct if `left` were the gold answer of a question of `dataset`?"""
+    outcome = _compare(left, right, dataset) or _shared_pool().submit(left, right, dataset).result()
+    return outcome.verdict == "correct"
 
 
 def check_gold(gold: str, dataset: str) -> bool:

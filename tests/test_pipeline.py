@@ -37,8 +37,8 @@ def test_every_stage_leaves_its_files(finished: Path):
     kept, rejected = read_rows(finished / "kept.jsonl"), read_rows(finished / "kept.rejected.jsonl")
     assert [row["id"] for row in teacher] == [f"gsm_symbolic-train-{number:05d}" for number in range(4)]
     assert len(kept) + len(rejected) == 4
-    result = json.loads((finished / "comparison.json").read_text(encoding="utf-8"))["gsm_symbolic"]
-    assert sorted(row["method"] for row in result) == list(METHODS)
+    (dataset,) = json.loads((finished / "comparison.json").read_text(encoding="utf-8"))["datasets"]
+    assert sorted(method["method"] for method in dataset["methods"]) == sorted(METHODS)
     for method in METHODS:
         folder = finished / "predictions/gsm_symbolic"
         predictions = read_rows(folder / f"{method}.jsonl")

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import problem, read_rows, refused, run_script, write_rows
 
+from cotkit import stats
 from cotkit.answers import VERDICTS
+from cotkit.summary import Strata
 
 
 def prediction(number: int, response: str, **changes: Any) -> dict[str, Any]:
@@ -48,7 +51,11 @@ def test_every_question_counts_and_every_verdict_is_named(data_root: Path):
     assert (round(summary["accuracy_low"], 4), round(summary["accuracy_high"], 4)) == (0.1368, 0.6943)  # Wilson, 3 of 8
     assert summary["missing"] == 1
     assert "1 without a prediction (counted as wrong)" in done.stdout
-    assert set(rows[0]) == {"id", "sample", "extracted", "verdict", "words", "words_to_answer", "critic"}
+    assert rows[7]["finish_reason"] == "missing"
+    assert set(rows[0]) == {
+        "id", "sample", "extracted", "verdict", "words", "words_to_answer", "critic", "finish_reason",
+        "completion_tokens", "steps", "steps_right",
+    }  # fmt: skip
 
 
 def test_words_are_counted_to_the_answer(data_root: Path):
@@ -56,6 +63,43 @@ def test_words_are_counted_to_the_answer(data_root: Path):
     row = read_rows(data_root.parent / "p/method.scores.jsonl")[3]
     assert row["words"] == len(RUNAWAY.split())
     assert row["words_to_answer"] == len(["Three", "and", "one:", "3+1=4", "####", "4"])
+
+
+def test_what_runs_on_stops_and_checks_out(data_root: Path):
+    score(data_root, PREDICTIONS)
+    summary, rows = summary_of(data_root), read_rows(data_root.parent / "p/method.scores.jsonl")
+    assert [(row["steps"], row["steps_right"]) for row in rows[:4]] == [(1, 1), (1, 0), (0, 0), (1, 1)]
+    assert summary["steps"] == {"outputs": 3, "checked": 3, "right": 2, "share_right": 2 / 3}
+    words = [len(row["response"].split()) for row in PREDICTIONS]
+    assert summary["word_count"] == sum(words) / 7  # of the predictions that exist
+    assert summary["runaway_outputs"] == 1 / 7
+    assert summary["runaway_words"] == 6 / sum(words)
+    assert (summary["self_stopped"], summary["cut_at_limit"], summary["cut_at_answer"]) == (6 / 7, 1 / 7, 0.0)
+    assert summary["completion_tokens"] == 9
+
+
+def test_accuracy_by_level_subject_and_length_of_the_solution(data_root: Path):
+    fields = [("Algebra", 1), ("Algebra", 2), ("Geometry", 1), ("Geometry", 1)]
+    rows = [
+        problem(number, subject=subject, level=level, solution="word " * (number + 1))
+        for number, (subject, level) in enumerate(fields)
+    ]
+    write_rows(data_root / "gsm8k/test.jsonl", rows)
+    score(data_root, [prediction(0, "#### 1"), prediction(1, "#### 2"), prediction(2, "#### 3")])
+    strata = summary_of(data_root)["strata"]
+    assert {name: (group["questions"], group["accuracy"]) for name, group in strata["subject"].items()} == {
+        "Algebra": (2, 1.0), "Geometry": (2, 0.5),
+    }  # fmt: skip
+    assert list(strata["level"]) == ["1", "2"] and strata["level"]["1"]["accuracy"] == 2 / 3
+    assert list(strata["solution_length"]) == ["1: 1 to 1 words", "2: 2 to 2 words", "3: 3 to 3 words", "4: 4 and more words"]
+
+
+def test_groups_by_length_are_quarters_and_lose_nobody():
+    problems = [{"solution": "w " * (length % 97)} for length in range(1000)]
+    strata = Strata(problems)
+    groups = Counter(strata.of(row).get("solution_length") for row in problems)
+    assert groups.pop(None) == sum(not row["solution"] for row in problems)
+    assert len(groups) == 4 and all(220 <= size <= 280 for size in groups.values())
 
 
 def test_a_second_run_and_a_run_after_deleting_give_the_same_bytes(data_root: Path):
@@ -80,6 +124,38 @@ def test_several_samples_of_a_question(data_root: Path):
     summary = summary_of(data_root)
     assert (summary["n"], summary["missing"]) == (16, 13)
     assert summary["verdicts"]["correct"] == 2
+    # Question 0: a tie of right and wrong, 0.5. Question 1: one answer, right. The others: none.
+    assert summary["at_k"]["maj"] == 1.5 / 8
+
+
+def test_at_k_equals_its_definitions(data_root: Path):
+    answers = {0: ["1", "1", "2", "9"], 1: ["5", "5.0", "2", "2"], 2: ["7", "7", "7", "3"], 3: ["4"] * 4}
+    score(data_root, [
+        prediction(number, f"#### {answer}", sample=sample)
+        for number, given in answers.items() for sample, answer in enumerate(given)
+    ])  # fmt: skip
+    summary = summary_of(data_root)
+    right = [2, 2, 1, 4, 0, 0, 0, 0]
+    mean, error = stats.avg_at_k([[True] * count + [False] * (4 - count) for count in right])
+    at_k = summary["at_k"]
+    assert (at_k["k"], summary["questions"], summary["samples"]) == (4, 8, 4)
+    assert summary["accuracy"] == at_k["avg"] == pytest.approx(mean, abs=1e-12) == 9 / 32
+    assert at_k["avg_error"] == pytest.approx(error, abs=1e-12)
+    assert at_k["pass"] == pytest.approx({"1": 9 / 32, "2": sum(stats.pass_at_k(4, c, 2) for c in right) / 8}, abs=1e-12)
+    assert at_k["maj"] == (1 + 0.5 + 0 + 1) / 8  # 5 and 5.0 are one class, as large as that of 2
+    # Clustered: wider than Wilson's interval of 32 independent trials, no wider than that of 8.
+    width = summary["accuracy_high"] - summary["accuracy_low"]
+    independent, questions = stats.wilson(9, 32), stats.wilson(9 / 4, 8)
+    assert independent[1] - independent[0] < width <= questions[1] - questions[0] + 1e-12
+
+
+def test_scores_of_an_older_schema_are_refused(data_root: Path):
+    score(data_root, PREDICTIONS)
+    path = data_root.parent / "p/method.summary.json.manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    del manifest["settings"]["schema"]
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    refused(score(data_root, PREDICTIONS, check=False), "schema: None -> 2", "--overwrite")
 
 
 def test_the_original_protocol(data_root: Path):
@@ -112,43 +188,3 @@ def test_a_changed_score_file_is_not_overwritten_in_silence(data_root: Path):
     score(data_root, PREDICTIONS)
     (data_root.parent / "p/method.summary.json").write_text("{}", encoding="utf-8")
     refused(score(data_root, PREDICTIONS, check=False), "was changed after it was written")
-
-
-def run_of_two(root: Path, right: dict[str, set[int]], questions: int = 40) -> Path:
-    """A run folder in which each method has just these questions right."""
-    for method, correct in right.items():
-        folder = root / "run/predictions/gsm8k"
-        scores = [
-            {"id": str(number), "sample": 0, "verdict": "correct" if number in correct else "wrong"}
-            for number in range(questions)
-        ]
-        write_rows(folder / f"{method}.scores.jsonl", scores)
-        summary = {
-            "dataset": "gsm8k", "protocol": "default", "n": questions, "accuracy": len(correct) / questions,
-            "accuracy_low": 0.1, "accuracy_high": 0.5, "word_count": 50.0, "words_to_answer": 40.0,
-            "verdicts": {"correct": len(correct), "no_answer": 0, "truncated": 0},
-        }  # fmt: skip
-        write_rows(folder / f"{method}.summary.json", [summary])
-    return root / "run"
-
-
-def test_methods_are_compared_on_the_same_questions(tmp_path: Path):
-    run = run_of_two(tmp_path, {"distilled": set(range(5, 20)), "baseline": set(range(8)), "strong_baseline": set()})
-    text = run_script("scripts/compare.py", run).stdout
-    result = json.loads((run / "comparison.json").read_text(encoding="utf-8"))["gsm8k"]
-    assert [row["method"] for row in result] == ["baseline", "strong_baseline", "distilled"]
-    versus = result[2]["against"]
-    assert (versus["fixed"], versus["broken"]) == (12, 5)
-    assert versus["difference"] == pytest.approx(7 / 40)
-    assert versus["low"] < versus["difference"] < versus["high"]
-    assert versus["p"] == pytest.approx(0.1435, abs=1e-4)  # two-sided exact binomial, 5 of 17
-    assert (run / "comparison.md").read_text(encoding="utf-8") == text
-    assert "has only 40 items" in text
-
-
-def test_what_cannot_be_compared_is_refused(tmp_path: Path):
-    run = run_of_two(tmp_path, {"baseline": {1}, "distilled": {2}})
-    refused(run_script("scripts/compare.py", run, "--reference", "none", check=False), "no method 'none'")
-    write_rows(run / "predictions/gsm8k/distilled.scores.jsonl", [{"id": "x", "sample": 0, "verdict": "wrong"}] * 1)
-    refused(run_script("scripts/compare.py", run, check=False), "holds another number of items")
-    refused(run_script("scripts/compare.py", tmp_path / "nothing", check=False), "run score.py first")

@@ -1,0 +1,243 @@
+"""Methods compared in pairs on the same questions: what is read, what is refused, and every figure of comparison.json."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+from math import lcm
+from pathlib import Path
+from statistics import NormalDist, fmean, stdev
+
+from cotkit import stats
+from cotkit.files import DataError
+from cotkit.jsonl import Row, read_json, read_numbered, require
+from cotkit.shards import show
+from cotkit.summary import SCHEMA
+
+FIRST_METHODS = ("baseline", "strong_baseline")  # the tables' order; the rest follow by name
+ALPHA, POWER, CONFIDENCE = 0.05, 0.8, 0.95
+REPETITIONS = 10_000  # bootstrap samples: the ends of a 95 % interval vary by about 1 % of its width
+SEED_SUFFIX = re.compile(r"(.+)\.seed(\d+)")
+SCORE_FIELDS = {"id": str, "sample": int, "verdict": str}
+
+Counts = tuple[int, int]  # correct samples of a question, and all of them
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of a method on one data set. `seed` is None where the file's name has none."""
+
+    stem: str
+    seed: int | None
+    summary: Row
+    correct: dict[str, Counts]
+
+    def scores(self, ids: Iterable[str]) -> list[float]:
+        return [self.correct[name][0] / self.correct[name][1] for name in ids]
+
+
+@dataclass(frozen=True)
+class Method:
+    """All runs of one method on one data set, in the order of their seeds."""
+
+    name: str
+    runs: list[Run]
+
+    def mean_scores(self, ids: Iterable[str]) -> list[float]:
+        """Each question's share of correct answers over all runs."""
+        return [fmean(scores) for scores in zip(*(run.scores(ids) for run in self.runs), strict=True)]
+
+
+def load_method_files(summary_path: Path) -> tuple[str, Run]:
+    """(method, run) from a summary and its per-item file. Raises DataError where they cannot be compared with others."""
+    stem = summary_path.name.removesuffix(".summary.json")
+    summary = read_json(summary_path)
+    if summary.get("schema") != SCHEMA:
+        found = f"schema {summary.get('schema', 1)} of score.py, but {SCHEMA} is needed"
+        raise DataError(f"{summary_path}: {found}; run score.py again with --overwrite")
+    if summary["dataset"] != summary_path.parent.name:
+        raise DataError(f"{summary_path}: scores of {summary['dataset']} in the folder of {summary_path.parent.name}")
+    scores_path = summary_path.with_name(f"{stem}.scores.jsonl")
+    correct = read_scores(scores_path)
+    if sum(samples for _, samples in correct.values()) != summary["n"]:
+        raise DataError(f"{scores_path}: holds another number of items than {summary_path.name}; run score.py again")
+    match = SEED_SUFFIX.fullmatch(stem)
+    return (match[1] if match else stem), Run(stem, int(match[2]) if match else None, summary, correct)
+
+
+def read_scores(path: Path) -> dict[str, Counts]:
+    """Counts by question. Raises DataError for a repeated key or a question that lacks samples others have."""
+    right, samples = Counter[str](), Counter[str]()
+    seen: dict[tuple[str, int], int] = {}
+    for number, row in read_numbered(path):
+        require(row, SCORE_FIELDS, f"{path}:{number}")
+        line = seen.setdefault((row["id"], row["sample"]), number)
+        if line != number:
+            key = show((row["id"], row["sample"]))
+            raise DataError(f"{path}:{number}: {key} stands already in line {line}; run score.py again")
+        samples[row["id"]] += 1
+        right[row["id"]] += row["verdict"] == "correct"
+    most = max(samples.values(), default=0)
+    short = [name for name, number in samples.items() if number < most]
+    if short:
+        raise DataError(f"{path}: {_some(short)} with fewer than {most} samples; run score.py again")
+    return {name: (right[name], number) for name, number in samples.items()}
+
+
+def load_run(folder: Path, reference: str) -> dict[str, list[Method]]:
+    """Data set -> its methods, the reference first. Raises DataError where they cannot be compared."""
+    found: dict[str, dict[str, list[Run]]] = {}
+    for path in sorted((folder / "predictions").glob("*/*.summary.json")):
+        method, run = load_method_files(path)
+        found.setdefault(path.parent.name, {}).setdefault(method, []).append(run)
+    if not found:
+        raise DataError(f"{folder}: no predictions/<dataset>/<method>.summary.json; run score.py first")
+    for dataset, methods in found.items():
+        if reference not in methods:
+            raise DataError(f"{dataset}: no method {reference!r}; scored are {', '.join(methods)}")
+        check_comparable(dataset, [run for runs in methods.values() for run in runs])
+    return {dataset: _ordered(methods, reference) for dataset, methods in found.items()}
+
+
+def _ordered(methods: dict[str, list[Run]], reference: str) -> list[Method]:
+    names = sorted(methods, key=lambda name: (*(name != first for first in (reference, *FIRST_METHODS)), name))
+    return [Method(name, sorted(methods[name], key=lambda run: (run.seed is not None, run.seed))) for name in names]
+
+
+def check_comparable(dataset: str, runs: list[Run]) -> None:
+    """Raises DataError unless all runs answer the same questions and were scored by the same protocol."""
+    first = runs[0]
+    for other in runs[1:]:
+        pair = f"{dataset}: {first.stem} and {other.stem} were scored"
+        if other.summary["protocol"] != first.summary["protocol"]:
+            protocols = f"{first.summary['protocol']} and {other.summary['protocol']}"
+            raise DataError(f"{pair} by different protocols ({protocols}); score both by the same")
+        for one, two in ((first, other), (other, first)):
+            if missing := [name for name in one.correct if name not in two.correct]:
+                raise DataError(f"{pair} on different questions; {two.stem} lacks {_some(missing)}; is the limit the same?")
+        if other.summary["problems_sha256"] != first.summary["problems_sha256"]:
+            raise DataError(f"{pair} against different problem files; run score.py again on both")
+
+
+def _some(ids: list[str]) -> str:
+    number = f"{len(ids)} question{'s' if len(ids) > 1 else ''}"
+    return f"{number} ({', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})"
+
+
+def compare(run: Path, reference: str, seed: int) -> Row:
+    """The whole of comparison.json, but for its sentences; docs/COMPARISON.md describes every field."""
+    loaded = load_run(run, reference)
+    family = sum(len(methods) * (len(methods) - 1) // 2 for methods in loaded.values())
+    datasets = [_compare_dataset(dataset, methods, family, seed) for dataset, methods in loaded.items()]
+    pairs = [pair for dataset in datasets for pair in dataset["pairs"]]
+    for pair, adjusted in zip(pairs, stats.holm([pair["p"] for pair in pairs]), strict=True):
+        pair["p_adjusted"] = adjusted
+        pair["verdict"] = stats.verdict(
+            pair["difference"], pair["low"], pair["high"], adjusted, pair["smallest"], alpha=ALPHA
+        )
+    return {
+        "schema": SCHEMA,
+        "reference": reference,
+        "confidence": CONFIDENCE,
+        "alpha": ALPHA,
+        "power": POWER,
+        "worth": stats.WORTH,
+        "bootstrap_repetitions": REPETITIONS,
+        "seed": seed,
+        "family": family,
+        "datasets": datasets,
+    }
+
+
+def _compare_dataset(dataset: str, methods: list[Method], family: int, seed: int) -> Row:
+    summary = methods[0].runs[0].summary
+    ids = list(methods[0].runs[0].correct)
+    return {
+        "dataset": dataset,
+        "protocol": summary["protocol"],
+        "questions": len(ids),
+        "methods": [describe_method(method, ids, seed) for method in methods],
+        "pairs": [
+            compare_pair(method, reference, ids, ALPHA / family, seed) for reference, method in combinations(methods, 2)
+        ],
+    }
+
+
+def describe_method(method: Method, ids: list[str], seed: int) -> Row:
+    """One method: means over its runs, how far runs differ, and each run's own summary."""
+    accuracies = [run.summary["accuracy"] for run in method.runs]
+    low, high = (method.runs[0].summary[key] for key in ("accuracy_low", "accuracy_high"))
+    if len(method.runs) > 1:
+        zeros = [[0.0] * len(ids)]
+        low, high = stats.clustered_bootstrap([run.scores(ids) for run in method.runs], zeros, seed=seed)[1:3]
+    return {
+        "method": method.name,
+        "accuracy": fmean(accuracies),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "spread": stdev(accuracies) if len(accuracies) > 1 else None,
+        "runs": [{"stem": run.stem, "seed": run.seed, **run.summary} for run in method.runs],
+    }
+
+
+def compare_pair(method: Method, reference: Method, ids: list[str], alpha: float, seed: int) -> Row:
+    """The paired difference method - reference; `alpha` is the level that a single test of the family must reach."""
+    ours, theirs = method.mean_scores(ids), reference.mean_scores(ids)
+    if len(method.runs) == len(reference.runs) == 1:
+        figures = _one_run_each(method.runs[0], reference.runs[0], ids, alpha, seed)
+    else:
+        figures = _several_runs(method, reference, ids, alpha, seed)
+    both = list(zip(ids, ours, theirs, strict=True))
+    return {
+        "method": method.name,
+        "reference": reference.name,
+        **figures,
+        "fixed": [name for name, a, b in both if a > b],
+        "broken": [name for name, a, b in both if a < b],
+    }
+
+
+def _one_run_each(method: Run, reference: Run, ids: list[str], alpha: float, seed: int) -> Row:
+    ours, theirs = method.scores(ids), reference.scores(ids)
+    difference, low, high = stats.paired_bootstrap(
+        ours, theirs, seed=seed, repetitions=REPETITIONS, confidence=CONFIDENCE
+    )
+    steps = [_difference(method.correct[name], reference.correct[name]) for name in ids]
+    unit = steps[0][1]
+    discordance = fmean((step / unit) ** 2 for step, _ in steps)  # for right and wrong: the share of questions that differ
+    return {
+        "difference": difference,
+        "low": low,
+        "high": high,
+        "test": "exact McNemar" if unit == 1 else "exact sign flips",
+        "p": stats.sign_flip_exact([step for step, _ in steps]),
+        "smallest": stats.smallest_difference(len(ids), discordance, POWER, alpha),
+    }
+
+
+def _difference(ours: Counts, theirs: Counts) -> tuple[int, int]:
+    """(a, b) where the difference of two questions' scores is a / b; all questions have the same b."""
+    unit = lcm(ours[1], theirs[1])
+    return ours[0] * (unit // ours[1]) - theirs[0] * (unit // theirs[1]), unit
+
+
+def _several_runs(method: Method, reference: Method, ids: list[str], alpha: float, seed: int) -> Row:
+    ours, theirs = ([run.scores(ids) for run in side.runs] for side in (method, reference))
+    difference, low, high, p_value = stats.clustered_bootstrap(
+        ours, theirs, seed=seed, repetitions=REPETITIONS, confidence=CONFIDENCE
+    )
+    normal = NormalDist()
+    error = (high - low) / (2 * normal.inv_cdf((1 + CONFIDENCE) / 2))
+    shown = error * (normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(POWER))
+    return {
+        "difference": difference,
+        "low": low,
+        "high": high,
+        "test": "bootstrap of questions and runs",
+        "p": p_value,
+        # Runs without any spread leave what so many questions can show at all.
+        "smallest": min(1.0, max(shown, stats.smallest_difference(len(ids), 0.0, POWER, alpha))),
+    }

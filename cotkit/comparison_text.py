@@ -1,0 +1,115 @@
+"""The words and tables of a comparison: what comparison.md says about the figures of comparison.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import fmean
+
+from cotkit.jsonl import Row
+
+
+def finding(comparison: Row) -> str:
+    """One sentence: what was found on the data set with the most questions, how large, how certain."""
+    return dataset_finding(max(comparison["datasets"], key=lambda dataset: dataset["questions"]), comparison["reference"])
+
+
+def dataset_finding(dataset: Row, reference: str) -> str:
+    """One sentence about one data set: the best method against the reference, and against the next best."""
+    place = f"On {dataset['dataset']} ({dataset['questions']} questions)"
+    against = [pair for pair in dataset["pairs"] if pair["reference"] == reference]
+    if not against:
+        return f"{place} only {reference} was scored, so there is nothing to compare."
+    better = [pair for pair in against if pair["verdict"] == "better"]
+    worse = [pair for pair in against if pair["verdict"] == "worse"]
+    if better:
+        best = max(better, key=lambda pair: pair["difference"])
+        return f"{place} {best['method']} is better than {reference} by {uncertain(best)}{_next_best(dataset, best)}."
+    if worse:
+        worst = min(worse, key=lambda pair: pair["difference"])
+        return f"{place} no method is shown to be better than {reference}, and {worst['method']} is worse: {uncertain(worst)}."
+    largest = max(against, key=lambda pair: abs(pair["difference"]))
+    return (
+        f"{place} no method is shown to differ from {reference}: the largest difference, of {largest['method']}, is "
+        f"{uncertain(largest)}, and a test of this size finds differences from about {100 * largest['smallest']:.0f} points on."
+    )
+
+
+def _next_best(dataset: Row, best: Row) -> str:
+    """How the best method compares with the next best one that is not the reference."""
+    others = [m for m in dataset["methods"] if m["method"] not in (best["method"], best["reference"])]
+    if not others:
+        return ""
+    other = max(others, key=lambda method: method["accuracy"])["method"]
+    names = {best["method"], other}
+    pair = next(pair for pair in dataset["pairs"] if {pair["method"], pair["reference"]} == names)
+    return f"; {pair['method']} against {pair['reference']}: {uncertain(pair)}, {pair['verdict']}"
+
+
+def uncertain(pair: Row) -> str:
+    """A difference with its interval and its p-value."""
+    low, high = 100 * pair["low"], 100 * pair["high"]
+    p_value = pair["p_adjusted"]
+    p_text = "p < 0.001" if p_value < 0.001 else f"p {p_value:.2g}"
+    return f"{100 * pair['difference']:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}, {p_text} after Holm's correction)"
+
+
+def markdown(comparison: Row) -> str:
+    """The whole of comparison.md."""
+    lines = ["# Comparison", "", comparison["finding"], ""]
+    for dataset in comparison["datasets"]:
+        lines += [f"## {dataset['dataset']}: {dataset['questions']} questions, protocol {dataset['protocol']}", ""]
+        if dataset["finding"] != comparison["finding"]:
+            lines += [dataset["finding"], ""]
+        lines += [*_methods(dataset), "", *_pairs(dataset), ""]
+    return "\n".join([*lines, *_reading_help(comparison)]) + "\n"
+
+
+def _methods(dataset: Row) -> Iterable[str]:
+    yield "| method | accuracy [95 %] | words | to the answer | run on | stop by themselves | cut off | no answer | missing | steps right |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for method in dataset["methods"]:
+        runs = method["runs"]
+        accuracy = f"{method['accuracy']:.3f} [{method['accuracy_low']:.3f}, {method['accuracy_high']:.3f}]"
+        if method["spread"] is not None:
+            accuracy += f" ({len(runs)} runs, standard deviation {method['spread']:.3f})"
+        steps = [run["steps"]["share_right"] for run in runs]
+        yield "| " + " | ".join([
+            method["method"], accuracy,
+            _mean([run["word_count"] for run in runs], "{:.0f}"), _mean([run["words_to_answer"] for run in runs], "{:.0f}"),
+            _mean([run["runaway_outputs"] for run in runs], "{:.0%}"), _mean([run["self_stopped"] for run in runs], "{:.0%}"),
+            _mean([run["cut_at_limit"] for run in runs], "{:.0%}"),
+            _mean([run["verdicts"]["no_answer"] / run["n"] for run in runs], "{:.0%}"),
+            _mean([run["missing"] for run in runs], "{:.0f}"), _mean(steps, "{:.0%}"),
+        ]) + " |"  # fmt: skip
+
+
+def _mean(values: list[float | None], form: str) -> str:
+    known = [value for value in values if value is not None]
+    return form.format(fmean(known)) if known else "none"
+
+
+def _pairs(dataset: Row) -> Iterable[str]:
+    if not dataset["pairs"]:
+        return
+    yield "| pair | difference in points [95 %] | p | p, Holm | fixed, broken | smallest to show | verdict |"
+    yield "|---|---|---|---|---|---|---|"
+    for pair in dataset["pairs"]:
+        difference = f"{100 * pair['difference']:+.1f} [{100 * pair['low']:+.1f}, {100 * pair['high']:+.1f}]"
+        yield (
+            f"| {pair['method']} against {pair['reference']} | {difference} | {pair['p']:.2g} | {pair['p_adjusted']:.2g} | "
+            f"+{len(pair['fixed'])} -{len(pair['broken'])} | {100 * pair['smallest']:.1f} | {pair['verdict']} |"
+        )
+
+
+def _reading_help(comparison: Row) -> Iterable[str]:
+    tests = sorted({pair["test"] for dataset in comparison["datasets"] for pair in dataset["pairs"]})
+    yield (
+        f"Intervals: Wilson's for an accuracy, {comparison['bootstrap_repetitions']:,} paired bootstrap samples of the questions "
+        f"(and runs) for a difference. p: {', '.join(tests) or 'no test'}; Holm: adjusted for all {comparison['family']} "
+        "comparisons here. Smallest to show: the difference that such a test finds in 4 of 5 cases."
+    )
+    yield (
+        "Words: mean of a whole text, and up to its answer. Run on: texts that go on after their answer. Steps right: the "
+        "calculations in the reasoning that are true. Missing: questions without a prediction, counted as wrong. The "
+        "questions that each method fixed and broke are listed in comparison.json."
+    )
