@@ -66,7 +66,7 @@ def token_counter(student_model: str | None) -> Callable[[Row, str], int] | None
     """A function that counts the student's tokens of a rendered training row: prompt, target and end of turn."""
     if student_model is None:
         return None
-    from cotkit.backends.transformers_backend import load_tokenizer
+    from cotkit.backends.local_model import load_tokenizer
 
     tokenizer = load_tokenizer(student_model)
     # The fast tokenizer's own encoder: what transformers wraps around it costs more than the counting.

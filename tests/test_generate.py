@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cotkit import generate
+from cotkit.backends import local_model
 from cotkit.backends import transformers_backend as backend
 from cotkit.files import DataError
 from cotkit.generate import Completion, Request, Sampling
@@ -157,7 +158,7 @@ def test_a_misfit_adapter_is_refused_by_name(tiny_adapter: Path, tmp_path: Path)
                          num_attention_heads=2, num_key_value_heads=2)  # fmt: skip
     Qwen2ForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(DataError, match=r"does not fit .*layers\.0\.self_attn\.q_proj takes 32 inputs, the model has 16"):
-        backend.check_adapter(str(tmp_path), tiny_adapter)
+        local_model.check_adapter(str(tmp_path), tiny_adapter)
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_a_set_that_stands_twice_is_refused():
 
 
 def test_tokens_are_those_of_the_rendered_row(tiny_model: Path):
-    from cotkit.backends.transformers_backend import load_tokenizer
+    from cotkit.backends.local_model import load_tokenizer
 
     tokenizer = load_tokenizer(str(tiny_model))
     count = filtering.token_counter(str(tiny_model))

@@ -12,17 +12,13 @@ import argparse
 import copy
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from cotkit.answers import answer_line_end
+from cotkit.backends.local_model import answered, decode, encode, load_model, load_tokenizer, preview, turn_end_ids
 from cotkit.files import DataError
 from cotkit.generate import Completion, Request, Sampling
-from cotkit.prompts import Message, render
 
-# Any of these ends the model's turn. An adapter is trained to end with <|im_end|> while a base model's generation
-# config knows only <|endoftext|>; a new turn's start can only be run-on.
-TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|im_start|>", "<|eot_id|>", "</s>")
+__all__ = ["TransformersBackend", "load", "preview"]
 
 # A shared beginning of fewer tokens is not worth a cache of its own.
 MIN_SHARED_TOKENS = 16
@@ -43,71 +39,17 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
-def load_tokenizer(model_name: str) -> Any:
-    """The model's tokenizer, padding on the left. Raises DataError if there is none or it has no chat template."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model_name, padding_side="left")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{model_name}: has no tokenizer that can be loaded ({str(error).splitlines()[0]})") from None
-    if tokenizer.chat_template is None:
-        raise DataError(f"{model_name}: its tokenizer has no chat template; add chat_template.jinja to its folder")
-    return tokenizer
-
-
-def preview(model_name: str, messages: list[Message], sampling: Sampling) -> str:
-    """The text that the model would read."""
-    return render(load_tokenizer(model_name), messages, sampling.thinking)
-
-
 def load(args: argparse.Namespace, model_name: str, adapter: str | None, sampling: Sampling) -> TransformersBackend:
     """Loads a model, merges the adapter into it, and puts it on the device. Raises DataError if there is no such model."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     device = pick_device(args.device)
     dtype: Any = "auto" if args.dtype == "auto" else getattr(torch, args.dtype)
     if device == "cpu" and args.dtype == "auto":
         dtype = torch.float32
-    if adapter is not None:
-        check_adapter(model_name, Path(adapter))
     tokenizer = load_tokenizer(model_name)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(model_name, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{model_name}: cannot be loaded as a model ({str(error).splitlines()[0]})") from None
-    if adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    model = load_model(model_name, adapter, dtype)
     return TransformersBackend(model.to(device).eval(), tokenizer, sampling, args.batch_size, args.seed)
-
-
-def check_adapter(model_name: str, adapter: Path) -> None:
-    """Compares the adapter's shapes with the model's, built without weights. Raises DataError naming the first misfit."""
-    import torch
-    from safetensors import safe_open
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_name))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{model_name}: cannot be loaded as a model ({str(error).splitlines()[0]})") from None
-    modules = dict(model.named_modules())
-    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as weights:
-        for name in weights.keys():  # noqa: SIM118  not a dict
-            module_name, found, _ = name.removeprefix("base_model.model.").partition(".lora_A.")
-            if not found:
-                continue
-            module = modules.get(module_name)
-            features = weights.get_slice(name).get_shape()[1]
-            if module is None or module.in_features != features:
-                wants = "has no such layer" if module is None else f"has {module.in_features} inputs there"
-                raise DataError(
-                    f"{adapter}: does not fit {model_name}: {module_name} takes {features} inputs, the model {wants}"
-                )
 
 
 class _Row:
@@ -126,24 +68,15 @@ class TransformersBackend:
     def __init__(self, model: Any, tokenizer: Any, sampling: Sampling, batch_size: int, seed: int) -> None:
         self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
         self.batch_size, self.seed = batch_size, seed
-        self.turn_ends = self._turn_end_ids()
+        self.turn_ends = turn_end_ids(tokenizer, model.generation_config)
         self.context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         self._shared: list[int] = []  # the tokens that all prompts begin with, and their keys and values
         self._shared_cache: Any = None
 
-    def _turn_end_ids(self) -> set[int]:
-        ids = {self.tokenizer.eos_token_id}
-        configured = self.model.generation_config.eos_token_id
-        ids.update(configured if isinstance(configured, list) else [configured])
-        vocabulary = self.tokenizer.get_vocab()
-        ids.update(vocabulary[token] for token in TURN_ENDS if token in vocabulary)
-        return ids - {None}
-
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Completion]]:
         rows = []
         for request in requests:
-            text = render(self.tokenizer, request.messages, self.sampling.thinking)
-            rows.append(_Row(request, self.tokenizer(text, add_special_tokens=False)["input_ids"]))
+            rows.append(_Row(request, encode(self.tokenizer, request.messages, self.sampling.thinking)))
         # The longest first: neighbours of like length need little padding, and memory trouble shows at once.
         rows.sort(key=lambda row: (-len(row.prompt), row.request.key))
         self._share_beginning([row.prompt for row in rows])
@@ -271,18 +204,16 @@ class TransformersBackend:
         row.tokens.append(token)
         if token in self.turn_ends:
             return self._complete(row, "stop", self._text(row.tokens[:-1]))
-        # An answer line is complete when its newline is there, so only a token with a newline can complete one.
-        if self.sampling.stop_at_answer and "\n" in self.tokenizer.decode([token]):
-            text = self._text(row.tokens)
-            end = answer_line_end(text)
-            if end is not None:
-                return self._complete(row, "answer", text[:end])
+        if self.sampling.stop_at_answer:
+            text = answered(self.tokenizer, row.tokens)
+            if text is not None:
+                return self._complete(row, "answer", text)
         if len(row.tokens) >= row.request.budget(self.sampling):
             return self._complete(row, "length", self._text(row.tokens))
         return None
 
     def _text(self, tokens: list[int]) -> str:
-        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return decode(self.tokenizer, tokens)
 
     def _complete(self, row: _Row, reason: str, text: str) -> Completion:
         return Completion(text, reason, len(row.prompt), len(row.tokens))
