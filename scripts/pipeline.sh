@@ -7,27 +7,40 @@
 #   bash scripts/pipeline.sh [PRESET] --from train        does this stage and all later ones anew
 #   bash scripts/pipeline.sh [PRESET] --source DIR        raw data files instead of the hub
 #   bash scripts/pipeline.sh [PRESET] --output_root DIR   instead of outputs
-#   NPROC=8 bash scripts/pipeline.sh PRESET               ranks for teacher and inference (default: one a GPU, or 1)
+#   bash scripts/pipeline.sh [PRESET] --methods a,b|all   instead of the methods that the preset's train.yaml lists
+#   bash scripts/pipeline.sh [PRESET] --seeds 1 2 3       trains and evaluates each method with each seed
+#   NPROC=8 bash scripts/pipeline.sh PRESET               processes of each stage (default: one a GPU, or 1)
 #
 # It stops at the first stage that fails and names it.
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 STAGES=(data teacher filter train infer score compare)
-preset=configs/smollm2_cpu limit="" from="" source_dir="" output_root=outputs
+preset=configs/smollm2_cpu limit="" from="" source_dir="" output_root=outputs wanted=""
+seeds=()
 while [[ $# -gt 0 ]]; do
   case "$1" in
-    --limit | --from | --source | --output_root)
+    --limit | --from | --source | --output_root | --methods)
       [[ $# -ge 2 ]] || fail "$1 needs a value"
       case "$1" in
         --limit) limit="$2" ;;
         --from) from="$2" ;;
         --source) source_dir="$2" ;;
         --output_root) output_root="$2" ;;
+        --methods) wanted="$2" ;;
       esac
       shift 2
       ;;
-    -*) fail "unknown option $1; known are --limit N, --from STAGE, --source DIR, --output_root DIR" ;;
+    --seeds)
+      shift
+      while [[ "${1:-}" =~ ^[0-9]+$ ]]; do
+        seeds+=("$1")
+        shift
+      done
+      [[ ${#seeds[@]} -gt 0 ]] || fail "--seeds needs whole numbers, as in --seeds 1 2 3"
+      ;;
+    -*) fail "unknown option $1; known are --limit N, --from STAGE, --source DIR, --output_root DIR," \
+      "--methods LIST, --seeds N ..." ;;
     *)
       preset="${1%/}"
       shift
@@ -39,6 +52,12 @@ done
 [[ -z "$limit" || "$limit" =~ ^[1-9][0-9]*$ ]] || fail "--limit $limit: a whole number of at least 1 is expected"
 
 bash scripts/setup.sh
+
+read_preset() { python scripts/preset.py "$preset" "$@"; }
+listed="$(read_preset datasets)"
+mapfile -t datasets <<<"$listed"
+listed="$(read_preset methods ${wanted:+--methods "$wanted"})"
+mapfile -t methods <<<"$listed"
 
 name="$(basename -- "$preset")"
 run="$output_root/$name${limit:+-limit$limit}"
@@ -64,7 +83,7 @@ enter() { # STAGE: announces it and decides whether it is done anew
   say "$1"
 }
 
-gpus="$(nvidia-smi -L 2>/dev/null | wc -l || true)"
+gpus="$(count_gpus)"
 ranks="${NPROC:-$((gpus > 1 ? gpus : 1))}"
 
 # Stages 1 and 4. Under torchrun only if there is something to do and more than one rank to do it: it takes seconds to
@@ -90,8 +109,6 @@ enter data
 source_args=()
 [[ -z "$source_dir" ]] || source_args=(--source "$source_dir")
 python scripts/prepare_data.py --config "$preset/data.yaml" "${source_args[@]}" "${redo[@]}"
-datasets=()
-while IFS= read -r dataset; do datasets+=("$dataset"); done < <(python scripts/preset.py "$preset" datasets)
 
 enter teacher
 generate teacher_cot.py --config "$preset/teacher.yaml" --output_path "$run/teacher.jsonl" "${limits[@]}"
@@ -101,19 +118,21 @@ python filter_teacher_cot.py --config "$preset/filter.yaml" --input_path "$run/t
   --output_path "$run/kept.jsonl" --dataset_dir "$run/datasets" "${redo[@]}"
 
 enter train
-shown="'loss'|'eval_loss'|rror|trained already|resuming|set aside|: \\{\"steps\""
-methods=(baseline)
-for config in "$preset"/train/*.yaml; do
-  method="$(basename -- "$config" .yaml)"
-  methods+=("$method")
-  echo "-- $method"
-  LOG="$run/logs/train-$method.log" bash scripts/train.sh "$config" "${redo[@]}" \
-    dataset_dir="$run/datasets" output_dir="$run/train/$method" 2>&1 | { grep --line-buffered -E "$shown" || true; }
+shown="'loss'|'eval_loss'|rror|trained already|resuming|set aside|offline|: \\{\"steps\""
+variants=(baseline) # a method, or one of its seeds
+for method in "${methods[@]}"; do
+  for seed in "${seeds[@]:-}"; do
+    variant="$method${seed:+.seed$seed}"
+    variants+=("$variant")
+    echo "-- $variant"
+    LOG="$run/logs/train-$variant.log" bash scripts/train.sh "$preset/train/$method.yaml" --run "$run" \
+      ${seed:+--seed "$seed"} "${redo[@]}" 2>&1 | { grep --line-buffered -E "$shown" || true; }
+  done
 done
 
 enter infer
 for dataset in "${datasets[@]}"; do
-  for method in "${methods[@]}"; do
+  for method in "${variants[@]}"; do
     echo "-- $method on $dataset"
     adapter=()
     [[ "$method" == baseline ]] || adapter=(--lora_path "$run/train/$method")
@@ -124,7 +143,7 @@ done
 
 enter score
 for dataset in "${datasets[@]}"; do
-  for method in "${methods[@]}"; do
+  for method in "${variants[@]}"; do
     python score.py --config "$preset/score.yaml" --dataset "$dataset" \
       --pred_path "$run/predictions/$dataset/$method.jsonl" "${redo[@]}"
   done

@@ -1,6 +1,7 @@
 """Reads a preset folder for scripts/pipeline.sh: checks that every stage has its YAML, prints what the shell needs.
 
-    python scripts/preset.py configs/smollm2_cpu datasets      one data set a line
+    python scripts/preset.py configs/smollm2_cpu datasets                 one data set a line
+    python scripts/preset.py configs/smollm2_cpu methods [--methods all]  the methods to train, in order
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cotkit import cli
 from cotkit.files import DataError
 from cotkit.problems import DATASETS
+from cotkit.train_config import methods_of
 
 STAGE_FILES = ("data.yaml", "teacher.yaml", "filter.yaml", "infer.yaml", "score.yaml")
 
@@ -22,10 +24,7 @@ def datasets_of(preset: Path) -> list[str]:
     """The data sets of a preset. Raises DataError where a stage's file is missing or cannot be parsed."""
     for name in STAGE_FILES:
         cli.read_yaml(preset / name)
-    methods = sorted((preset / "train").glob("*.yaml"))
-    if not methods:
-        raise DataError(f"{preset}/train: holds no <method>.yaml")
-    for method in methods:
+    for method in methods_of(preset):
         cli.read_yaml(method)
     names, line = cli.read_yaml(preset / "data.yaml").get("dataset", ([], 1))
     for name in names:
@@ -37,8 +36,11 @@ def datasets_of(preset: Path) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset", type=Path)
-    parser.add_argument("what", choices=("datasets",))
-    print("\n".join(datasets_of(parser.parse_args(argv).preset)))
+    parser.add_argument("what", choices=("datasets", "methods"))
+    parser.add_argument("--methods", metavar="LIST", help="a,b,c or all (default: the key `methods` of train.yaml)")
+    args = parser.parse_args(argv)
+    methods = [path.stem for path in methods_of(args.preset, args.methods)]
+    print("\n".join(datasets_of(args.preset) if args.what == "datasets" else methods))
     return 0
 
 

@@ -3,29 +3,63 @@
 #
 #   bash scripts/train.sh configs/smollm2_cpu/train/distilled.yaml
 #   bash scripts/train.sh configs/qwen2_1.5b/train/distilled.yaml learning_rate=1e-4 output_dir=outputs/try
+#   bash scripts/train.sh CONFIG --run DIR            reads DIR/datasets, writes DIR/train/<method>
+#   bash scripts/train.sh CONFIG --seed 2             one of several seeds: writes <method>.seed2
 #   bash scripts/train.sh CONFIG --overwrite          trains anew
 #   LOG=train.log bash scripts/train.sh CONFIG        also keeps what LLaMA-Factory prints
+#   NPROC=4 bash scripts/train.sh CONFIG              processes on this machine (default: one a GPU, or 1)
+#   NNODES=2 NODE_RANK=0 MASTER_ADDR=HOST MASTER_PORT=29500 bash scripts/train.sh CONFIG      on each of two machines
 #
-# Several GPUs or nodes are LLaMA-Factory's own: FORCE_TORCHRUN=1 NNODES=.. NODE_RANK=.. MASTER_ADDR=.. MASTER_PORT=..
-# A killed training goes on from its last whole checkpoint; a finished one is skipped.
+# Rows a step stay those of the YAML: processes divide them. A killed training goes on from its last whole checkpoint; a
+# finished one is skipped.
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
-[[ $# -ge 1 ]] || fail "usage: scripts/train.sh CONFIG.yaml [--overwrite] [key=value ...]"
+[[ $# -ge 1 ]] || fail "usage: scripts/train.sh CONFIG.yaml [--run DIR] [--seed N] [--overwrite] [key=value ...]"
 
 config="$1"
 shift
-overwrite=()
+options=()
 overrides=()
-for word in "$@"; do
-  if [[ "$word" == --overwrite ]]; then overwrite=(--overwrite); else overrides+=("$word"); fi
+while [[ $# -gt 0 ]]; do
+  case "$1" in
+    --overwrite) options+=("$1") ;;
+    --run | --seed)
+      [[ $# -ge 2 ]] || fail "$1 needs a value"
+      options+=("$1" "$2")
+      shift
+      ;;
+    -*) fail "unknown option $1; known are --run DIR, --seed N, --overwrite" ;;
+    *) overrides+=("$1") ;;
+  esac
+  shift
 done
 
-status=0
-python scripts/train_record.py begin "$config" "${overwrite[@]}" -- "${overrides[@]}" || status=$?
-case $status in
-  0) exit 0 ;;
-  4) ;;
-  *) exit "$status" ;;
-esac
-llamafactory-cli train "$config" "${overrides[@]}" 2>&1 | tee -- "${LOG:-/dev/null}"
-python scripts/train_record.py finish "$config" -- "${overrides[@]}"
+nodes="${NNODES:-1}" node="${NODE_RANK:-0}" local_processes="${NPROC:-$(count_gpus)}"
+[[ "$local_processes" -gt 0 ]] || local_processes=1
+options+=(--processes "$((nodes * local_processes))")
+
+# One node keeps the record; the others join it.
+step="begin" status=0
+[[ "$node" -eq 0 ]] || step="join"
+said="$(python scripts/train_record.py "$step" "${options[@]}" "$config" "${overrides[@]}")" || status=$?
+if [[ $status -ne 4 ]]; then
+  [[ -z "$said" ]] || printf '%s\n' "$said"
+  exit "$status"
+fi
+resolved="${said##*$'\n'}"
+[[ "$said" == "$resolved" ]] || printf '%s\n' "${said%$'\n'*}"
+
+# LLaMA-Factory's own launcher joins its command line with spaces and splits it again; torchrun gets the path whole.
+launcher=(python)
+if [[ "$nodes" -gt 1 ]]; then
+  launcher=(torchrun --nnodes="$nodes" --node_rank="$node" --nproc_per_node="$local_processes"
+    --master_addr="${MASTER_ADDR:?needs the first node}" --master_port="${MASTER_PORT:-29500}")
+elif [[ "$local_processes" -gt 1 ]]; then
+  launcher=(torchrun --standalone --nproc_per_node="$local_processes")
+fi
+if grep -q '^report_to: *wandb' -- "$resolved"; then
+  export WANDB_DIR="${WANDB_DIR:-$(dirname -- "$resolved")}"
+  wandb_offline_without_key
+fi
+"${launcher[@]}" -m llamafactory.launcher "$resolved" 2>&1 | tee -- "${LOG:-/dev/null}"
+[[ "$node" -ne 0 ]] || python scripts/train_record.py finish "${options[@]}" "$config" "${overrides[@]}"

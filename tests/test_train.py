@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,7 +17,9 @@ import yaml
 from conftest import ROOT, SMOLLM2
 from test_generate import Sampling, load
 
-from cotkit import prompts
+from cotkit import prompts, train_budget, train_checks
+from cotkit.files import DataError
+from cotkit.train_config import TrainConfig, methods_of, read_config
 from cotkit.training_sets import write_dataset_info, write_training_set
 
 CONFIGS = sorted(ROOT.glob("configs/*/train/*.yaml"))
@@ -52,31 +56,58 @@ def test_llamafactory_accepts_every_training_yaml(config: Path):
     from llamafactory.data.template import TEMPLATES
     from llamafactory.hparams import get_train_args
 
-    values = yaml.safe_load(config.read_text(encoding="utf-8"))
+    read = read_config(config, [])
+    train_checks.check_keys(read)
+    values = read.llamafactory()
     assert values["template"] in TEMPLATES
     assert values["output_dir"].endswith(f"train/{config.stem}")
     assert not values.get("trust_remote_code")
-    values.update(fp16=False, report_to="none", overwrite_output_dir=True)
-    _, data_args, _, finetuning_args, _ = get_train_args(values)
+    values.update(fp16=False, bf16=False, report_to="none", overwrite_output_dir=True)
+    _, data_args, training_args, finetuning_args, _ = get_train_args(values)
     assert finetuning_args.finetuning_type == "lora"
     assert data_args.cutoff_len == yaml.safe_load((config.parents[1] / "filter.yaml").read_text())["max_tokens"]
+    if config.stem == "dpo":
+        assert (finetuning_args.stage, finetuning_args.pref_ftx > 0, data_args.eval_dataset) == ("dpo", True, None)
+        assert training_args.learning_rate < read_config(config.with_stem("distilled"), []).values["learning_rate"]
 
 
-def test_a_misspelt_key_is_refused_by_llamafactory():
-    from llamafactory.hparams import get_train_args
+def test_the_keys_that_are_known_are_those_that_llamafactory_takes():
+    from llamafactory.hparams.parser import _TRAIN_ARGS
+    from transformers import HfArgumentParser
 
-    values = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
-    with pytest.raises(ValueError, match="not used by the HfArgumentParser"):
-        get_train_args({**values, "learning_rat": 1})
+    takes = {action.dest for action in HfArgumentParser(_TRAIN_ARGS)._actions} - {"help"}
+    takes = {key for key in takes if not key.startswith("no_") or key in train_checks.known_keys()}
+    assert takes <= train_checks.known_keys()
+    assert len(train_checks.known_keys() - takes) < 10, train_checks.known_keys() - takes
+
+
+def test_the_templates_that_are_known_are_llamafactorys():
+    """Their prompts, as read from the package's source, are those that its own objects make."""
+    from llamafactory.data.template import TEMPLATES, ReasoningTemplate, Template
+
+    messages = prompts.student_messages("Q")
+    system, user = (message["content"] for message in messages)
+    compared = 0
+    for name, template in TEMPLATES.items():
+        text = train_checks.prompt_by(train_checks.templates()[name], {"bos_token": "<bos>"}, messages)
+        if type(template) not in (Template, ReasoningTemplate):
+            assert text is None
+            continue
+        slots = [*template.format_prefix.apply(), *template.format_system.apply(content=system),
+                 *template.format_user.apply(content=user, idx="0")]  # fmt: skip
+        if any(isinstance(slot, set) and slot != {"bos_token"} for slot in slots):
+            continue
+        texts = [slot["token"] if isinstance(slot, dict) else "<bos>" if slot == {"bos_token"} else slot for slot in slots]
+        assert text == "".join(texts), name
+        compared += 1
+    assert compared > 90
 
 
 def test_methods_of_a_preset_differ_in_their_data_only():
-    for preset in {path.parent for path in CONFIGS}:
-        methods = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(preset.glob("*.yaml"))]
-        for method in methods:
-            for key in ("dataset", "output_dir", "run_name"):
-                method.pop(key, None)
-        assert all(method == methods[0] for method in methods)
+    """But for preference learning, which is another kind of training."""
+    for config in CONFIGS:
+        own = yaml.safe_load(config.read_text(encoding="utf-8"))
+        assert set(own) == {"dataset"} or own["stage"] == "dpo", config
 
 
 @pytest.mark.parametrize("model", ["tiny", "SmolLM2"])
@@ -152,35 +183,107 @@ def test_a_killed_training_goes_on_from_its_last_whole_checkpoint(
     assert steps_of(output) == 160
 
 
+def record(*words: str) -> int:
+    """scripts/train_record.py in this process."""
+    return runpy.run_path(str(ROOT / "scripts/train_record.py"), run_name="train_record")["main"](list(words))
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("dataset=destilled", "dataset 'destilled' is not in"),
+        ("dataset=destilled", "command line: `dataset: destilled`: dataset 'destilled' is not in"),
         ("dataset_dir=nowhere", "nowhere/dataset_info.json: not found"),
         ("model_name_or_path=no/such/model", "no such model folder"),
         ("output_dir=", "key 'output_dir' is missing"),
         ("learning_rate", "an override is written key=value"),
+        ("learning_rat=1", "LLaMA-Factory has no key 'learning_rat'; did you mean 'learning_rate'?"),
+        ("bf16=true", "`bf16: True`: this machine has no GPU"),
+        ("template=qwen2", "has no template 'qwen2'; did you mean 'qwen"),
+        ("template=llama3", "does not belong to"),
+        ("per_device_train_batch_size=3", "3 x 1 rows a step cannot be divided among 2 processes"),
+        ("budget=tokens", "epochs, `steps of SET` or `tokens of SET` is expected"),
+        ("budget=steps of silver", "no set 'silver'"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before_a_model_is_loaded(
-    tiny_model: Path, datasets_folder: Path, tmp_path: Path, override: str, says: str
+    tiny_model: Path, datasets_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, says: str
 ):
-    done = train([*train_words(tiny_model, datasets_folder, tmp_path / "o"), override])
+    monkeypatch.setattr(train_checks, "ACCELERATORS", ())
+    words = train_words(tiny_model, datasets_folder, tmp_path / "o")[2:]
+    with pytest.raises(DataError, match=re.escape(says)):
+        record("begin", "--processes", "2", *words, override)
+    assert not list(tmp_path.glob("o*"))
+
+
+def test_a_misfit_is_refused_by_the_command_without_loading_torch(tiny_model: Path, datasets_folder: Path, tmp_path: Path):
+    words = train_words(tiny_model, datasets_folder, tmp_path / "o")[2:]
+    code = "import sys, runpy; sys.argv[0] = sys.argv.pop(1); runpy.run_path(sys.argv[0], run_name='__main__')"
+    watched = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules, 'transformers' in sys.modules)); {code}"
+    done = subprocess.run(
+        [sys.executable, "-c", watched, "scripts/train_record.py", "begin", *words, "template=llama3"],
+        check=False, cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
     assert done.returncode == 1
-    assert says in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "o").exists()
+    assert done.stdout.split() == ["False", "False"]
+    assert "does not belong to" in done.stderr
+    assert "fitting are " in done.stderr
+    assert "qwen" in done.stderr.split("fitting are ")[1]
+
+
+def small_config(tiny_model: Path, datasets_folder: Path, *more: str) -> TrainConfig:
+    return read_config(CONFIG, [f"model_name_or_path={tiny_model}", f"dataset_dir={datasets_folder}", *more])
+
+
+def test_a_budget_gives_every_method_as_many_steps_or_tokens(tiny_model: Path, datasets_folder: Path):
+    """distilled has 16 rows; half of them, each twice as long, are 8."""
+    rows = [prompts.training_row(f"What is {n}+1?", "1+1=2 " * 40 + "\n#### 2") for n in range(6)]
+    write_training_set(datasets_folder, "gold", rows)
+    write_dataset_info(datasets_folder, {"distilled": False, "gold_dev": False, "gold": False})
+    config = small_config(tiny_model, datasets_folder)
+    assert train_budget.steps(config) == 8  # 16 rows, batch 4, 2 epochs
+    assert train_budget.steps(small_config(tiny_model, datasets_folder, "budget=steps of gold")) == 4
+    assert train_budget.steps(small_config(tiny_model, datasets_folder, "num_train_epochs=0.4")) == 2
+    by_tokens = train_budget.steps(small_config(tiny_model, datasets_folder, "budget=tokens of gold"))
+    a_row = {name: train_budget.answer_tokens(config, name) / rows for name, rows in (("gold", 6), ("distilled", 16))}
+    assert by_tokens == round(4 * a_row["gold"] / a_row["distilled"])
+    assert by_tokens > 8
+
+
+def test_processes_divide_the_rows_of_a_step(tiny_model: Path, datasets_folder: Path):
+    config = small_config(tiny_model, datasets_folder, "gradient_accumulation_steps=4")
+    assert train_budget.spread(config, 2) == {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    config = small_config(tiny_model, datasets_folder)
+    assert train_budget.spread(config, 2) == {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}
+
+
+def test_a_seed_and_an_adapter_of_the_same_run_have_their_place():
+    config = read_config(CONFIG.with_stem("dpo"), [], Path("some/run"), seed=7)
+    assert config.values["output_dir"] == "some/run/train/dpo.seed7"
+    assert config.values["adapter_name_or_path"] == "some/run/train/distilled.seed7"
+    assert config.values["seed"] == 7
+    assert config.where("cutoff_len").startswith(f"{CONFIG.parents[1] / 'train.yaml'}:")
+    assert "eval_dataset" not in config.llamafactory()
+
+
+def test_a_method_is_trained_after_the_one_it_starts_from():
+    preset = CONFIG.parents[1]
+    assert [path.stem for path in methods_of(preset)] == ["strong_baseline", "distilled"]
+    assert [path.stem for path in methods_of(preset, "dpo,distilled")] == ["distilled", "dpo"]
+    assert methods_of(preset, "all")[-1].stem == "dpo"
+    with pytest.raises(DataError, match="starts from 'distilled', which is not among the methods dpo"):
+        methods_of(preset, "dpo")
+    with pytest.raises(DataError, match="no method 'distiled'; did you mean 'distilled'"):
+        methods_of(preset, "distiled")
 
 
 def test_secrets_drawn_from_the_environment_are_not_written_down(
     tiny_model: Path, datasets_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("CANARY", "s3cret-canary")
-    script = runpy.run_path(str(ROOT / "scripts/train_record.py"), run_name="train_record")
     output = tmp_path / "o"
-    words = train_words(tiny_model, datasets_folder, output)[3:]
-    assert script["main"](["begin", str(CONFIG), *words, "run_name=${oc.env:CANARY}", "optim_args=${oc.env:CANARY}"]) == 4
-    written = "".join(path.read_text(encoding="utf-8") for path in tmp_path.glob("*.json"))
+    words = train_words(tiny_model, datasets_folder, output)[2:]
+    assert record("begin", *words, "run_name=${oc.env:CANARY}", "optim_args=${oc.env:CANARY}") == 4
+    written = "".join(path.read_text(encoding="utf-8") for path in tmp_path.glob("o.*"))
     assert "oc.env:CANARY" in written
     assert "s3cret-canary" not in written
 
