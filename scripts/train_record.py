@@ -5,7 +5,8 @@
 
 `begin` checks what LLaMA-Factory would only find after loading the model, sets a damaged newest checkpoint aside, writes
 the merged YAML as <output_dir>.yaml, prints that path last, and exits with 4 if there is something to train, 0 if it is
-done already. `join` is for every other machine of the same training: it changes nothing. `finish` writes <output_dir>.manifest.json with counts, trained tokens and the loss curve.
+done already. `join` is for the other machines of a training: it changes nothing. `finish` writes
+<output_dir>.manifest.json with counts, trained tokens and the loss curve.
 """
 
 from __future__ import annotations
