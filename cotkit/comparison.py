@@ -14,10 +14,10 @@ from statistics import NormalDist, fmean, stdev
 from cotkit import stats
 from cotkit.files import DataError
 from cotkit.jsonl import Row, read_json, read_numbered, require
+from cotkit.run_files import method_order
 from cotkit.shards import show
 from cotkit.summary import SCHEMA
 
-FIRST_METHODS = ("baseline", "strong_baseline")  # the tables' order; the rest follow by name
 ALPHA, POWER, CONFIDENCE = 0.05, 0.8, 0.95
 REPETITIONS = 10_000  # bootstrap samples: the ends of a 95 % interval vary by about 1 % of its width
 SEED_SUFFIX = re.compile(r"(.+)\.seed(\d+)")
@@ -103,7 +103,7 @@ def load_run(folder: Path, reference: str) -> dict[str, list[Method]]:
 
 
 def _ordered(methods: dict[str, list[Run]], reference: str) -> list[Method]:
-    names = sorted(methods, key=lambda name: (*(name != first for first in (reference, *FIRST_METHODS)), name))
+    names = sorted(methods, key=lambda name: (name != reference, *method_order(name)))
     return [Method(name, sorted(methods[name], key=lambda run: (run.seed is not None, run.seed))) for name in names]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from statistics import fmean
 
 from cotkit.jsonl import Row
+from cotkit.tables import Table
 
 
 def finding(comparison: Row) -> str:
@@ -60,27 +61,35 @@ def markdown(comparison: Row) -> str:
         lines += [f"## {dataset['dataset']}: {dataset['questions']} questions, protocol {dataset['protocol']}", ""]
         if dataset["finding"] != comparison["finding"]:
             lines += [dataset["finding"], ""]
-        lines += [*_methods(dataset), "", *_pairs(dataset), ""]
-    return "\n".join([*lines, *_reading_help(comparison)]) + "\n"
+        lines += [*methods_table(dataset).lines(), ""]
+        lines += [*pairs_table(dataset).lines(), ""] if dataset["pairs"] else []
+    return "\n".join([*lines, *reading_help(comparison)]) + "\n"
 
 
-def _methods(dataset: Row) -> Iterable[str]:
-    yield "| method | accuracy [95 %] | words | to the answer | run on | stop by themselves | cut off | no answer | missing | steps right |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
-    for method in dataset["methods"]:
-        runs = method["runs"]
-        accuracy = f"{method['accuracy']:.3f} [{method['accuracy_low']:.3f}, {method['accuracy_high']:.3f}]"
-        if method["spread"] is not None:
-            accuracy += f" ({len(runs)} runs, standard deviation {method['spread']:.3f})"
-        steps = [run["steps"]["share_right"] for run in runs]
-        yield "| " + " | ".join([
-            method["method"], accuracy,
-            _mean([run["word_count"] for run in runs], "{:.0f}"), _mean([run["words_to_answer"] for run in runs], "{:.0f}"),
-            _mean([run["runaway_outputs"] for run in runs], "{:.0%}"), _mean([run["self_stopped"] for run in runs], "{:.0%}"),
-            _mean([run["cut_at_limit"] for run in runs], "{:.0%}"),
-            _mean([run["verdicts"]["no_answer"] / run["n"] for run in runs], "{:.0%}"),
-            _mean([run["missing"] for run in runs], "{:.0f}"), _mean(steps, "{:.0%}"),
-        ]) + " |"  # fmt: skip
+def methods_table(dataset: Row) -> Table:
+    """One line a method; figures of several runs are means."""
+    header = ["method", "accuracy [95 %]", "words", "to the answer", "run on", "stop by themselves", "cut off", "no answer",
+              "missing", "steps right"]  # fmt: skip
+    return Table(header, [_method_cells(method) for method in dataset["methods"]])
+
+
+def _method_cells(method: Row) -> list[str]:
+    runs = method["runs"]
+    accuracy = f"{method['accuracy']:.3f} [{method['accuracy_low']:.3f}, {method['accuracy_high']:.3f}]"
+    if method["spread"] is not None:
+        accuracy += f" ({len(runs)} runs, standard deviation {method['spread']:.3f})"
+    return [
+        method["method"],
+        accuracy,
+        _mean([run["word_count"] for run in runs], "{:.0f}"),
+        _mean([run["words_to_answer"] for run in runs], "{:.0f}"),
+        _mean([run["runaway_outputs"] for run in runs], "{:.0%}"),
+        _mean([run["self_stopped"] for run in runs], "{:.0%}"),
+        _mean([run["cut_at_limit"] for run in runs], "{:.0%}"),
+        _mean([run["verdicts"]["no_answer"] / run["n"] for run in runs], "{:.0%}"),
+        _mean([run["missing"] for run in runs], "{:.0f}"),
+        _mean([run["steps"]["share_right"] for run in runs], "{:.0%}"),
+    ]
 
 
 def _mean(values: list[float | None], form: str) -> str:
@@ -88,20 +97,26 @@ def _mean(values: list[float | None], form: str) -> str:
     return form.format(fmean(known)) if known else "none"
 
 
-def _pairs(dataset: Row) -> Iterable[str]:
-    if not dataset["pairs"]:
-        return
-    yield "| pair | difference in points [95 %] | p | p, Holm | fixed, broken | smallest to show | verdict |"
-    yield "|---|---|---|---|---|---|---|"
-    for pair in dataset["pairs"]:
-        difference = f"{100 * pair['difference']:+.1f} [{100 * pair['low']:+.1f}, {100 * pair['high']:+.1f}]"
-        yield (
-            f"| {pair['method']} against {pair['reference']} | {difference} | {pair['p']:.2g} | {pair['p_adjusted']:.2g} | "
-            f"+{len(pair['fixed'])} -{len(pair['broken'])} | {100 * pair['smallest']:.1f} | {pair['verdict']} |"
-        )
+def pairs_table(dataset: Row) -> Table:
+    """One line a pair of methods, each on the same questions."""
+    header = ["pair", "difference in points [95 %]", "p", "p, Holm", "fixed, broken", "smallest to show", "verdict"]
+    return Table(header, [_pair_cells(pair) for pair in dataset["pairs"]])
 
 
-def _reading_help(comparison: Row) -> Iterable[str]:
+def _pair_cells(pair: Row) -> list[str]:
+    return [
+        f"{pair['method']} against {pair['reference']}",
+        f"{100 * pair['difference']:+.1f} [{100 * pair['low']:+.1f}, {100 * pair['high']:+.1f}]",
+        f"{pair['p']:.2g}",
+        f"{pair['p_adjusted']:.2g}",
+        f"+{len(pair['fixed'])} -{len(pair['broken'])}",
+        f"{100 * pair['smallest']:.1f}",
+        pair["verdict"],
+    ]
+
+
+def reading_help(comparison: Row) -> Iterable[str]:
+    """What a reader of the two tables must know, in two paragraphs."""
     tests = sorted({pair["test"] for dataset in comparison["datasets"] for pair in dataset["pairs"]})
     yield (
         f"Intervals: Wilson's for an accuracy, {comparison['bootstrap_repetitions']:,} paired bootstrap samples of the questions "

@@ -95,10 +95,12 @@ def funnel(read: int, rejected: Sequence[tuple[str, int]], kept: int, title: str
     return figure
 
 
-def losses(curves: dict[str, Curve], title: str) -> Figure:
-    """Training loss as lines, loss on held-out questions as marks."""
+def losses(curves: dict[str, Curve], title: str, order: Sequence[str] = ()) -> Figure:
+    """Training loss as lines, loss on held-out questions as marks; a method has its place in `order` for its colour."""
     figure, axes = _axes(title, 3.6)
-    for number, (method, curve) in enumerate(curves.items()):
+    places = list(dict.fromkeys([*order, *curves]))
+    for method, curve in curves.items():
+        number = places.index(method)
         colour, mark = COLOURS[number % len(COLOURS)], MARKS[number % len(MARKS)]
         if curve.train:
             axes.plot(*zip(*curve.train, strict=True), color=colour, linewidth=1, alpha=0.7)

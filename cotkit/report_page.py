@@ -16,19 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from cotkit import plots
 from cotkit.run_files import Question
+from cotkit.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAGE_FILES = Path(__file__).parent / "page"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells are shown as they are; the first column names the row."""
-
-    header: list[str]
-    rows: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -78,15 +71,10 @@ def markdown(report: Report, picture_folder: str) -> str:
         blocks.append(f"## {section.title}")
         for part in section.parts:
             blocks += [part.text] if part.text else []
-            blocks += ["\n".join(_table_lines(part.table))] if part.table else []
+            blocks += ["\n".join(part.table.lines())] if part.table else []
             if part.picture:
                 blocks.append(f"![{part.picture.alt}]({picture_folder}/{part.picture.name}.png)")
     return "\n\n".join(blocks) + "\n"
-
-
-def _table_lines(table: Table) -> Iterator[str]:
-    for row in (table.header, ["---", *["---:"] * (len(table.header) - 1)], *table.rows):
-        yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
 
 
 def html(report: Report) -> str:
@@ -102,7 +90,10 @@ def html(report: Report) -> str:
     return environment.get_template("report.html.jinja").render(
         title=report.title,
         finding=report.finding,
-        sections=[{"title": section.title, "parts": list(map(_page_part, section.parts))} for section in report.sections],
+        sections=[
+            {"title": section.title, "anchor": f"section-{number}", "parts": list(map(_page_part, section.parts))}
+            for number, section in enumerate(report.sections, 1)
+        ],
         style=Markup((PAGE_FILES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=f"sha256-{digest}",

@@ -106,11 +106,13 @@ def read_curves(run: Path) -> dict[str, Curve]:
 
 
 def read_manifests(run: Path) -> dict[str, Row]:
-    """Path of the output within the run -> its manifest, in the order in which the outputs were finished."""
+    """Path of the output within the run -> its manifest, in the order in which the outputs were finished; the report's own is left out."""
     found = {}
     for path in _manifest_paths(run):
         output = path.with_name(path.name.removesuffix(MANIFEST_ENDING))
-        found[output.relative_to(run).as_posix()] = read_json(path)
+        manifest = read_json(path)
+        if manifest["stage"] != "report":
+            found[output.relative_to(run).as_posix()] = manifest
     return dict(sorted(found.items(), key=lambda item: (item[1]["written"], item[0])))
 
 

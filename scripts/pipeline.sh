@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a preset end to end: data, teacher, filter, train, infer, score, compare. A rerun skips what is finished.
+# Runs a preset end to end: data, teacher, filter, train, infer, score, compare, report. A rerun skips what is finished.
 #
 #   bash scripts/pipeline.sh                              configs/smollm2_cpu, a real small model on a CPU
 #   bash scripts/pipeline.sh configs/qwen2_1.5b
@@ -15,7 +15,7 @@
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
-STAGES=(data teacher filter train infer score compare)
+STAGES=(data teacher filter train infer score compare report)
 preset=configs/smollm2_cpu limit="" from="" source_dir="" output_root=outputs wanted=""
 seeds=()
 while [[ $# -gt 0 ]]; do
@@ -151,4 +151,6 @@ done
 
 enter compare
 python scripts/compare.py "$run"
-printf '\nThe table is in %s/comparison.md, the numbers in comparison.json\n' "$run"
+
+enter report
+python scripts/report.py "$run" "${redo[@]}"

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from cotkit import plots, report_page
-from cotkit.report_page import Part, Picture, Report, Section, Table
+from cotkit.report_page import Part, Picture, Report, Section
 from cotkit.run_files import Curve, Output, Question
+from cotkit.tables import Table
 
 ATTACK = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'><!--<script>"
 METHODS = ("baseline", "distilled")

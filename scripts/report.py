@@ -1,0 +1,81 @@
+"""A run's report: which method wins, by how much, is it real, and every output to look at.
+
+Reads   <run>/comparison.json (scripts/compare.py), predictions, scores, training logs, the filter's account, manifests
+Writes  <run>/report.md with pictures in <run>/report/, and <run>/report.html: one page that needs no network
+
+    python scripts/report.py outputs/smollm2_cpu
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from cotkit import cli, plots, report_page, report_sections
+from cotkit.files import DataError, write_if_changed
+from cotkit.jsonl import read_json
+from cotkit.manifest import Input, Manifest, path_for
+from cotkit.report_page import Report
+from cotkit.run_files import read_curves, read_manifests, read_questions
+
+PAGE, PICTURES = "report.html", "report"
+READ = ("comparison.json", "kept.report.json", "train/*/trainer_log.jsonl", "predictions/*/*.jsonl", "*.manifest.json",
+        "train/*.manifest.json", "predictions/*/*.manifest.json")  # fmt: skip
+
+
+def sources(run: Path) -> dict[str, Input]:
+    """Every file of the run that the report shows something of, and the page's own."""
+    found = {path for pattern in READ for path in run.glob(pattern)} - {path_for(run / PAGE)}
+    named = {path.relative_to(run).as_posix(): Input(path) for path in sorted(found)}
+    return named | {path.name: Input(path) for path in sorted(report_page.PAGE_FILES.iterdir())}
+
+
+def gather(run: Path) -> Report:
+    """Everything the report shows."""
+    comparison = read_json(run / "comparison.json")
+    manifests, curves = read_manifests(run), read_curves(run)
+    sections = report_sections.comparison_sections(comparison)
+    if (run / "kept.report.json").is_file():
+        sections.append(report_sections.filter_section(read_json(run / "kept.report.json")))
+    if curves:
+        order = [method["method"] for method in comparison["datasets"][0]["methods"]]
+        sections.append(report_sections.training_section(curves, manifests, order))
+    sections.append(report_sections.reproduction_section(run.name, manifests))
+    names = [dataset["dataset"] for dataset in comparison["datasets"]]
+    questions = {dataset: read_questions(run / "predictions" / dataset) for dataset in names}
+    return Report(run.name, comparison["finding"], sections, questions)
+
+
+def write(run: Path, report: Report) -> list[Path]:
+    """Writes all files of the report and returns their paths."""
+    (run / PICTURES).mkdir(exist_ok=True)
+    contents = {run / PICTURES / f"{picture.name}.png": plots.png(picture.figure) for picture in report.pictures()}
+    contents[run / "report.md"] = report_page.markdown(report, PICTURES).encode("utf-8")
+    contents[run / PAGE] = report_page.html(report).encode("utf-8")
+    for path, content in contents.items():
+        write_if_changed(path, content)
+    return list(contents)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="a folder under outputs/")
+    args = parser.parse(argv)
+    if not (args.run / "comparison.json").is_file():
+        raise DataError(f"{args.run}: holds no comparison.json; run scripts/compare.py first")
+    manifest = Manifest("report", args.run / PAGE, {}, sources(args.run), derived=True, overwrite=args.overwrite)
+    if manifest.check() == "done":
+        print(f"{args.run / PAGE}: done already, nothing to do")
+        return 0
+    report = gather(args.run)
+    if not args.dry_run:
+        manifest.begin()
+        manifest.finish(write(args.run, report), {"questions": sum(map(len, report.questions.values()))})
+    print(f"{report.finding}\n\n{args.run / PAGE} and {args.run / 'report.md'} hold the whole of it")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
