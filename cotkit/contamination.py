@@ -8,11 +8,15 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from cotkit.jsonl import read_numbered, require
 from cotkit.problems import with_id
+
+SLOTS_PER_GRAM = 8  # so that one in eight n-grams at most needs the search
 
 _WORD = re.compile(r"\w+")
 
@@ -22,10 +26,23 @@ def hash64(text: str) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8"), digest_size=8).digest(), "little")
 
 
-def ngrams(text: str, size: int) -> set[int]:
-    """Hashes of all runs of `size` words, without case and punctuation; of the whole text where it is shorter."""
-    words = _WORD.findall(text.lower())
-    return {hash64(" ".join(words[at : at + size])) for at in range(max(1, len(words) - size + 1))} if words else set()
+_word_hash = lru_cache(maxsize=16_384)(hash64)
+
+
+def ngrams(text: str, size: int) -> set[tuple[str, ...]]:
+    """All runs of `size` words, without case and punctuation; the whole text where it is shorter."""
+    return set(_runs(_WORD.findall(text.lower()), size))
+
+
+def ngram_hashes(text: str, size: int) -> list[int]:
+    """A signed 64-bit number for each run of words; the same in every process, since numbers are hashed without a seed."""
+    return list(map(hash, _runs(list(map(_word_hash, _WORD.findall(text.lower()))), size)))
+
+
+def _runs(words: list[Any], size: int) -> Iterable[tuple[Any, ...]]:
+    if len(words) <= size:
+        return [tuple(words)] if words else []
+    return zip(*(words[at:] for at in range(size)), strict=False)
 
 
 @dataclass(frozen=True)
@@ -37,7 +54,7 @@ class Overlap:
 
 
 class TestQuestions:
-    """The n-grams of test questions; 12 bytes each, sorted, so that it is cheap to hand to other processes."""
+    """The n-grams of test questions; 20 bytes each, sorted, so that it is cheap to hand to other processes."""
 
     __test__ = False  # pytest: no test class
 
@@ -47,10 +64,16 @@ class TestQuestions:
         found: list[tuple[int, int]] = []
         for number, (test_id, question) in enumerate(questions):
             self.ids.append(test_id)
-            found.extend((gram, number) for gram in ngrams(question, size))
+            found.extend((gram, number) for gram in set(ngram_hashes(question, size)))
         found.sort()
-        self._grams = array("Q", (gram for gram, _ in found))
+        self._grams = array("q", (gram for gram, _ in found))
         self._owners = array("I", (owner for _, owner in found))
+        # Most n-grams are in no test question: one byte tells, without a search.
+        self._mask = (1 << (SLOTS_PER_GRAM * len(found)).bit_length()) - 1
+        self._taken = bytearray(self._mask + 1)
+        for gram in self._grams:
+            self._taken[gram & self._mask] = 1
+        self._last: tuple[str, Overlap | None] = ("", None)  # the samples of one question stand together
 
     @classmethod
     def read(cls, paths: Iterable[Path], size: int) -> TestQuestions:
@@ -58,17 +81,22 @@ class TestQuestions:
         return cls((pair for path in paths for pair in _questions(path)), size)
 
     def closest(self, question: str) -> Overlap | None:
-        """The test question with the largest overlap; None where no n-gram is shared."""
-        grams = ngrams(question, self.size)
+        """The test question with the largest overlap, the first of equal ones; None where no n-gram is shared."""
+        if question != self._last[0]:
+            self._last = question, self._closest(question)
+        return self._last[1]
+
+    def _closest(self, question: str) -> Overlap | None:
+        grams = ngram_hashes(question, self.size)
+        mask, taken = self._mask, self._taken
         hits: Counter[int] = Counter()
-        for gram in grams:
-            first = bisect_left(self._grams, gram)
-            if first < len(self._grams) and self._grams[first] == gram:
-                hits.update(self._owners[first : bisect_right(self._grams, gram)])
+        for gram in {gram for gram in grams if taken[gram & mask]}:
+            first, end = bisect_left(self._grams, gram), bisect_right(self._grams, gram)
+            hits.update(self._owners[first:end])
         if not hits:
             return None
-        owner, count = hits.most_common(1)[0]
-        return Overlap(self.ids[owner], count / len(grams))
+        owner, count = min(hits.items(), key=lambda hit: (-hit[1], hit[0]))
+        return Overlap(self.ids[owner], count / len(set(grams)))
 
 
 def _questions(path: Path) -> Iterable[tuple[str, str]]:

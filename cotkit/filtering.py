@@ -8,6 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from multiprocessing import get_context
 from typing import Any
@@ -69,8 +70,6 @@ def token_counter(student_model: str | None) -> Callable[[Row, str], int] | None
     from cotkit.backends.local_model import load_tokenizer
 
     tokenizer = load_tokenizer(student_model)
-    # The fast tokenizer's own encoder: what transformers wraps around it costs more than the counting.
-    fast = getattr(tokenizer, "backend_tokenizer", None)
 
     def rendered(question: str) -> str:
         return prompts.render(tokenizer, prompts.student_messages(question), thinking=False)
@@ -78,16 +77,37 @@ def token_counter(student_model: str | None) -> Callable[[Row, str], int] | None
     # Templates put a question into the same frame; filling that in is much faster than rendering each row anew.
     before, _, after = rendered(PROBE).partition(PROBE)
     framed = rendered(PROBE + "\nHow many?") == before + PROBE + "\nHow many?" + after
+    tokens_of = _text_counter(tokenizer)
+    start, end = (_last_mark(tokenizer, text) for text in (before, after))
+    if not framed or start is None or end is None:
+        return lambda row, target: tokens_of(rendered(row["question"]) + target) + 1
+    # A mark such as <|im_start|> is cut out of the text first, so that what stands before it is encoded by itself.
+    fixed = tokens_of(before[:start]) + 1
+    prompt_tokens = lru_cache(maxsize=1)(lambda question: tokens_of(before[start:] + question + after[:end]))
 
     def count(row: Row, target: str) -> int:
         question = row["question"]
-        # Some templates strip a message.
-        prompt = before + question + after if framed and question == question.strip() else rendered(question)
-        if fast is not None:
-            return len(fast.encode(prompt + target, add_special_tokens=False)) + 1
-        return len(tokenizer(prompt + target, add_special_tokens=False)["input_ids"]) + 1
+        if question != question.strip():  # some templates strip a message
+            return tokens_of(rendered(question) + target) + 1
+        return fixed + prompt_tokens(question) + tokens_of(after[end:] + target)
 
     return count
+
+
+def _text_counter(tokenizer: Any) -> Callable[[str], int]:
+    """The number of tokens of a text as it stands, by the fast tokenizer's own encoder where there is one."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is None:
+        return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return lambda text: len(fast.encode_batch_fast([text], add_special_tokens=False)[0])
+
+
+def _last_mark(tokenizer: Any, text: str) -> int | None:
+    """Where the last special token of a text starts, if it is one that takes no blanks from its left; else None."""
+    marks = [token for token in tokenizer.added_tokens_decoder.values() if token.special and token.content in text]
+    if any(token.lstrip or token.normalized for token in marks):
+        return None
+    return max((text.rindex(token.content) for token in marks), default=None)
 
 
 class Judge:

@@ -54,6 +54,11 @@ class Rejection:
     detail: str
 
 
+def folded(text: str) -> str:
+    """The text in lower case with single blanks for all white space."""
+    return " ".join(text.lower().split())
+
+
 @dataclass
 class Record:
     """A teacher row with its verdict, and what the rules look at, each computed once and only if asked for."""
@@ -68,6 +73,10 @@ class Record:
     @cached_property
     def text(self) -> str:
         return reasoning(self.row, self.grade)
+
+    @cached_property
+    def folded(self) -> str:
+        return folded(self.text)
 
     @cached_property
     def words(self) -> int:

@@ -28,7 +28,9 @@ _BAD_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd
 
 def repeated_sentence(text: str, limit: int) -> tuple[str, int] | None:
     """The commonest sentence of at least `MIN_BLOCK_WORDS` words and its count, if it stands more than `limit` times."""
-    sentences = (" ".join(piece.split()) for piece in _SENTENCE.findall(text.lower()))
+    sentences = [" ".join(piece.split()) for piece in _SENTENCE.findall(text.lower())]
+    if len(sentences) - len(set(sentences)) < limit:
+        return None
     counts = Counter(piece for piece in sentences if piece.count(" ") >= MIN_BLOCK_WORDS - 1 and _WORD.search(piece))
     if not counts:
         return None
@@ -42,10 +44,14 @@ def loop(text: str, limit: int) -> tuple[str, int] | None:
     A repeated n-gram suggests a period; the run of words that keep it is the loop.
     """
     words = text.lower().split()
+    grams = list(zip(*(words[at:] for at in range(NGRAM)), strict=False))
+    # Every n-gram inside a loop after its first block stands for another time; most texts have hardly any such.
+    fewest = min(MIN_BLOCK_WORDS * limit, MIN_LOOP_WORDS * limit // (limit + 1)) - NGRAM + 1
+    if len(grams) - len(set(grams)) < fewest:
+        return None
     last: dict[tuple[str, ...], int] = {}
     period = run = 0
-    for at in range(len(words) - NGRAM + 1):
-        gram = tuple(words[at : at + NGRAM])
+    for at, gram in enumerate(grams):
         nearest = at - last.get(gram, at)
         last[gram] = at
         # A period that still holds goes on: inside the block the n-gram may stand nearer once more.
