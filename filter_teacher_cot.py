@@ -3,13 +3,16 @@
 Reads   teacher rows    (see teacher_cot.py)
 Writes  <output_path>                kept rows: teacher row + {"target": "...\\n#### 18", "tokens": 143}
         <stem>.rejected.jsonl        rejected rows: teacher row + {"reason": "wrong_answer", "detail": "wrong: '16', gold '18'"}
-        <stem>.retry.jsonl           problems without a kept sample, for another round of teacher_cot.py
-        <stem>.report.json, .md      counts per reason (kept + rejected = read), by difficulty, random examples
+        <stem>.retry.jsonl           problems without a kept sample, for another round of teacher_cot.py:
+                                     problem + {"retry": "wrong_steps"}, the reason, `truncated` before any other
+        <stem>.report.json, .md      counts per reason (kept + rejected = read), by round and difficulty, examples
         <dataset_dir>/               the sets of --sets, gold_dev and dataset_info.json for LLaMA-Factory
                                      {"system": "...", "instruction": "...", "input": "", "output": "...\\n#### 18"}
 
     python filter_teacher_cot.py --input_path outputs/teacher.jsonl --output_path outputs/kept.jsonl
     python filter_teacher_cot.py --config configs/smollm2_cpu/filter.yaml --input_path ... --output_path ...
+    python filter_teacher_cot.py --input_path outputs/teacher.jsonl outputs/teacher.round2.jsonl --output_path ...
+    python filter_teacher_cot.py --only_retry --input_path outputs/teacher.jsonl --output_path outputs/retry.round2.jsonl
 
 Every rule, with texts that it keeps and rejects: cotkit/rules.py. Training sets: cotkit/training_sets.py.
 """
@@ -17,73 +20,56 @@ Every rule, with texts that it keeps and rejects: cotkit/rules.py. Training sets
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cotkit import cli, filter_config, generate, prompts
 from cotkit.contamination import TestQuestions, hash64
 from cotkit.files import AtomicWriter, DataError, Lock
 from cotkit.filter_report import Tally, show, write_markdown
-from cotkit.filtering import BY_ITSELF, NearDuplicates, Plan, judged
+from cotkit.filtering import BY_ITSELF, NearDuplicates, Outcome, Plan, judged
 from cotkit.grader_pool import available_cores
-from cotkit.jsonl import Row, dumps, read_numbered, require, write_atomic, write_json_atomic
+from cotkit.jsonl import Row, dumps, read_numbered, write_atomic, write_json_atomic
 from cotkit.manifest import Input, Manifest
 from cotkit.model_files import fingerprint
-from cotkit.problems import PROBLEM_FIELDS, read_problems, with_id
+from cotkit.problems import read_problems, with_id
 from cotkit.record import Parameters
 from cotkit.selection import Account
-from cotkit.set_rows import Source, gold_rows
+from cotkit.set_rows import Source, gold_rows, retry_rows
+from cotkit.teacher_files import TeacherFiles
 from cotkit.training_sets import parse_sets, write_dataset_info, write_training_set
-
-TEACHER_FIELDS = {**PROBLEM_FIELDS, "sample": int, "response": str, "finish_reason": str, "completion_tokens": int}
 
 # Starting a process that counts tokens takes some seconds: so many bytes of rows are judged here in the same time.
 SMALL_INPUT_BYTES = 20 * 2**20
 
 
-def teacher_rows(path: Path, limit: int | None, problem_ids: set[int] | None = None) -> Iterator[Row]:
-    """The checked teacher rows in order. Raises DataError for a missing field or an id that no problem has."""
-    for number, row in islice(read_numbered(path), limit):
-        require(row, TEACHER_FIELDS, f"{path}:{number}")
-        if problem_ids is not None and hash64(row["id"]) not in problem_ids:
-            raise DataError(f"{path}:{number}: no problem has the id {row['id']!r}; remove the row or give its problems")
-        yield row
-
-
-def refuse_repeated(path: Path, limit: int | None, account: Account) -> None:
-    """Raises DataError naming both lines where two rows have one (id, sample)."""
-    if (positions := account.repeated()) is None:
-        return
-    rows = islice(read_numbered(path), limit)
-    (first, _), (second, row) = (entry for at, entry in enumerate(rows) if at in positions)
-    key = (row["id"], row["sample"])
-    raise DataError(f"{path}:{second}: {key} stands already in line {first}; remove one of the two")
-
-
-def split_rows(args: argparse.Namespace, plan: Plan, outputs: dict[str, Path]) -> tuple[Tally, Account]:
-    """Writes the kept and the rejected file; returns the counts and the account of all rows."""
-    tally, account = Tally(args.seed), Account()
+def outcomes(args: argparse.Namespace, plan: Plan, teacher: TeacherFiles, account: Account) -> Iterator[tuple[Row, Outcome]]:
+    """Every row with what was found in it, entered into the account. Raises DataError for a row that has no business here."""
     near_duplicates = NearDuplicates(plan.parameters, "near_duplicate" not in args.skip_rules)
     problem_ids = None
     if args.problems_path is not None:
         problem_ids = {hash64(with_id(row)["id"]) for _, row in read_numbered(args.problems_path)}
-    rows = teacher_rows(args.input_path, args.limit, problem_ids)
-    large = args.input_path.stat().st_size > SMALL_INPUT_BYTES
+    large = sum(path.stat().st_size for path in teacher.paths) > SMALL_INPUT_BYTES
     workers = args.workers or (available_cores() if large else 1)
+    for row, found in judged(teacher.rows(problem_ids), plan, workers):
+        outcome = near_duplicates(row, found)
+        account.add(row, outcome)
+        yield row, outcome
+    teacher.refuse_repeated(account)
+
+
+def split(judged_rows: Iterable[tuple[Row, Outcome]], outputs: dict[str, Path]) -> Iterator[tuple[Row, Outcome]]:
+    """Writes each row to the kept or the rejected file as it passes."""
     with AtomicWriter(outputs["kept"]) as kept, AtomicWriter(outputs["rejected"]) as rejected:
-        for row, found in judged(rows, plan, workers):
-            outcome = near_duplicates(row, found)
-            tally.add(row, outcome)
-            account.add(row, outcome)
+        for row, outcome in judged_rows:
             if outcome.rejection is None:
                 tokens = {} if outcome.tokens is None else {"tokens": outcome.tokens}
                 kept.write(dumps({**row, "target": outcome.target, **tokens}))
             else:
                 rejected.write(dumps({**row, "reason": outcome.rejection.reason, "detail": outcome.rejection.detail}))
-        refuse_repeated(args.input_path, args.limit, account)
-    return tally, account
+            yield row, outcome
 
 
 def write_training_sets(args: argparse.Namespace, source: Source, folder: Path) -> dict[str, int]:
@@ -97,16 +83,29 @@ def write_training_sets(args: argparse.Namespace, source: Source, folder: Path) 
     return sizes
 
 
-def settings_of(args: argparse.Namespace, parameters: Parameters, folder: Path) -> Row:
-    """Everything that the outputs depend on, for the manifest."""
-    return {
+def rules_of(args: argparse.Namespace, parameters: Parameters) -> Row:
+    """Everything by which rows are judged, as JSON reads it back."""
+    rules = {
         "rules": vars(parameters),
         "skip_rules": sorted(args.skip_rules),
-        "sets": [str(declared) for declared in args.sets],
-        "select": [args.select, args.max_per_question],
         "ngram": args.ngram,
         "student": args.student_model and fingerprint(args.student_model),
         "prompt": prompts.wording_hash(prompts.student_messages(prompts.PROBE["question"])),
+    }
+    return json.loads(json.dumps(rules))
+
+
+def settings_of(args: argparse.Namespace, rules: Row, folder: Path) -> Row:
+    """What the manifest binds a rerun to.
+
+    Which problems are asked again is settled once, whatever becomes of the rules, since a teacher was asked them.
+    """
+    if args.only_retry:
+        return {"limit": args.limit}
+    return {
+        **rules,
+        "sets": [str(declared) for declared in args.sets],
+        "select": [args.select, args.max_per_question],
         "limit": args.limit,
         "dev_limit": args.dev_limit,
         "dataset_dir": folder,
@@ -115,22 +114,30 @@ def settings_of(args: argparse.Namespace, parameters: Parameters, folder: Path) 
 
 
 def inputs_of(args: argparse.Namespace) -> dict[str, Input]:
-    named = {"teacher": args.input_path, "dev": args.dev_path, "problems": args.problems_path}
+    named = {"teacher" if number == 1 else f"teacher {number}": path for number, path in enumerate(args.input_path, 1)}
+    named |= {"problems": args.problems_path, "dev": None if args.only_retry else args.dev_path}
     named |= {f"test {path}": path for path in args.test_paths}
     return {name: Input(path) for name, path in named.items() if path is not None}
 
 
-def run(args: argparse.Namespace, plan: Plan, outputs: dict[str, Path], manifest: Manifest, folder: Path) -> None:
+def run(args: argparse.Namespace, plan: Plan, outputs: dict[str, Path], manifest: Manifest, folder: Path, rules: Row) -> None:
     """Judges all rows and writes all outputs; the manifest is the last."""
     manifest.begin()
-    tally, account = split_rows(args, plan, outputs)
-    problems, without_kept = int(account.first().sum()), int(account.without_kept().sum())
-    print(show(tally.account(problems, without_kept, {})))
-    source = Source(lambda: teacher_rows(args.input_path, args.limit), outputs["kept"], account, args.select,
-                    args.max_per_question)  # fmt: skip
-    write_atomic(outputs["retry"], source.retry())
+    teacher, tally, account = TeacherFiles(args.input_path, args.limit), Tally(args.seed), Account()
+    rows = outcomes(args, plan, teacher, account)
+    for row, outcome in rows if args.only_retry else split(rows, outputs):
+        tally.add(row, outcome)
+    first_rows, reasons = account.again()
+    write_atomic(outputs["retry"], retry_rows(teacher.rows(), first_rows, reasons))
+    problems, rounds = int(account.first().sum()), account.rounds(teacher.sizes)
+    if args.only_retry:
+        print(f"{args.output_path}: {len(reasons)} of {problems} problems have no kept sample and can be asked again")
+        manifest.finish([args.output_path], {"rows": len(reasons), "problems": problems}, judged_by=rules)
+        return
+    print(show(tally.account(problems, rounds, {})))
+    source = Source(teacher.rows, outputs["kept"], account, args.select, args.max_per_question)
     sizes = write_training_sets(args, source, folder)
-    counts, examples = tally.account(problems, without_kept, sizes), tally.examples()
+    counts, examples = tally.account(problems, rounds, sizes), tally.examples()
     write_json_atomic(outputs["report"], {**counts, "examples": examples})
     write_markdown(outputs["markdown"], counts, examples)
     files = [folder / f"{name}.jsonl" for name, size in sizes.items() if size]
@@ -138,6 +145,23 @@ def run(args: argparse.Namespace, plan: Plan, outputs: dict[str, Path], manifest
     print(f"training sets in {folder}: " + ", ".join(f"{name} {size}" for name, size in sizes.items()))
     for name in (name for name, size in sizes.items() if not size):
         print(f"no row fits the training set {name}; it is not in dataset_info.json")
+
+
+def outputs_of(args: argparse.Namespace) -> dict[str, Path]:
+    """The files beside the training sets, by what they hold."""
+    if args.only_retry:
+        return {"retry": args.output_path}
+    suffixes = {"rejected": ".rejected.jsonl", "retry": ".retry.jsonl", "report": ".report.json", "markdown": ".report.md"}
+    return {"kept": args.output_path} | {name: args.output_path.with_suffix(end) for name, end in suffixes.items()}
+
+
+def tell_done(output: Path, record: Row, rules: Row) -> None:
+    """Says that there is nothing to do, and what had been done."""
+    print(f"{output}: done already, nothing to do")
+    if "judged_by" not in record:
+        print(show(record["counts"]))
+    elif record["judged_by"] != rules:
+        print("  it was made by other rules and stays, since a teacher may have been asked; --overwrite makes it anew")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -148,28 +172,28 @@ def main(argv: list[str] | None = None) -> int:
         generate.check_model(args.student_model)
     parameters = filter_config.parameters_of(args)
     filter_config.check(args, parameters)
-    if next(teacher_rows(args.input_path, args.limit), None) is None:
-        raise DataError(f"{args.input_path}: holds no teacher rows; run teacher_cot.py first")
-    folder = args.dataset_dir or args.output_path.parent / "datasets"
-    suffixes = {"rejected": ".rejected.jsonl", "retry": ".retry.jsonl", "report": ".report.json", "markdown": ".report.md"}
-    outputs = {"kept": args.output_path} | {name: args.output_path.with_suffix(end) for name, end in suffixes.items()}
-    settings, inputs = settings_of(args, parameters, folder), inputs_of(args)
+    first = next(TeacherFiles(args.input_path, 1).rows(), None)
+    if first is None:
+        raise DataError(f"{args.input_path[0]}: holds no teacher rows; run teacher_cot.py first")
+    folder, outputs = args.dataset_dir or args.output_path.parent / "datasets", outputs_of(args)
+    rules = rules_of(args, parameters)
+    settings, inputs = settings_of(args, rules, folder), inputs_of(args)
     manifest = Manifest(
         "filter", args.output_path, settings, inputs, args.student_model, args.seed, derived=True, overwrite=args.overwrite
     )
     if manifest.check() == "done":
-        print(f"{args.output_path}: done already, nothing to do\n{show(manifest.read()['counts'])}")
+        tell_done(args.output_path, manifest.read(), rules)
         return 0
     tests = TestQuestions.read(args.test_paths, args.ngram) if args.test_paths else None
     raw = any(part.source == "teacher" for declared in args.sets for part in declared.parts)
     names = tuple(name for name in BY_ITSELF if name not in args.skip_rules)
     plan = Plan(parameters, names, args.student_model, tests, raw)
     if args.dry_run:
-        row, outcome = next(judged(teacher_rows(args.input_path, 1), plan, workers=1))
-        print(f"{row['id']}: {outcome.rejection or 'kept'}")
+        _, outcome = next(judged([first], plan, workers=1))
+        print(f"{first['id']}: {outcome.rejection or 'kept'}")
         return 0
     with Lock(args.output_path):
-        run(args, plan, outputs, manifest, folder)
+        run(args, plan, outputs, manifest, folder, rules)
     return 0
 
 

@@ -10,6 +10,12 @@ Writes  teacher rows    the problem's fields + {"sample": 0, "response": "...", 
 
 Mode `rewrite` gives the teacher the reference solution and asks for a clear, concise one (the original experiment's
 way); mode `solve` gives it the problem alone. Killed anywhere, the same command resumes.
+
+Problems of which the filter kept no sample get another chance in a later round, with that round's settings:
+
+    python filter_teacher_cot.py --only_retry --input_path outputs/teacher.jsonl --output_path outputs/retry.round2.jsonl
+    python teacher_cot.py --config configs/smollm2_cpu/teacher.yaml --round 2 \\
+        --input_path outputs/retry.round2.jsonl --output_path outputs/teacher.round2.jsonl
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ from cotkit.generate import Completion, Request
 from cotkit.jsonl import Row
 from cotkit.manifest import Input
 from cotkit.model_files import fingerprint
-from cotkit.problems import read_problems
+from cotkit.problems import TRUNCATED, read_problems
 
 
 def build_parser() -> cli.Parser:
@@ -36,7 +42,43 @@ def build_parser() -> cli.Parser:
     stage.add_argument("--model_name", required=True, metavar="NAME", help="the teacher: hub name or folder")
     stage.add_argument("--mode", choices=("rewrite", "solve"), default="rewrite", help="default rewrite")
     generate.add_arguments(parser, max_new_tokens=512)
+    later = parser.add_argument_group("rounds, for problems that the filter kept no sample of")
+    later.add_argument(
+        "--round", type=cli.positive_int, default=1, metavar="N",
+        help="take the Nth entry of the configuration's `rounds` on top of its other keys (default 1)",
+    )  # fmt: skip
+    later.add_argument(
+        "--first_sample", type=cli.whole_number, metavar="N",
+        help="number of a problem's first sample (default: after those of the configuration's earlier rounds)",
+    )  # fmt: skip
+    later.add_argument(
+        "--max_new_tokens_if_cut", type=cli.positive_int, metavar="N",
+        help="for problems of which the filter says that a text was truncated (default: --max_new_tokens)",
+    )  # fmt: skip
     return parser
+
+
+def first_sample(args: argparse.Namespace) -> int:
+    """The number of a problem's first sample: as given, or after those of the configuration's earlier rounds."""
+    if args.first_sample is not None:
+        return args.first_sample
+    if args.round == 1:
+        return 0
+    if args.config is None:
+        raise DataError(f"--round {args.round} needs --config with a list `rounds`")
+    samples, _ = cli.read_yaml(args.config).get("num_samples", (1, 1))
+    return sum(int(entry.get("num_samples", (samples, 1))[0]) for entry in cli.rounds_of(args.config)[: args.round - 1])
+
+
+def requests_for(problems: list[Row], args: argparse.Namespace) -> list[Request]:
+    """Every sample that is wanted, a problem's together; problems with a truncated text get their own budget."""
+    requests, first = [], first_sample(args)
+    for problem in problems:
+        messages = prompts.teacher_messages(problem, args.mode)
+        budget = args.max_new_tokens_if_cut if problem.get("retry") == TRUNCATED else None
+        numbers = range(first, first + args.num_samples)
+        requests += [Request(problem["id"], sample, messages, budget) for sample in numbers]
+    return requests
 
 
 def check_problems(problems: list[Row], args: argparse.Namespace) -> None:
@@ -71,11 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     problems = read_problems(args.input_path, args.limit)
     check_problems(problems, args)
     generate.check_model(args.model_name, args.backend)
-    requests = [
-        Request(problem["id"], sample, prompts.teacher_messages(problem, args.mode))
-        for problem in problems
-        for sample in range(args.num_samples)
-    ]
+    requests = requests_for(problems, args)
     if args.dry_run:
         print(generate.preview(args, args.model_name, requests[0], sampling))
         print(f"dry run: {len(requests)} requests would be made for {args.output_path}")
@@ -92,6 +130,8 @@ def main(argv: list[str] | None = None) -> int:
             "mode": args.mode,
             "prompt": prompts.wording_hash(prompts.teacher_messages(prompts.PROBE, args.mode)),
             "num_samples": args.num_samples,
+            "first_sample": requests[0].sample,
+            "max_new_tokens_if_cut": args.max_new_tokens_if_cut,
             **generate.settings_of(sampling, args.seed, args.backend),
         },
         to_row=lambda request, completion: teacher_row(by_id[request.id], request, completion, args.model_name),

@@ -20,6 +20,8 @@ from cotkit.files import DataError
 
 SOME_ITEMS_FAILED = 3
 NOT_DONE = 4  # only with --is_done
+Values = dict[str, tuple[Any, int]]  # key -> value and line
+NOT_IN_FILES = ("help", "config", "debug", "round")
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,30 +38,53 @@ class Parser(argparse.ArgumentParser):
         common.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def parse(self, argv: list[str] | None) -> argparse.Namespace:
-        """Parses twice: once to find ``--config``, then with the file's values as defaults."""
+        """Parses twice: once to find ``--config`` (and ``--round``), then with the file's values as defaults."""
         early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         early.add_argument("--config", type=Path)
-        config: Path | None = early.parse_known_args(argv)[0].config
-        if config is not None:
-            self._apply(config)
+        early.add_argument("--round", type=int, default=1)
+        found = early.parse_known_args(argv)[0]
+        if found.config is not None:
+            self._apply(found.config, found.round)
         return self.parse_args(argv)
 
-    def _apply(self, config: Path) -> None:
-        actions = {action.dest: action for action in self._actions if action.dest not in ("help", "config", "debug")}
-        for key, (value, line) in read_yaml(config).items():
+    def _apply(self, config: Path, number: int) -> None:
+        """Takes defaults from the file, and in a stage that has rounds from this round's entry of `rounds` as well."""
+        values = read_yaml(config)
+        if not any(action.dest == "round" for action in self._actions):
+            self.set_defaults(**self._converted(values, config))
+            return
+        rounds = rounds_of(config)
+        self.set_defaults(**self._converted({key: values[key] for key in values if key != "rounds"}, config))
+        # All rounds are converted, so that a mistake in a later one shows before the first one has run.
+        overrides = [self._converted(entry, config) for entry in rounds]
+        if not 1 <= number <= len(rounds):
+            raise DataError(f"--round {number}: {config} has {len(rounds)} of them; add an entry to its `rounds`")
+        self.set_defaults(**overrides[number - 1])
+
+    def _converted(self, values: Values, config: Path) -> dict[str, Any]:
+        """The values by the names of their flags, as the flags' own types read them."""
+        actions = {action.dest: action for action in self._actions if action.dest not in NOT_IN_FILES}
+        converted = {}
+        for key, (value, line) in values.items():
             action = actions.get(key.replace("-", "_"))
             if action is None:
                 raise DataError(f"{config}:{line}: unknown key {key!r}{nearest(key, actions)}")
             action.required = False
-            self.set_defaults(**{action.dest: _convert(action, value, f"{config}:{line}: {key}")})
+            converted[action.dest] = _convert(action, value, f"{config}:{line}: {key}")
+        return converted
+
+
+def whole_number(text: str, least: int = 0) -> int:
+    """An argparse type: a whole number of at least 0."""
+    value = int(text)
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}, found {value}")
+    return value
 
 
 def positive_int(text: str) -> int:
     """An argparse type: a whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, found {value}")
-    return value
+    return whole_number(text, least=1)
 
 
 def nearest(word: str, known: Any) -> str:
@@ -68,7 +93,7 @@ def nearest(word: str, known: Any) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"
 
 
-def read_yaml(path: Path) -> dict[str, tuple[Any, int]]:
+def read_yaml(path: Path) -> Values:
     """Top-level keys of a YAML file as ``key -> (value, line number)``. Raises DataError, never runs a tag."""
     import yaml
 
@@ -95,6 +120,34 @@ def read_yaml(path: Path) -> dict[str, tuple[Any, int]]:
             raise DataError(f"{path}:{key_node.start_mark.line + 1}: key {key_node.value!r} stands twice")
         lines[key_node.value] = key_node.start_mark.line + 1
     return {str(key): (value, lines.get(str(key), 1)) for key, value in values.items()}
+
+
+def rounds_of(config: Path) -> list[Values]:
+    """What each entry of the file's list `rounds` changes; one entry that changes nothing where there is no list.
+
+    Raises:
+        DataError: naming file and line, where it is not a list of ``{key: value}`` entries.
+    """
+    entries, line = read_yaml(config).get("rounds", (None, 1))
+    if entries is None:
+        return [{}]
+    if not isinstance(entries, list) or not entries:
+        raise DataError(f"{config}:{line}: rounds: a list of entries is expected, such as - {{temperature: 0.7}}")
+    rounds: list[Values] = []
+    for entry, at in zip(entries, item_lines(config, "rounds"), strict=True):
+        if not isinstance(entry, dict):
+            raise DataError(f"{config}:{at}: rounds: {{key: value}} is expected, found {entry!r}")
+        rounds.append({str(key): (value, at) for key, value in entry.items()})
+    return rounds
+
+
+def item_lines(config: Path, key: str) -> list[int]:
+    """The line of each entry of a list in a YAML file; none where the key holds no list."""
+    import yaml
+
+    node = yaml.compose(config.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    entries = next((value for name, value in (node.value if node else []) if name.value == key), None)
+    return [item.start_mark.line + 1 for item in entries.value] if isinstance(entries, yaml.SequenceNode) else []
 
 
 def _convert(action: argparse.Action, value: Any, where: str) -> Any:

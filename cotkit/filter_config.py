@@ -18,12 +18,17 @@ NGRAM = 8  # words; runs that long are shared by chance in hardly any two questi
 def build_parser(doc: str | None) -> cli.Parser:
     parser = cli.Parser(doc or "")
     stage = parser.add_argument_group("stage 2")
-    stage.add_argument("--input_path", type=Path, required=True, metavar="JSONL", help="teacher rows")
+    stage.add_argument(
+        "--input_path", nargs="+", type=Path, required=True, metavar="JSONL", help="teacher rows, one file a round"
+    )
     stage.add_argument("--output_path", type=Path, required=True, metavar="JSONL", help="kept rows")
     stage.add_argument("--dataset_dir", type=Path, metavar="DIR", help="training sets (default: datasets beside the output)")
     stage.add_argument("--dev_path", type=Path, metavar="JSONL", help="problems for the set gold_dev, to watch the loss")
     stage.add_argument("--dev_limit", type=cli.positive_int, metavar="N", help="only the first N of them")
     stage.add_argument("--problems_path", type=Path, metavar="JSONL", help="problems; a row of another id is refused")
+    stage.add_argument(
+        "--only_retry", action="store_true", help="write only the problems without a kept sample, to --output_path"
+    )
     stage.add_argument("--student_model", metavar="NAME", help="whose tokenizer counts `tokens`")
     stage.add_argument("--workers", type=cli.positive_int, metavar="N", help="processes (default: all cores, 1 if small)")
     _add_sets(parser)
@@ -95,13 +100,5 @@ def check(args: argparse.Namespace, parameters: Parameters) -> None:
 
 def _place(config: Path | None, number: int) -> str:
     """``file:line`` of an example, where it stands in the configuration."""
-    lines = _example_lines(config) if config else []
+    lines = cli.item_lines(config, "examples") if config else []
     return f"{config}:{lines[number]}" if number < len(lines) else f"--examples, number {number + 1}"
-
-
-def _example_lines(config: Path) -> list[int]:
-    import yaml
-
-    node = yaml.compose(config.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    entries = next((value for key, value in (node.value if node else []) if key.value == "examples"), None)
-    return [item.start_mark.line + 1 for item in entries.value] if isinstance(entries, yaml.SequenceNode) else []

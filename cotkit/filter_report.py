@@ -14,6 +14,9 @@ from cotkit.jsonl import Row
 from cotkit.rules import REASONS
 
 EXAMPLES = 10
+ROUNDS_HEAD = ("round", "problems asked", "rows", "kept rows", "prompt tokens", "completion tokens", "problems with a kept row",
+               "coverage", "tokens in all")  # fmt: skip
+CUMULATIVE = "The last three columns are cumulative; tokens are those of prompts and completions together."
 SHOWN = 600  # characters of a response in the report
 
 
@@ -23,7 +26,6 @@ class Tally:
     def __init__(self, seed: int) -> None:
         self.counts: Counter[str] = Counter()
         self.changes: Counter[str] = Counter()
-        self.tokens = 0
         self._words: dict[int, list[int]] = {}  # words of the gold solution -> [read, kept]
         self._examples: dict[str, list[Row]] = {}
         self._rng = random.Random(seed)
@@ -32,7 +34,6 @@ class Tally:
         reason = outcome.rejection.reason if outcome.rejection else "kept"
         self.counts[reason] += 1
         self.changes.update(outcome.changes if outcome.rejection is None else ())
-        self.tokens += row["completion_tokens"]
         if row["solution"].strip():
             pair = self._words.setdefault(len(row["solution"].split()), [0, 0])
             pair[0] += 1
@@ -64,15 +65,15 @@ class Tally:
             passed += read
         return [{**group, "kept_share": group["kept"] / group["read"]} for group in groups]
 
-    def account(self, problems: int, without_kept: int, sets: dict[str, int]) -> Row:
-        """Everything as JSON; every row read is kept or has exactly one reason."""
+    def account(self, problems: int, rounds: list[Row], sets: dict[str, int]) -> Row:
+        """Everything as JSON; every row read is kept or has exactly one reason. `rounds`: see `Account.rounds`."""
         return {
             "read": self.counts.total(),
             "kept": self.counts["kept"],
             "rejected": {reason: self.counts[reason] for reason in REASONS},
             "problems": problems,
-            "problems_with_kept": problems - without_kept,
-            "teacher_tokens": self.tokens,
+            "problems_with_kept": rounds[-1]["covered"],
+            "rounds": rounds,
             "changes": {name: self.changes[name] for name in CHANGES},
             "by_gold_words": self.quartiles(),
             "training_sets": sets,
@@ -88,8 +89,16 @@ def show(account: Row) -> str:
     lines = [("kept", account["kept"]), *account["rejected"].items()]
     table = [f"  {name:<22}{number:>8}{number / read_count:>8.1%}" for name, number in lines]
     total = [f"  {'read':<22}{read_count:>8}{1:>8.1%}"]
-    covered = f"  {account['problems_with_kept']} of {account['problems']} problems have a kept sample"
-    return "\n".join([*table, *total, covered])
+    return "\n".join([*table, *total, *(f"  {line}" for line in rounds_in_words(account))])
+
+
+def rounds_in_words(account: Row) -> list[str]:
+    """One line a round."""
+    return [
+        f"round {row['round']}: {row['covered']} of {account['problems']} problems have a kept sample "
+        f"({row['coverage']:.1%}), {row['total_tokens']} teacher tokens so far"
+        for row in account["rounds"]
+    ]
 
 
 def markdown(account: Row, examples: dict[str, list[Row]]) -> str:
@@ -101,11 +110,17 @@ def markdown(account: Row, examples: dict[str, list[Row]]) -> str:
         (f"{row['from_words']} to {row['to_words']}", row["read"], row["kept"], f"{row['kept_share']:.1%}")
         for row in account["by_gold_words"]
     ]
-    covered = f"{account['problems_with_kept']} of {account['problems']} problems have a kept sample"
+    rounds = [
+        (*(row[name] for name in ("round", "problems", "rows", "kept", "prompt_tokens", "completion_tokens", "covered")),
+         f"{row['coverage']:.1%}", row["total_tokens"])
+        for row in account["rounds"]
+    ]  # fmt: skip
     parts = [
         "# What the filter did",
         _table(("rule", "rows", "share"), [(name, number, f"{number / read_count:.1%}") for name, number in reasons]),
-        f"{covered}; the teacher wrote {account['teacher_tokens']} tokens.",
+        "## Rounds of the teacher",
+        _table(ROUNDS_HEAD, rounds),
+        f"{account['problems_with_kept']} of {account['problems']} problems have a kept sample. {CUMULATIVE}",
         "## Kept rows by the words of the gold solution (quartiles)",
         _table(("words", "read", "kept", "share"), quartiles),
         "## What was changed in kept rows",

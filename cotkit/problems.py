@@ -19,6 +19,9 @@ DATASETS = ("gsm8k", "gsm_symbolic", "math500", "aime", "aime25", "amc23")
 # What a problem without an id is named by.
 CONTENT_FIELDS = ("question", "solution", "answer")
 
+# What stands in the field `retry` of a problem that is asked again because a text about it was cut at the token limit.
+TRUNCATED = "truncated"
+
 # Text that a chat template would read as its own marks: a question with an end-of-turn mark adds a turn of its own.
 CONTROL_TOKEN = re.compile(r"<\|[A-Za-z0-9_]{1,40}\|>|</?think>")
 

@@ -1,16 +1,18 @@
 """Which of a question's samples go into a training set: an account of all rows in flat arrays, and choices over it.
 
-One row of the account takes 29 bytes, so that a million teacher rows fit in some tens of megabytes.
+One row of the account takes 38 bytes, so that a million teacher rows fit in some tens of megabytes.
 """
 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cotkit.contamination import hash64
 from cotkit.filtering import Outcome
 from cotkit.jsonl import Row
+from cotkit.problems import TRUNCATED
 from cotkit.rules import REASONS
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class Account:
     def __init__(self) -> None:
         self._question, self._key, self._equations = array("Q"), array("Q"), array("Q")
         self._words, self._code, self._raw = array("I"), array("B"), array("B")
+        self._prompt_tokens, self._completion_tokens = array("I"), array("I")
 
     def add(self, row: Row, outcome: Outcome) -> None:
         self._question.append(hash64(row["id"]))
@@ -41,6 +44,8 @@ class Account:
         self._words.append(outcome.words)
         self._code.append(_CODES[outcome.rejection and outcome.rejection.reason])
         self._raw.append(outcome.raw_fits)
+        self._prompt_tokens.append(row["prompt_tokens"])
+        self._completion_tokens.append(row["completion_tokens"])
 
     def __len__(self) -> int:
         return len(self._key)
@@ -71,12 +76,50 @@ class Account:
 
         return _mask(np.unique(_view(self._question), return_index=True)[1], len(self))
 
-    def without_kept(self) -> Mask:
-        """The first row of each question of which no sample is kept."""
+    def _of_questions(self, rows: Mask) -> Mask:
+        """All rows of the questions that have one in `rows`."""
         import numpy as np
 
         questions = _view(self._question)
-        return self.first() & ~np.isin(questions, np.unique(questions[self.kept()]))
+        return np.isin(questions, np.unique(questions[rows]))
+
+    def again(self) -> tuple[Mask, list[str]]:
+        """The first row of each question of which no sample is kept but one could be; why not, for each of them.
+
+        A contaminated question is none: whatever the teacher writes about it goes. The reason is that of the first
+        row, or `truncated` if any sample was, since such a question needs a larger budget.
+        """
+        codes = _view(self._code)
+        rows = self.first() & ~self._of_questions(self.kept()) & ~self._of_questions(codes == _CODES["contaminated"])
+        cut = self._of_questions(codes == _CODES[TRUNCATED])
+        reasons = [TRUNCATED if was_cut else REASONS[code - 1] for code, was_cut in zip(codes[rows], cut[rows], strict=True)]
+        return rows, reasons
+
+    def rounds(self, sizes: Sequence[int]) -> list[Row]:
+        """Per round, of so many rows each: what was asked, kept and used; covered and total_tokens are cumulative.
+
+        `covered` are the questions with a kept sample so far, `coverage` is their share of all questions.
+        """
+        import numpy as np
+
+        questions, kept = _view(self._question), self.kept()
+        asked_in_all = int(self.first().sum())
+        rounds: list[Row] = []
+        start = 0
+        for number, end in enumerate(np.cumsum(sizes).tolist(), 1):
+            tokens = {
+                "prompt_tokens": int(_view(self._prompt_tokens)[start:end].sum()),
+                "completion_tokens": int(_view(self._completion_tokens)[start:end].sum()),
+            }
+            covered = len(np.unique(questions[:end][kept[:end]]))
+            so_far = rounds[-1]["total_tokens"] if rounds else 0
+            rounds.append({
+                "round": number, "problems": len(np.unique(questions[start:end])), "rows": end - start,
+                "kept": int(kept[start:end].sum()), **tokens, "covered": covered, "coverage": covered / asked_in_all,
+                "total_tokens": so_far + sum(tokens.values()),
+            })  # fmt: skip
+            start = end
+        return rounds
 
     def choose(self, among: Mask, select: str, cap: int | None) -> Mask:
         """At most `cap` of a question's rows in `among`; `first` and `shortest` choose one where no cap is given.

@@ -1,18 +1,23 @@
-"""The rows of training sets and of the next round's problems: passes over the teacher's and the kept rows, in order."""
+"""The rows of training sets, and the problems of the next round: passes over the teacher's and the kept rows, in order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cotkit import prompts
 from cotkit.answers import Grade, extract
 from cotkit.canonical import reasoning
 from cotkit.jsonl import Row, read
+from cotkit.problems import TRUNCATED
 from cotkit.selection import Account
 from cotkit.training_sets import Part, TrainingSet
+
+if TYPE_CHECKING:
+    from cotkit.selection import Mask
 
 # What a teacher adds to a problem; see teacher_cot.py.
 TEACHER_ONLY = frozenset(
@@ -62,10 +67,15 @@ class Source:
                 del prompt["output"]
                 yield {**prompt, "chosen": half["chosen"], "rejected": half["rejected"]}
 
-    def retry(self) -> Iterator[Row]:
-        """The problems of which no sample is kept, without the teacher's fields."""
-        for row in compress(self.teacher(), self.account.without_kept()):
-            yield {name: value for name, value in row.items() if name not in TEACHER_ONLY}
+
+def retry_rows(teacher: Iterator[Row], again: Mask, reasons: Sequence[str]) -> Iterator[Row]:
+    """The problems for another round, each with the reason in `retry`; one truncated earlier keeps its larger budget.
+
+    `again` and `reasons` are `Account.again`'s.
+    """
+    for row, reason in zip(compress(teacher, again), reasons, strict=True):
+        problem = {name: value for name, value in row.items() if name not in TEACHER_ONLY}
+        yield {**problem, "retry": TRUNCATED if row.get("retry") == TRUNCATED else reason}
 
 
 def wrong_target(row: Row) -> str:

@@ -113,8 +113,25 @@ python scripts/prepare_data.py --config "$preset/data.yaml" "${source_args[@]}" 
 enter teacher
 generate teacher_cot.py --config "$preset/teacher.yaml" --output_path "$run/teacher.jsonl" "${limits[@]}"
 
+# Later rounds ask only for problems without a kept sample. Which these are is settled once: rules that are changed
+# afterwards judge the samples of all rounds anew (--from filter), but ask for no more of them (--from teacher does).
+samples=("$run/teacher.jsonl")
+rounds="$(python scripts/preset.py "$preset" rounds)"
+for ((round = 2; round <= rounds; round++)); do
+  retry="$run/retry.round$round.jsonl"
+  echo "-- round $round"
+  stage=filter
+  python filter_teacher_cot.py --config "$preset/filter.yaml" --only_retry --input_path "${samples[-1]}" \
+    --output_path "$retry" "${redo[@]}"
+  stage=teacher
+  [[ -s "$retry" ]] || break
+  generate teacher_cot.py --config "$preset/teacher.yaml" --round "$round" --input_path "$retry" \
+    --output_path "$run/teacher.round$round.jsonl"
+  samples+=("$run/teacher.round$round.jsonl")
+done
+
 enter filter
-python filter_teacher_cot.py --config "$preset/filter.yaml" --input_path "$run/teacher.jsonl" \
+python filter_teacher_cot.py --config "$preset/filter.yaml" --input_path "${samples[@]}" \
   --output_path "$run/kept.jsonl" --dataset_dir "$run/datasets" "${redo[@]}"
 
 enter train

@@ -2,6 +2,7 @@
 
     python scripts/preset.py configs/smollm2_cpu datasets                 one data set a line
     python scripts/preset.py configs/smollm2_cpu methods [--methods all]  the methods to train, in order
+    python scripts/preset.py configs/smollm2_cpu rounds                   how often the teacher may be asked
 """
 
 from __future__ import annotations
@@ -36,9 +37,12 @@ def datasets_of(preset: Path) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset", type=Path)
-    parser.add_argument("what", choices=("datasets", "methods"))
+    parser.add_argument("what", choices=("datasets", "methods", "rounds"))
     parser.add_argument("--methods", metavar="LIST", help="a,b,c or all (default: the key `methods` of train.yaml)")
     args = parser.parse_args(argv)
+    if args.what == "rounds":
+        print(len(cli.rounds_of(args.preset / "teacher.yaml")))
+        return 0
     methods = [path.stem for path in methods_of(args.preset, args.methods)]
     print("\n".join(datasets_of(args.preset) if args.what == "datasets" else methods))
     return 0

@@ -1,7 +1,7 @@
 """One problem's way through all files of a run.
 
-Reads   <data_root>/*/*.jsonl, and in RUN teacher.jsonl, kept.jsonl, kept.rejected.jsonl, datasets/*.jsonl,
-        predictions/<dataset>/<method>.jsonl and .scores.jsonl, as far as they exist
+Reads   <data_root>/*/*.jsonl, and in RUN teacher.jsonl, teacher.round<N>.jsonl, kept.jsonl, kept.rejected.jsonl,
+        datasets/*.jsonl, predictions/<dataset>/<method>.jsonl and .scores.jsonl, as far as they exist
 Prints  question, gold answer, teacher samples with what became of them, training rows, predictions with their verdicts
 
     python scripts/trace.py gsm_symbolic-train-00007 --run outputs/smollm2_cpu
@@ -48,9 +48,11 @@ def teacher_samples(problem_id: str, run: Path) -> Iterator[str]:
     rejected = {
         row["sample"]: f"rejected, {row['reason']}: {row['detail']}" for row in rows_of(run / "kept.rejected.jsonl", problem_id)
     }
-    for row in rows_of(run / "teacher.jsonl", problem_id):
-        fate = {**rejected, **kept}.get(row["sample"], "not filtered yet")
-        yield section(f"teacher sample {row['sample']} ({row['finish_reason']}): {fate}", row["response"])
+    later = sorted(run.glob("teacher.round*.jsonl"), key=lambda path: (len(path.name), path.name))
+    for path in [run / "teacher.jsonl", *later]:
+        for row in rows_of(path, problem_id):
+            fate = {**rejected, **kept}.get(row["sample"], "not filtered yet")
+            yield section(f"teacher sample {row['sample']} ({row['finish_reason']}): {fate}", row["response"])
 
 
 def training_rows(problem: Row, run: Path) -> Iterator[str]:

@@ -174,9 +174,9 @@ def test_declared_sets_are_written_and_an_empty_one_is_left_out(tmp_path: Path):
 def test_problems_without_a_kept_sample_are_written_for_another_round(tmp_path: Path):
     run_filter(tmp_path, [teacher_row(4, WRONG), teacher_row(5, GOOD), teacher_row(5, "no", sample=1),
                           teacher_row(4, GOOD, sample=1)])  # fmt: skip
-    assert read_rows(tmp_path / "kept.retry.jsonl") == [problem(5)]
+    assert read_rows(tmp_path / "kept.retry.jsonl") == [{**problem(5), "retry": "wrong_answer"}]
     report = json.loads((tmp_path / "kept.report.json").read_text(encoding="utf-8"))
-    assert (report["problems"], report["problems_with_kept"], report["teacher_tokens"]) == (2, 1, 36)
+    assert (report["problems"], report["problems_with_kept"], report["rounds"][0]["total_tokens"]) == (2, 1, 72)
 
 
 def test_near_duplicates_and_contaminated_questions_go(tmp_path: Path):

@@ -74,7 +74,8 @@ def account(*entries: tuple[str, str | None, int, int]) -> Account:
     made = Account()
     for sample, (question, reason, words, equations) in enumerate(entries):
         rejection = Rejection(reason, "x") if reason else None
-        made.add({"id": question, "sample": sample}, filtering.Outcome(rejection, "", None, words, [], equations, True))
+        row = {"id": question, "sample": sample, "prompt_tokens": 10, "completion_tokens": words}
+        made.add(row, filtering.Outcome(rejection, "", None, words, [], equations, True))
     return made
 
 
@@ -96,10 +97,21 @@ def test_pairs_and_problems_without_a_sample():
     made = account(*ENTRIES)
     chosen, rejected = made.pairs()
     assert (chosen.nonzero()[0].tolist(), rejected.nonzero()[0].tolist()) == ([2], [6])
-    assert made.without_kept().nonzero()[0].tolist() == [1]
+    assert [part if isinstance(part, list) else part.nonzero()[0].tolist() for part in made.again()] == [[1], ["wrong_answer"]]
     assert made.first().nonzero()[0].tolist() == [0, 1, 7]
     assert made.repeated() is None
     assert not any(mask.any() for mask in account(("a", None, 3, 1)).pairs())
+
+
+def test_what_is_asked_again_and_what_rounds_cost():
+    made = account(("a", "length", 3, 1), ("b", "wrong_answer", 9, 0), ("c", None, 5, 1), ("d", "contaminated", 1, 1),
+                   ("b", "truncated", 9, 0), ("a", None, 2, 1))  # fmt: skip
+    assert [part if isinstance(part, list) else part.nonzero()[0].tolist() for part in made.again()] == [[1], ["truncated"]]
+    rounds = made.rounds([4, 2])
+    assert [(row["problems"], row["rows"], row["kept"], row["covered"], row["coverage"]) for row in rounds] == [
+        (4, 4, 1, 1, 0.25), (2, 2, 1, 2, 0.5)]  # fmt: skip
+    assert [(row["prompt_tokens"], row["completion_tokens"], row["total_tokens"]) for row in rounds] == [
+        (40, 18, 58), (20, 11, 89)]  # fmt: skip
 
 
 def test_equations_count_once_whatever_the_words_and_the_order():
