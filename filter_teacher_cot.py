@@ -44,9 +44,11 @@ from cotkit.training_sets import parse_sets, write_dataset_info, write_training_
 # Starting a process that counts tokens takes some seconds: so many bytes of rows are judged here in the same time.
 SMALL_INPUT_BYTES = 20 * 2**20
 
+Judged = tuple[Row, Outcome]
 
-def outcomes(args: argparse.Namespace, plan: Plan, teacher: TeacherFiles, account: Account) -> Iterator[tuple[Row, Outcome]]:
-    """Every row with what was found in it, entered into the account. Raises DataError for a row that has no business here."""
+
+def outcomes(args: argparse.Namespace, plan: Plan, teacher: TeacherFiles, account: Account) -> Iterator[Judged]:
+    """Every row with what was found in it, entered into the account. Raises DataError for a row of no problem."""
     near_duplicates = NearDuplicates(plan.parameters, "near_duplicate" not in args.skip_rules)
     problem_ids = None
     if args.problems_path is not None:
@@ -60,7 +62,7 @@ def outcomes(args: argparse.Namespace, plan: Plan, teacher: TeacherFiles, accoun
     teacher.refuse_repeated(account)
 
 
-def split(judged_rows: Iterable[tuple[Row, Outcome]], outputs: dict[str, Path]) -> Iterator[tuple[Row, Outcome]]:
+def split(judged_rows: Iterable[Judged], outputs: dict[str, Path]) -> Iterator[Judged]:
     """Writes each row to the kept or the rejected file as it passes."""
     with AtomicWriter(outputs["kept"]) as kept, AtomicWriter(outputs["rejected"]) as rejected:
         for row, outcome in judged_rows:
@@ -120,7 +122,9 @@ def inputs_of(args: argparse.Namespace) -> dict[str, Input]:
     return {name: Input(path) for name, path in named.items() if path is not None}
 
 
-def run(args: argparse.Namespace, plan: Plan, outputs: dict[str, Path], manifest: Manifest, folder: Path, rules: Row) -> None:
+def run(
+    args: argparse.Namespace, plan: Plan, outputs: dict[str, Path], manifest: Manifest, folder: Path, rules: Row
+) -> None:
     """Judges all rows and writes all outputs; the manifest is the last."""
     manifest.begin()
     teacher, tally, account = TeacherFiles(args.input_path, args.limit), Tally(args.seed), Account()

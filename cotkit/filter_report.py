@@ -14,8 +14,8 @@ from cotkit.jsonl import Row
 from cotkit.rules import REASONS
 
 EXAMPLES = 10
-ROUNDS_HEAD = ("round", "problems asked", "rows", "kept rows", "prompt tokens", "completion tokens", "problems with a kept row",
-               "coverage", "tokens in all")  # fmt: skip
+ROUNDS_HEAD = ("round", "problems asked", "rows", "kept rows", "prompt tokens", "completion tokens",
+               "problems with a kept row", "coverage", "tokens in all")  # fmt: skip
 CUMULATIVE = "The last three columns are cumulative; tokens are those of prompts and completions together."
 SHOWN = 600  # characters of a response in the report
 
