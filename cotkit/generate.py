@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from cotkit import cli
 from cotkit.files import DataError
 from cotkit.prompts import Message
 
-BACKENDS = ("transformers", "fake")
+BACKENDS = ("transformers", "vllm", "fake")
 FINISH_REASONS = ("stop", "answer", "length", "error")
 
 
@@ -82,13 +83,26 @@ def add_arguments(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
     """The flags of stages 1 and 4 that say what runs and how; `max_new_tokens` is the stage's default."""
     engine = parser.add_argument_group("model and engine")
     engine.add_argument("--backend", choices=BACKENDS, default="transformers", help="default transformers; fake has no model")
-    engine.add_argument("--batch_size", type=cli.positive_int, default=16, help="rows decoded together (default 16)")
+    engine.add_argument("--batch_size", type=cli.positive_int, default=16, help="transformers: rows decoded together (default 16)")
     engine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     engine.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
         help="auto: the model's own on a GPU, float32 on a CPU, where texts then do not depend on the batch",
+    )
+    vllm = parser.add_argument_group("vllm (--backend vllm; needs the environment of requirements-vllm.txt)")
+    vllm.add_argument("--tensor_parallel_size", type=cli.positive_int, default=1, metavar="N", help="GPUs a model (default 1)")
+    vllm.add_argument(
+        "--gpu_memory_utilization",
+        type=float,
+        metavar="SHARE",
+        help="share of the memory that an engine may take (default: vLLM's own on a GPU, 2 GiB for the cache on a CPU)",
+    )
+    vllm.add_argument(
+        "--merge_adapter",
+        action=argparse.BooleanOptionalAction,
+        help="merge the adapter into a copy of the weights (default: on a CPU, where vLLM's adapter kernels are slow)",
     )
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--max_new_tokens", type=cli.positive_int, default=max_new_tokens, metavar="N")
@@ -139,6 +153,8 @@ def check_model(name: str, backend: str = "transformers") -> None:
     """Raises DataError, in a moment, if `name` looks like a folder and is not a model's."""
     if backend == "fake":
         return
+    if backend == "vllm" and find_spec("vllm") is None:
+        raise DataError("--backend vllm: vLLM is not installed here; it has an environment of its own, requirements-vllm.txt")
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():

@@ -40,8 +40,8 @@ def encode(tokenizer: Any, messages: list[Message], thinking: bool) -> list[int]
 
 
 def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
-    """The text of a completion."""
-    return tokenizer.decode(tokens, skip_special_tokens=True)
+    """The text of a completion as the model wrote it: some tokenizers would take out spaces before punctuation."""
+    return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def answered(tokenizer: Any, tokens: Sequence[int]) -> str | None:
@@ -49,7 +49,7 @@ def answered(tokenizer: Any, tokens: Sequence[int]) -> str | None:
 
     A line is complete when its newline is there, so only a token with a newline needs a look at the whole text.
     """
-    if "\n" not in tokenizer.decode([tokens[-1]]):
+    if "\n" not in decode(tokenizer, tokens[-1:]):
         return None
     text = decode(tokenizer, tokens)
     end = answer_line_end(text)
@@ -69,7 +69,9 @@ def turn_end_ids(tokenizer: Any, generation_config: Any) -> set[int]:
 def load_model(model_name: str, adapter: str | None, dtype: Any) -> Any:
     """The model on the CPU, the adapter merged into its weights. Raises DataError if there is no such model."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     if adapter is not None:
         check_adapter(model_name, Path(adapter))
     try:
