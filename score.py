@@ -2,6 +2,7 @@
 
 Reads   <data_root>/<dataset>/test.jsonl    problems
         predictions                         (see infer_parallel.py)
+        <stem>.critic.json                  ratings, if scripts/critic.py made some
 Writes  <stem>.scores.jsonl     {"id": "gsm8k-test-00000", "sample": 0, "extracted": "18", "verdict": "correct", "words": 61,
                                 "words_to_answer": 61, "critic": null, "finish_reason": "stop", "completion_tokens": 98,
                                 "steps": 3, "steps_right": 3}
@@ -25,15 +26,17 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby, islice, tee
 from pathlib import Path
 
-from cotkit import cli
+from cotkit import cli, critic
 from cotkit.answers import Grade, Item, grade_many
 from cotkit.files import AtomicWriter, DataError, Lock
-from cotkit.jsonl import Row, dumps, read_json, write_json_atomic
-from cotkit.manifest import Input, Manifest, path_for
-from cotkit.pairing import Predictions, Problems
+from cotkit.jsonl import Row, dumps, write_json_atomic
+from cotkit.manifest import Input, Manifest
+from cotkit.pairing import Predictions, Problems, rows_asked
 from cotkit.problems import DATASETS, problem_path
 from cotkit.seed_protocol import grade_seed
 from cotkit.summary import SCHEMA, Strata, Tally, one_line, score_row
+
+Ratings = dict[tuple[str, int], float | None]  # the critic's, by (id, sample)
 
 
 def build_parser() -> cli.Parser:
@@ -58,14 +61,14 @@ def grade_pairs(pairs: Iterable[tuple[Row, Row]], protocol: str) -> Iterator[Gra
     return grade_seed(items) if protocol == "seed" else grade_many(items)
 
 
-def write_scores(path: Path, pairs: Iterator[tuple[Row, Row]], tally: Tally) -> None:
+def write_scores(path: Path, pairs: Iterator[tuple[Row, Row]], tally: Tally, ratings: Ratings) -> None:
     """Grades all pairs and writes their scores as they come; the grader reads ahead by a bounded number."""
     ahead, behind = tee(pairs)
     graded = zip(behind, grade_pairs(ahead, tally.protocol), strict=True)
     with AtomicWriter(path) as writer:
         for _, group in groupby(graded, key=lambda entry: entry[0][0]["id"]):
             entries = list(group)
-            scores = [score_row(row, grade, tally.protocol) for (_, row), grade in entries]
+            scores = [score_row(row, grade, tally.protocol, ratings.get((row["id"], row["sample"]))) for (_, row), grade in entries]
             for score in scores:
                 writer.write(dumps(score))
             tally.add(entries[0][0][0], scores)
@@ -84,14 +87,6 @@ def explain(args: argparse.Namespace, problems: Problems, predictions: Predictio
     return 0
 
 
-def rows_asked(pred_path: Path) -> int | None:
-    """On how many problems the predictions were made, by their manifest; None without one, and all problems count."""
-    manifest_path = path_for(pred_path)
-    if not manifest_path.is_file():
-        return None
-    return read_json(manifest_path)["inputs"]["problems"]["rows"]
-
-
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse(argv)
     path = problem_path(args.data_root, args.dataset, args.split)
@@ -101,11 +96,13 @@ def main(argv: list[str] | None = None) -> int:
         return explain(args, problems, predictions)
     summary_path = args.output_path or args.pred_path.with_suffix(".summary.json")
     scores_path = summary_path.with_name(summary_path.name.removesuffix(".json").removesuffix(".summary") + ".scores.jsonl")
+    rated = critic.load(args.pred_path, args.dataset)
+    critic_input = {"critic": Input(critic.path_for(args.pred_path))} if rated else {}
     manifest = Manifest(
         "score",
         summary_path,
         {"dataset": args.dataset, "split": args.split, "protocol": args.protocol, "schema": SCHEMA},
-        {"problems": Input(path, problems), "predictions": Input(args.pred_path)},
+        {"problems": Input(path, problems), "predictions": Input(args.pred_path), **critic_input},
         derived=True,
         overwrite=args.overwrite,
     )
@@ -121,11 +118,15 @@ def main(argv: list[str] | None = None) -> int:
     with Lock(summary_path):
         manifest.begin()
         tally = Tally(args.dataset, args.protocol, len(predictions.samples), Strata(problems))
-        write_scores(scores_path, predictions.pairs(problems), tally)
-        summary = {**tally.summary(), "problems_sha256": manifest.inputs["problems"].describe()["sha256"]}
+        write_scores(scores_path, predictions.pairs(problems), tally, critic.by_item(rated))
+        summary = {
+            **tally.summary(),
+            "critic": critic.describe(rated) if rated else None,
+            "problems_sha256": manifest.inputs["problems"].describe()["sha256"],
+        }
         write_json_atomic(summary_path, summary)
         manifest.finish([summary_path, scores_path], {"n": summary["n"], "verdicts": summary["verdicts"]})
-    print(one_line(summary))
+    print(one_line(summary), *(critic.lines(summary["critic"]) if rated else ()), sep="\n  ")
     return 0
 
 

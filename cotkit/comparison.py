@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from math import lcm
 from pathlib import Path
@@ -34,6 +35,7 @@ class Run:
     seed: int | None
     summary: Row
     correct: dict[str, Counts]
+    critic: dict[str, float] = field(default_factory=dict)  # the ratings that there are
 
     def scores(self, ids: Iterable[str]) -> list[float]:
         return [self.correct[name][0] / self.correct[name][1] for name in ids]
@@ -61,16 +63,17 @@ def load_method_files(summary_path: Path) -> tuple[str, Run]:
     if summary["dataset"] != summary_path.parent.name:
         raise DataError(f"{summary_path}: scores of {summary['dataset']} in the folder of {summary_path.parent.name}")
     scores_path = summary_path.with_name(f"{stem}.scores.jsonl")
-    correct = read_scores(scores_path)
+    correct, critic = read_scores(scores_path)
     if sum(samples for _, samples in correct.values()) != summary["n"]:
         raise DataError(f"{scores_path}: holds another number of items than {summary_path.name}; run score.py again")
     match = SEED_SUFFIX.fullmatch(stem)
-    return (match[1] if match else stem), Run(stem, int(match[2]) if match else None, summary, correct)
+    return (match[1] if match else stem), Run(stem, int(match[2]) if match else None, summary, correct, critic)
 
 
-def read_scores(path: Path) -> dict[str, Counts]:
-    """Counts by question. Raises DataError for a repeated key or a question that lacks samples others have."""
+def read_scores(path: Path) -> tuple[dict[str, Counts], dict[str, float]]:
+    """Counts and the critic's ratings by question. Raises DataError for a repeated key or a question that lacks samples others have."""
     right, samples = Counter[str](), Counter[str]()
+    critic: dict[str, float] = {}
     seen: dict[tuple[str, int], int] = {}
     for number, row in read_numbered(path):
         require(row, SCORE_FIELDS, f"{path}:{number}")
@@ -80,11 +83,13 @@ def read_scores(path: Path) -> dict[str, Counts]:
             raise DataError(f"{path}:{number}: {key} stands already in line {line}; run score.py again")
         samples[row["id"]] += 1
         right[row["id"]] += row["verdict"] == "correct"
+        if row.get("critic") is not None:
+            critic[row["id"]] = row["critic"]
     most = max(samples.values(), default=0)
     short = [name for name, number in samples.items() if number < most]
     if short:
         raise DataError(f"{path}: {_some(short)} with fewer than {most} samples; run score.py again")
-    return {name: (right[name], number) for name, number in samples.items()}
+    return {name: (right[name], number) for name, number in samples.items()}, critic
 
 
 def load_run(folder: Path, reference: str) -> dict[str, list[Method]]:
@@ -120,6 +125,9 @@ def check_comparable(dataset: str, runs: list[Run]) -> None:
                 raise DataError(f"{pair} on different questions; {two.stem} lacks {_some(missing)}; is the limit the same?")
         if other.summary["problems_sha256"] != first.summary["problems_sha256"]:
             raise DataError(f"{pair} against different problem files; run score.py again on both")
+    judges = {json.dumps(run.summary["critic"]["judge"], sort_keys=True) for run in runs if run.summary.get("critic")}
+    if len(judges) > 1:
+        raise DataError(f"{dataset}: its methods were rated by different judges; run scripts/critic.py on all at once")
 
 
 def _some(ids: list[str]) -> str:
@@ -197,7 +205,22 @@ def compare_pair(method: Method, reference: Method, ids: list[str], alpha: float
         **figures,
         "fixed": [name for name, a, b in both if a > b],
         "broken": [name for name, a, b in both if a < b],
+        "critic": compare_critic(method, reference, seed),
     }
+
+
+def compare_critic(method: Method, reference: Method, seed: int) -> Row | None:
+    """The paired difference of the critic's ratings, on the questions where all runs of both have one."""
+    runs = [*method.runs, *reference.runs]
+    if not all(run.critic for run in runs):
+        return None
+    rated = [name for name in runs[0].critic if all(name in run.critic for run in runs)]
+    if not rated:
+        return None
+    ours, theirs = ([fmean(run.critic[name] for run in side.runs) for name in rated] for side in (method, reference))
+    difference, low, high = stats.paired_bootstrap(ours, theirs, seed=seed, repetitions=REPETITIONS, confidence=CONFIDENCE)
+    reliable = all(run.summary["critic"]["reliable"] for run in runs)
+    return {"difference": difference, "low": low, "high": high, "questions": len(rated), "reliable": reliable}
 
 
 def _one_run_each(method: Run, reference: Run, ids: list[str], alpha: float, seed: int) -> Row:

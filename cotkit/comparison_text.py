@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from statistics import fmean
 
+from cotkit.critic import lines as critic_lines
 from cotkit.jsonl import Row
 from cotkit.tables import Table
 
@@ -63,6 +64,8 @@ def markdown(comparison: Row) -> str:
             lines += [dataset["finding"], ""]
         lines += [*methods_table(dataset).lines(), ""]
         lines += [*pairs_table(dataset).lines(), ""] if dataset["pairs"] else []
+        if critic := list(critic_figures(dataset)):
+            lines += [*(f"- {line}" for line in critic), ""]
     return "\n".join([*lines, *reading_help(comparison)]) + "\n"
 
 
@@ -113,6 +116,21 @@ def _pair_cells(pair: Row) -> list[str]:
         f"{100 * pair['smallest']:.1f}",
         pair["verdict"],
     ]
+
+
+def critic_figures(dataset: Row) -> Iterable[str]:
+    """The critic's figures, each with its judge's controls beside it."""
+    for method in dataset["methods"]:
+        for run in method["runs"]:
+            if run.get("critic"):
+                yield from (f"{run['stem']}, {line}" for line in critic_lines(run["critic"]))
+    for pair in dataset["pairs"]:
+        if found := pair["critic"]:
+            doubt = "" if found["reliable"] else ", not to be relied on"
+            yield (
+                f"critic, {pair['method']} against {pair['reference']}: {found['difference']:+.2f} "
+                f"[{found['low']:+.2f}, {found['high']:+.2f}] on {found['questions']} questions{doubt}"
+            )
 
 
 def reading_help(comparison: Row) -> Iterable[str]:

@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 
 from cotkit.files import DataError, open_input
-from cotkit.jsonl import Row, loads, read, read_numbered, require
+from cotkit.jsonl import Row, loads, read, read_json, read_numbered, require
 from cotkit.keys import KeyTable
+from cotkit.manifest import path_for
 from cotkit.problems import checked_problems, with_id
 from cotkit.shards import show
 
@@ -84,3 +85,11 @@ class Predictions:
         for problem in problems:
             for sample in self.samples:
                 yield problem, self.get(problem["id"], sample)
+
+
+def rows_asked(predictions: Path) -> int | None:
+    """On how many problems the predictions were made, by their manifest; None without one, and all problems count."""
+    manifest_path = path_for(predictions)
+    if not manifest_path.is_file():
+        return None
+    return read_json(manifest_path)["inputs"]["problems"]["rows"]

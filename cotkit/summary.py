@@ -21,7 +21,7 @@ SCHEMA = 2  # of both files; compare.py refuses another
 CORRECT = "the gold answer"  # the class of all correct answers in a vote; no answer has a name of this kind
 
 
-def score_row(row: Row, grade: Grade, protocol: str) -> Row:
+def score_row(row: Row, grade: Grade, protocol: str, critic: float | None = None) -> Row:
     """One per-item record. Words are separated by white space; the seed protocol knows only whole texts.
 
     `steps` counts the equations of the reasoning up to its answer that can be checked, `steps_right` the true ones.
@@ -36,7 +36,7 @@ def score_row(row: Row, grade: Grade, protocol: str) -> Row:
         "verdict": grade.verdict,
         "words": len(row["response"].split()),
         "words_to_answer": len(reasoning.split()),
-        "critic": None,
+        "critic": critic,
         "finish_reason": row["finish_reason"],
         "completion_tokens": row.get("completion_tokens"),
         "steps": len(steps),

@@ -13,7 +13,6 @@ of one equation changed, a sentence looped, the end cut off, an invented second 
 from __future__ import annotations
 
 import random
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -21,15 +20,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cotkit import cli
+from cotkit import cli, planting
 from cotkit.filtering import Judge, Outcome, Plan
 from cotkit.jsonl import Row, read, write_json_atomic
 from cotkit.record import Parameters
-
-_MARK = re.compile(r"<<[^<>\n]*>>")
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
-# Two numbers, an operator between them and the result: an equation with a variable (2x + 8 = 66) is no false arithmetic.
-_EQUATION = re.compile(r"\d[)\s]*[-+*/][ $]*[\d,.]*\d\s*=\s*\$?(\d+)(?=[.\s]|$)")
 
 Plant = Callable[[Row, random.Random], Row | None]
 
@@ -48,39 +42,10 @@ def official(path: Path) -> list[Row]:
     return rows
 
 
-def _other_number(text: str, rng: random.Random) -> str:
-    """A number of as many digits that differs."""
-    while True:
-        changed = re.sub(r"\d", lambda digit: str(rng.randrange(1, 10)), text)
-        if changed != text:
-            return changed
-
-
-def change_number_in_mark(row: Row, rng: random.Random) -> Row | None:
-    """One number inside one calculator mark; a mark with a zero is passed over, since 0*3 = 0*4."""
-    marks = [mark for mark in _MARK.finditer(row["response"]) if not re.search(r"(?<![\d.])0(?![\d.])", mark[0])]
-    marks = [mark for mark in marks if re.search(r"\d\s*[-+*/]", mark[0])]
-    if not marks:
-        return None
-    mark = rng.choice(marks)
-    number = rng.choice(list(_NUMBER.finditer(mark[0])))
-    start, end = mark.start() + number.start(), mark.start() + number.end()
-    changed = _other_number(number[0], rng)
-    return {**row, "response": row["response"][:start] + changed + row["response"][end:]}
-
-
-def change_number_in_text(row: Row, rng: random.Random) -> Row | None:
-    """The result of one equation of the text without its marks, as teachers write it."""
-    text = _MARK.sub("", row["response"])
-    found = list(_EQUATION.finditer(text))
-    if not found:
-        return None
-    number = rng.choice(found)
-    return {**row, "response": text[: number.start(1)] + _other_number(number[1], rng) + text[number.end(1) :]}
-
-
 def change_number(row: Row, rng: random.Random) -> Row | None:
-    return (change_number_in_mark if rng.random() < 0.5 else change_number_in_text)(row, rng)
+    """One number of one equation is wrong."""
+    changed = planting.change_number(row["response"], rng)
+    return None if changed is None else {**row, "response": changed}
 
 
 def loop_sentence(row: Row, rng: random.Random) -> Row | None:

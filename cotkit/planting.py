@@ -1,0 +1,46 @@
+"""One wrong number planted in a right solution: the control of whoever claims to see wrong steps."""
+
+from __future__ import annotations
+
+import random
+import re
+
+_MARK = re.compile(r"<<[^<>\n]*>>")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+# Two numbers, an operator between them and the result: an equation with a variable (2x + 8 = 66) is no false arithmetic.
+_EQUATION = re.compile(r"\d[)\s]*[-+*/][ $]*[\d,.]*\d\s*=\s*\$?(\d+)(?=[.\s]|$)")
+
+
+def change_number(text: str, rng: random.Random) -> str | None:
+    """`text` with one number of one equation changed, in a calculator mark or beside them; None if it holds none."""
+    return (change_number_in_mark if rng.random() < 0.5 else change_number_in_text)(text, rng)
+
+
+def change_number_in_mark(text: str, rng: random.Random) -> str | None:
+    """One number inside one calculator mark; a mark with a zero is passed over, since 0*3 = 0*4."""
+    marks = [mark for mark in _MARK.finditer(text) if not re.search(r"(?<![\d.])0(?![\d.])", mark[0])]
+    marks = [mark for mark in marks if re.search(r"\d\s*[-+*/]", mark[0])]
+    if not marks:
+        return None
+    mark = rng.choice(marks)
+    number = rng.choice(list(_NUMBER.finditer(mark[0])))
+    start, end = mark.start() + number.start(), mark.start() + number.end()
+    return text[:start] + _other_number(number[0], rng) + text[end:]
+
+
+def change_number_in_text(text: str, rng: random.Random) -> str | None:
+    """The result of one equation of the text without its marks, as teachers write it."""
+    text = _MARK.sub("", text)
+    found = list(_EQUATION.finditer(text))
+    if not found:
+        return None
+    number = rng.choice(found)
+    return text[: number.start(1)] + _other_number(number[1], rng) + text[number.end(1) :]
+
+
+def _other_number(text: str, rng: random.Random) -> str:
+    """A number of as many digits that differs."""
+    while True:
+        changed = re.sub(r"\d", lambda digit: str(rng.randrange(1, 10)), text)
+        if changed != text:
+            return changed
