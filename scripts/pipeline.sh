@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a preset end to end: data, teacher, filter, train, infer, score, compare, report. A rerun skips what is finished.
+# Runs a preset end to end: data, teacher, filter, train, infer, critic, score, compare, report. A rerun skips what is finished.
 #
 #   bash scripts/pipeline.sh                              configs/smollm2_cpu, a real small model on a CPU
 #   bash scripts/pipeline.sh configs/qwen2_1.5b
@@ -15,7 +15,7 @@
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
-STAGES=(data teacher filter train infer score compare report)
+STAGES=(data teacher filter train infer critic score compare report)
 preset=configs/smollm2_cpu limit="" from="" source_dir="" output_root=outputs wanted=""
 seeds=()
 while [[ $# -gt 0 ]]; do
@@ -156,6 +156,20 @@ for dataset in "${datasets[@]}"; do
     generate infer_parallel.py --config "$preset/infer.yaml" --dataset "$dataset" "${adapter[@]}" \
       --output_path "$run/predictions/$dataset/$method.jsonl" "${limits[@]}"
   done
+done
+
+enter critic
+for dataset in "${datasets[@]}"; do
+  [[ -f "$preset/critic.yaml" ]] || {
+    echo "no critic.yaml in $preset: nothing is rated"
+    break
+  }
+  paths=("${variants[@]/#/$run/predictions/$dataset/}")
+  status=0
+  python scripts/critic.py --config "$preset/critic.yaml" --dataset "$dataset" --pred_path "${paths[@]/%/.jsonl}" \
+    "${redo[@]}" || status=$?
+  # 3: the judge gave too few ratings; whoever reads them is told so.
+  [[ $status -eq 0 || $status -eq 3 ]] || exit "$status"
 done
 
 enter score

@@ -18,6 +18,7 @@ from cotkit.files import DataError
 from cotkit.problems import DATASETS
 from cotkit.train_config import methods_of
 
+CRITIC_FILE = "critic.yaml"  # the one stage that a preset may do without
 STAGE_FILES = ("data.yaml", "teacher.yaml", "filter.yaml", "infer.yaml", "score.yaml")
 
 
@@ -25,6 +26,8 @@ def datasets_of(preset: Path) -> list[str]:
     """The data sets of a preset. Raises DataError where a stage's file is missing or cannot be parsed."""
     for name in STAGE_FILES:
         cli.read_yaml(preset / name)
+    if (preset / CRITIC_FILE).exists():
+        cli.read_yaml(preset / CRITIC_FILE)
     for method in methods_of(preset):
         cli.read_yaml(method)
     names, line = cli.read_yaml(preset / "data.yaml").get("dataset", ([], 1))

@@ -15,7 +15,7 @@ from cotkit.files import DataError
 SCRIPTS = ["teacher_cot.py", "filter_teacher_cot.py", "infer_parallel.py", "score.py"]
 SCRIPTS += [f"scripts/{path.name}" for path in (ROOT / "scripts").glob("*.py")]
 STAGE_OF = {"data": "scripts/prepare_data.py", "teacher": "teacher_cot.py", "filter": "filter_teacher_cot.py"}
-STAGE_OF |= {"infer": "infer_parallel.py", "score": "score.py"}
+STAGE_OF |= {"infer": "infer_parallel.py", "critic": "scripts/critic.py", "score": "score.py"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -41,6 +41,7 @@ def test_every_stage_yaml_is_accepted_by_its_script(config: Path, tmp_path: Path
     words |= {"filter": ["--input_path", tmp_path / "none", "--output_path", tmp_path / "o"]}
     words["infer"] += ["--data_root", tmp_path]
     words["score"] += ["--data_root", tmp_path]
+    words["critic"] = words["score"]
     done = run_script(STAGE_OF[config.stem], "--config", config, *words[config.stem], "--dry-run", check=False)
     assert "Traceback" not in done.stderr
     assert f"{config}:" not in done.stderr
