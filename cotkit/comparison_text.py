@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from statistics import fmean
 
-from cotkit.critic import lines as critic_lines
+from cotkit import critic
 from cotkit.jsonl import Row
 from cotkit.tables import Table
 
@@ -64,8 +64,10 @@ def markdown(comparison: Row) -> str:
             lines += [dataset["finding"], ""]
         lines += [*methods_table(dataset).lines(), ""]
         lines += [*pairs_table(dataset).lines(), ""] if dataset["pairs"] else []
-        if critic := list(critic_figures(dataset)):
-            lines += [*(f"- {line}" for line in critic), ""]
+        if table := critic_table(dataset):
+            lines += [*table.lines(), ""]
+        if ratings := critic_pairs(dataset):
+            lines += [ratings, ""]
     return "\n".join([*lines, *reading_help(comparison)]) + "\n"
 
 
@@ -118,19 +120,28 @@ def _pair_cells(pair: Row) -> list[str]:
     ]
 
 
-def critic_figures(dataset: Row) -> Iterable[str]:
-    """The critic's figures, each with its judge's controls beside it."""
-    for method in dataset["methods"]:
-        for run in method["runs"]:
-            if run.get("critic"):
-                yield from (f"{run['stem']}, {line}" for line in critic_lines(run["critic"]))
-    for pair in dataset["pairs"]:
-        if found := pair["critic"]:
-            doubt = "" if found["reliable"] else ", not to be relied on"
-            yield (
-                f"critic, {pair['method']} against {pair['reference']}: {found['difference']:+.2f} "
-                f"[{found['low']:+.2f}, {found['high']:+.2f}] on {found['questions']} questions{doubt}"
-            )
+def critic_table(dataset: Row) -> Table | None:
+    """One line a rated run and criterion, the judge's controls beside each figure; None where nothing was rated."""
+    rows = [
+        [run["stem"], name, *critic.cells(criterion)]
+        for method in dataset["methods"]
+        for run in method["runs"]
+        if run.get("critic")
+        for name, criterion in run["critic"]["criteria"].items()
+    ]
+    header = ["critic of", "criterion", "rating 1 to 5 [95 %]", "rated", "controls", "judge"]
+    return Table(header, rows) if rows else None
+
+
+def critic_pairs(dataset: Row) -> str:
+    """The paired differences of the critic's ratings, as one sentence; "" where there are none."""
+    found = [
+        f"{pair['method']} against {pair['reference']} {rated['difference']:+.2f} [{rated['low']:+.2f}, {rated['high']:+.2f}]"
+        f" on {rated['questions']} questions{'' if rated['reliable'] else ' (not to be relied on)'}"
+        for pair in dataset["pairs"]
+        if (rated := pair["critic"])
+    ]
+    return f"Ratings of the same problems: {'; '.join(found)}." if found else ""
 
 
 def reading_help(comparison: Row) -> Iterable[str]:

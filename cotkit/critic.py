@@ -175,17 +175,23 @@ def _describe_criterion(record: Row, criterion: str) -> Row:
 
 
 def lines(critic: Row) -> list[str]:
-    """For the reader: every figure with the controls beside it."""
-    found = []
-    for name, row in critic["criteria"].items():
-        mean = "no rating" if row["mean"] is None else f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-        controls = ", ".join(control_text(control, row) for control, row in row["controls"].items())
-        verdict = "the judge passes" if row["reliable"] else f"NOT TO BE RELIED ON, fails {', '.join(row['failed'])}"
-        found.append(f"critic, {name}: {mean}, {row['rated']} of {row['asked']} rated; controls: {controls}; {verdict}")
-    return found
+    """One line a criterion: the figure with the judge's controls beside it."""
+    told = {name: cells(row) for name, row in critic["criteria"].items()}
+    return [f"critic, {name}: {mean}, {rated}; {judge}: {controls}" for name, (mean, rated, controls, judge) in told.items()]
 
 
-def control_text(name: str, control: Row) -> str:
-    """One control's figure beside what it must reach."""
+def cells(criterion: Row) -> tuple[str, str, str, str]:
+    """(rating with its interval, how many were rated, the judge's controls, whether it may be relied on), for a reader."""
+    if criterion["mean"] is None:
+        mean = "no rating"
+    else:
+        mean = f"{criterion['mean']:.2f} [{criterion['low']:.2f}, {criterion['high']:.2f}]"
+    few = criterion["rated"] < MIN_COVERAGE * criterion["asked"]
+    rated = f"{criterion['rated']} of {criterion['asked']} rated" + few * f" (needs {MIN_COVERAGE:.0%})"
+    controls = ", ".join(_control(name, control) for name, control in criterion["controls"].items())
+    return mean, rated, controls, "judge passes" if criterion["reliable"] else "NOT TO BE RELIED ON"
+
+
+def _control(name: str, control: Row) -> str:
     value = "none" if control["value"] is None else f"{control['value']:.2f}"
-    return f"{name} {value} ({control['needs']} {control['limit']:g}, n {control['n']})"
+    return f"{name} {value}" if control["passed"] else f"{name} {value} (n {control['n']}, needs {control['needs']} {control['limit']:g})"

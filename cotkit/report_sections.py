@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from cotkit import plots
-from cotkit.comparison_text import methods_table, pairs_table, reading_help
+from cotkit.comparison_text import critic_pairs, critic_table, methods_table, pairs_table, reading_help
 from cotkit.jsonl import Row
 from cotkit.plots import Interval, Point
 from cotkit.report_page import Part, Picture, Section
@@ -48,6 +48,8 @@ def _dataset_parts(dataset: Row, comparison: Row) -> Iterator[Part]:
         said = ", ".join(f"{item.label} {100 * item.value:+.1f} points" for item in intervals)
         yield Part(picture=Picture(f"{name}-differences", figure, said))
         yield Part(table=pairs_table(dataset))
+    if ratings := critic_table(dataset):
+        yield Part(critic_pairs(dataset), table=ratings)
 
 
 def _mean_words(method: Row) -> float:

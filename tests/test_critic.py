@@ -157,8 +157,8 @@ def test_ratings_reach_scores_and_comparison(monkeypatch: pytest.MonkeyPatch, fo
     capsys.readouterr()
     assert compare.main([str(folder.parents[1])]) == 0
     text = capsys.readouterr().out
-    assert "- distilled, critic, validity: 5.00 [5.00, 5.00], 30 of 30 rated; controls: gold 5.00 (at least 4.5, n 20)" in text
-    assert "- critic, distilled against baseline: +4.00 [+4.00, +4.00] on 30 questions\n" in text
+    assert "| distilled | validity | 5.00 [5.00, 5.00] | 30 of 30 rated | gold 5.00, other gold 1.00, wrong step 1.00" in text
+    assert "Ratings of the same problems: distilled against baseline +4.00 [+4.00, +4.00] on 30 questions.\n" in text
 
 
 def test_the_subset_is_the_same_whatever_the_order():
@@ -210,7 +210,9 @@ def test_a_judge_that_never_rates_has_no_figure(monkeypatch: pytest.MonkeyPatch,
     code, _ = run_critic(monkeypatch, folder, talkative, "--criteria", "clarity", "--controls", "20", "--critic_limit", "5")
     found = score_all(folder)["baseline"]
     assert code == 3 and not found["reliable"]
-    assert critic.lines(found)[0].startswith("critic, clarity: no rating, 0 of 5 rated; controls: gold none (at least 4.5, n 0)")
+    assert critic.lines(found)[0].startswith(
+        "critic, clarity: no rating, 0 of 5 rated (needs 98%); NOT TO BE RELIED ON: gold none (n 0, needs at least 4.5)"
+    )
 
 
 @pytest.mark.parametrize(
