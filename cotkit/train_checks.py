@@ -29,12 +29,25 @@ ACCELERATORS = ("nvidia[0-9]*", "kfd", "dxg", "davinci[0-9]*", "xpu*")  # device
 HALF_PRECISION = ("bf16", "fp16", "pure_bf16", "fp8")
 
 
-def check(config: TrainConfig) -> None:
-    """Raises DataError, naming the line to change, for what cannot be trained as it is written."""
+def check(config: TrainConfig, this_machine: bool = True) -> None:
+    """Raises DataError, naming the line to change, for what cannot be trained as it is written.
+
+    Args:
+        this_machine: also that it can be trained here and now: the precision, and the adapter that it starts from.
+    """
     check_keys(config)
-    check_precision(config)
     check_template(config)
     config.datasets()
+    if this_machine:
+        check_precision(config)
+        check_start(config)
+
+
+def check_start(config: TrainConfig) -> None:
+    """A method that starts from an adapter finds it."""
+    start = config.values.get("adapter_name_or_path")
+    if start and not (Path(start) / "adapter_model.safetensors").is_file():
+        raise DataError(f"{config.where('adapter_name_or_path')}: {start} holds no adapter; train that method first")
 
 
 @cache

@@ -136,6 +136,8 @@ python filter_teacher_cot.py --config "$preset/filter.yaml" --input_path "${samp
 
 enter train
 shown="'loss'|'eval_loss'|rror|trained already|resuming|set aside|offline|: \\{\"steps\""
+python scripts/check_training.py "$preset" --run "$run" --untrained --methods "$(IFS=, && echo "${methods[*]}")" \
+  ${seeds[0]:+--seeds "${seeds[@]}"} "${redo[@]}"
 variants=(baseline) # a method, or one of its seeds
 for method in "${methods[@]}"; do
   for seed in "${seeds[@]:-}"; do

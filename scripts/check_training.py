@@ -1,0 +1,93 @@
+"""Proves, before anything is trained, that what a preset's methods train is what inference serves.
+
+Reads   <preset>/train.yaml, train/*.yaml, infer.yaml and <run>/datasets; writes nothing
+
+    python scripts/check_training.py configs/smollm2_cpu                       every method, on outputs/smollm2_cpu
+    python scripts/check_training.py configs/smollm2_cpu --methods distilled --run outputs/try
+    python scripts/check_training.py configs/smollm2_cpu --adapter             also: trained adapters, loaded and merged
+
+Through LLaMA-Factory's own loader and template, for every row: the prompt's token ids are those that inference writes,
+no row is dropped or cut, only the answer is trained, think blocks are neither invented nor deleted, and the last trained
+token ends the turn at which inference stops. A failure names the row, both token sequences where they first differ,
+and the line to change; the exit code is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from cotkit import cli, generate, train_checks
+from cotkit.files import DataError
+from cotkit.train_config import TrainConfig, methods_of, read_config
+
+
+def is_trained(config: TrainConfig) -> bool:
+    """Whether a method is finished, in a moment."""
+    return config.manifest().path.exists() and config.manifest().check() == "done"
+
+
+def configs_of(args: argparse.Namespace) -> list[TrainConfig]:
+    """The methods to check, each once whatever its seeds are."""
+    chosen = []
+    for path in methods_of(args.preset, args.methods):
+        variants = [read_config(path, [], args.run, seed) for seed in args.seeds or [None]]
+        if not args.untrained or args.overwrite or not all(map(is_trained, variants)):
+            chosen.append(variants[0])
+    return chosen
+
+
+def check_rows(config: TrainConfig, thinking: bool) -> bool:
+    """Prints what was compared and found; whether all is well."""
+    from cotkit.parity import check_method
+
+    report = check_method(config, thinking)
+    print(
+        f"{config.path.stem}: {report.rows} rows load, the longest of {report.longest} tokens, {report.trained_tokens} trained "
+        f"tokens a pass: {'prompts, answers and ends are what inference serves' if not report.findings else 'NOT as served'}"
+    )
+    for finding in report.findings:
+        print(f"  {finding}")
+    return not report.findings
+
+
+def check_adapter(config: TrainConfig) -> bool:
+    """Prints whether a trained adapter speaks as its merged weights do; true where there is none yet."""
+    from cotkit.adapter_parity import compare
+
+    if not (config.output_dir / "adapter_model.safetensors").is_file():
+        print(f"{config.path.stem}: no adapter in {config.output_dir} yet")
+        return True
+    problem = compare(str(config.values["model_name_or_path"]), config.output_dir)
+    print(f"{config.path.stem}: adapter {problem or 'and merged weights write the same text, tokenizer and stops are the served ones'}")
+    return problem is None
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("preset", type=Path, metavar="PRESET", help="a folder below configs/")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="the run's folder (default outputs/<preset>)")
+    parser.add_argument("--methods", metavar="LIST", default="all", help="a,b,c or all (default)")
+    parser.add_argument("--adapter", action="store_true", help="also compare trained adapters with their merged weights")
+    parser.add_argument("--untrained", action="store_true", help="only methods that are not trained yet")
+    parser.add_argument("--seeds", type=int, nargs="*", metavar="N", help="seeds that --untrained looks for")
+    parser.add_argument("--overwrite", action="store_true", help="with --untrained: all will be trained anew")
+    args = parser.parse_args(argv)
+    thinking = cli.read_yaml(args.preset / "infer.yaml").get("thinking", (False, 1))[0]
+    configs = configs_of(args)
+    for config in configs:
+        generate.check_model(config.values["model_name_or_path"])
+        train_checks.check(config, this_machine=False)
+    fine = [check_rows(config, thinking) for config in configs]
+    if args.adapter:
+        fine += [check_adapter(config) for config in configs]
+    if not all(fine):
+        raise DataError(f"{fine.count(False)} of {len(fine)} checks failed: the student would be trained on what is not served")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
