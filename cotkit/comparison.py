@@ -15,6 +15,7 @@ from statistics import NormalDist, fmean, stdev
 from cotkit import stats
 from cotkit.files import DataError
 from cotkit.jsonl import Row, read_json, read_numbered, require
+from cotkit.manifest import difference, path_for
 from cotkit.run_files import method_order
 from cotkit.shards import show
 from cotkit.summary import SCHEMA
@@ -23,6 +24,9 @@ ALPHA, POWER, CONFIDENCE = 0.05, 0.8, 0.95
 REPETITIONS = 10_000  # bootstrap samples: the ends of a 95 % interval vary by about 1 % of its width
 SEED_SUFFIX = re.compile(r"(.+)\.seed(\d+)")
 SCORE_FIELDS = {"id": str, "sample": int, "verdict": str}
+
+# What a method is; everything else in the settings of stage 4 is how it was asked.
+MODEL_SETTINGS = ("model", "model_files", "model_revision", "adapter", "adapter_files")
 
 Counts = tuple[int, int]  # correct samples of a question, and all of them
 
@@ -35,6 +39,7 @@ class Run:
     seed: int | None
     summary: Row
     correct: dict[str, Counts]
+    asked: Row = field(default_factory=dict)  # the settings with which its predictions were made, if their manifest is there
     critic: dict[str, float] = field(default_factory=dict)  # the ratings that there are
 
     def scores(self, ids: Iterable[str]) -> list[float]:
@@ -67,7 +72,13 @@ def load_method_files(summary_path: Path) -> tuple[str, Run]:
     if sum(samples for _, samples in correct.values()) != summary["n"]:
         raise DataError(f"{scores_path}: holds another number of items than {summary_path.name}; run score.py again")
     match = SEED_SUFFIX.fullmatch(stem)
-    return (match[1] if match else stem), Run(stem, int(match[2]) if match else None, summary, correct, critic)
+    return (match[1] if match else stem), Run(stem, int(match[2]) if match else None, summary, correct, _asked(summary_path), critic)
+
+
+def _asked(summary_path: Path) -> Row:
+    manifest = path_for(summary_path.with_name(summary_path.name.replace(".summary.json", ".jsonl")))
+    settings = read_json(manifest)["settings"] if manifest.is_file() else {}
+    return {name: value for name, value in settings.items() if name not in MODEL_SETTINGS}
 
 
 def read_scores(path: Path) -> tuple[dict[str, Counts], dict[str, float]]:
@@ -130,6 +141,13 @@ def check_comparable(dataset: str, runs: list[Run]) -> None:
         raise DataError(f"{dataset}: its methods were rated by different judges; run scripts/critic.py on all at once")
 
 
+def asked_differently(methods: list[Method]) -> list[str]:
+    """What makes a comparison unfair though it can be made: runs that were not asked in the same way as the first."""
+    runs = [run for method in methods for run in method.runs if run.asked]
+    changes = {run.stem: difference(runs[0].asked, run.asked) for run in runs}
+    return [f"{stem} was asked otherwise than {runs[0].stem}: {'; '.join(found)}" for stem, found in changes.items() if found]
+
+
 def _some(ids: list[str]) -> str:
     number = f"{len(ids)} question{'s' if len(ids) > 1 else ''}"
     return f"{number} ({', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})"
@@ -167,6 +185,7 @@ def _compare_dataset(dataset: str, methods: list[Method], family: int, seed: int
         "dataset": dataset,
         "protocol": summary["protocol"],
         "questions": len(ids),
+        "notes": asked_differently(methods),
         "methods": [describe_method(method, ids, seed) for method in methods],
         "pairs": [
             compare_pair(method, reference, ids, ALPHA / family, seed) for reference, method in combinations(methods, 2)

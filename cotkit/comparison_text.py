@@ -62,6 +62,7 @@ def markdown(comparison: Row) -> str:
         lines += [f"## {dataset['dataset']}: {dataset['questions']} questions, protocol {dataset['protocol']}", ""]
         if dataset["finding"] != comparison["finding"]:
             lines += [dataset["finding"], ""]
+        lines += [line for note in dataset["notes"] for line in (f"Note: {note}.", "")]
         lines += [*methods_table(dataset).lines(), ""]
         lines += [*pairs_table(dataset).lines(), ""] if dataset["pairs"] else []
         if table := critic_table(dataset):

@@ -31,6 +31,8 @@ def _dataset_parts(dataset: Row, comparison: Row) -> Iterator[Part]:
     name, finding = dataset["dataset"], dataset["finding"]
     if finding != comparison["finding"]:
         yield Part(finding)
+    for note in dataset["notes"]:
+        yield Part(f"Note: {note}.")
     yield Part(table=methods_table(dataset))
     points = [
         Point(method["method"], _mean_words(method), method["accuracy"], method["accuracy_low"], method["accuracy_high"])

@@ -212,6 +212,18 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, changes: dict[str, A
     assert not (tmp_path / "comparison.json").exists()
 
 
+def test_methods_that_were_asked_differently_are_compared_with_a_note(tmp_path: Path):
+    for stem, tokens in (("baseline", 160), ("distilled", 160)):
+        add_method(tmp_path, stem, one_sample(range(8)))
+        settings = {"model": stem, "adapter": stem, "max_new_tokens": tokens}
+        write_rows(tmp_path / f"predictions/gsm8k/{stem}.jsonl.manifest.json", [{"settings": settings}])
+    assert compared(tmp_path)["datasets"][0]["notes"] == []
+    write_rows(tmp_path / "predictions/gsm8k/distilled.jsonl.manifest.json", [{"settings": settings | {"max_new_tokens": 512}}])
+    (note,) = compared(tmp_path)["datasets"][0]["notes"]
+    assert note == "distilled was asked otherwise than baseline: max_new_tokens: 160 -> 512"
+    assert f"Note: {note}.\n" in (tmp_path / "comparison.md").read_text(encoding="utf-8")
+
+
 def test_missing_and_double_ids_are_named(tmp_path: Path):
     add_method(tmp_path, "baseline", one_sample(range(8)))
     add_method(tmp_path, "distilled", one_sample(range(8), 39))
