@@ -3,9 +3,9 @@
 Reads   <data_root>/<dataset>/test.jsonl    problems
         predictions                         (see infer_parallel.py)
         <stem>.critic.json                  ratings, if scripts/critic.py made some
-Writes  <stem>.scores.jsonl     {"id": "gsm8k-test-00000", "sample": 0, "extracted": "18", "verdict": "correct", "words": 61,
-                                "words_to_answer": 61, "critic": null, "finish_reason": "stop", "completion_tokens": 98,
-                                "steps": 3, "steps_right": 3}
+Writes  <stem>.scores.jsonl     {"id": "gsm8k-test-00000", "sample": 0, "extracted": "18", "verdict": "correct",
+                                "words": 61, "words_to_answer": 61, "critic": null, "finish_reason": "stop",
+                                "completion_tokens": 98, "steps": 3, "steps_right": 3}
         <stem>.summary.json     accuracy with its interval, avg@k, pass@k and maj@k of several samples, verdicts, words,
                                 what runs on after the answer, calculations that check out, groups of problems
 
@@ -68,7 +68,10 @@ def write_scores(path: Path, pairs: Iterator[tuple[Row, Row]], tally: Tally, rat
     with AtomicWriter(path) as writer:
         for _, group in groupby(graded, key=lambda entry: entry[0][0]["id"]):
             entries = list(group)
-            scores = [score_row(row, grade, tally.protocol, ratings.get((row["id"], row["sample"]))) for (_, row), grade in entries]
+            scores = [
+                score_row(row, grade, tally.protocol, ratings.get((row["id"], row["sample"])))
+                for (_, row), grade in entries
+            ]
             for score in scores:
                 writer.write(dumps(score))
             tally.add(entries[0][0][0], scores)
@@ -77,7 +80,8 @@ def write_scores(path: Path, pairs: Iterator[tuple[Row, Row]], tally: Tally, rat
 def explain(args: argparse.Namespace, problems: Problems, predictions: Predictions) -> int:
     """Prints how the predictions on one problem are graded, and why; writes nothing."""
     if args.explain not in problems:
-        raise DataError(f"{problems.path}: no problem has the id {args.explain!r}; the first is {next(iter(problems))['id']!r}")
+        first = next(iter(problems))["id"]
+        raise DataError(f"{problems.path}: no problem has the id {args.explain!r}; the first is {first!r}")
     pairs = list(predictions.pairs(problem for problem in problems if problem["id"] == args.explain))
     for (problem, row), grade in zip(pairs, grade_pairs(pairs, args.protocol), strict=True):
         print(f"{problem['id']} sample {row['sample']}: {grade.verdict}")
@@ -95,7 +99,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.explain is not None:
         return explain(args, problems, predictions)
     summary_path = args.output_path or args.pred_path.with_suffix(".summary.json")
-    scores_path = summary_path.with_name(summary_path.name.removesuffix(".json").removesuffix(".summary") + ".scores.jsonl")
+    stem = summary_path.name.removesuffix(".json").removesuffix(".summary")
+    scores_path = summary_path.with_name(f"{stem}.scores.jsonl")
     rated = critic.load(args.pred_path, args.dataset)
     critic_input = {"critic": Input(critic.path_for(args.pred_path))} if rated else {}
     manifest = Manifest(

@@ -1,4 +1,4 @@
-"""Methods compared in pairs on the same questions: what is read, what is refused, and every figure of comparison.json."""
+"""Methods compared in pairs on the same questions: what is read and refused, and every figure of comparison.json."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Run:
     seed: int | None
     summary: Row
     correct: dict[str, Counts]
-    asked: Row = field(default_factory=dict)  # the settings with which its predictions were made, if their manifest is there
+    asked: Row = field(default_factory=dict)  # with what settings, if the predictions' manifest is there
     critic: dict[str, float] = field(default_factory=dict)  # the ratings that there are
 
     def scores(self, ids: Iterable[str]) -> list[float]:
@@ -59,7 +59,7 @@ class Method:
 
 
 def load_method_files(summary_path: Path) -> tuple[str, Run]:
-    """(method, run) from a summary and its per-item file. Raises DataError where they cannot be compared with others."""
+    """(method, run) from a summary and its per-item file. Raises DataError where they cannot be compared."""
     stem = summary_path.name.removesuffix(".summary.json")
     summary = read_json(summary_path)
     if summary.get("schema") != SCHEMA:
@@ -72,7 +72,8 @@ def load_method_files(summary_path: Path) -> tuple[str, Run]:
     if sum(samples for _, samples in correct.values()) != summary["n"]:
         raise DataError(f"{scores_path}: holds another number of items than {summary_path.name}; run score.py again")
     match = SEED_SUFFIX.fullmatch(stem)
-    return (match[1] if match else stem), Run(stem, int(match[2]) if match else None, summary, correct, _asked(summary_path), critic)
+    method, seed = (match[1], int(match[2])) if match else (stem, None)
+    return method, Run(stem, seed, summary, correct, _asked(summary_path), critic)
 
 
 def _asked(summary_path: Path) -> Row:
@@ -82,7 +83,7 @@ def _asked(summary_path: Path) -> Row:
 
 
 def read_scores(path: Path) -> tuple[dict[str, Counts], dict[str, float]]:
-    """Counts and the critic's ratings by question. Raises DataError for a repeated key or a question that lacks samples others have."""
+    """(counts, the critic's ratings) by question. Raises DataError for repeated keys or missing samples."""
     right, samples = Counter[str](), Counter[str]()
     critic: dict[str, float] = {}
     seen: dict[tuple[str, int], int] = {}
@@ -133,7 +134,8 @@ def check_comparable(dataset: str, runs: list[Run]) -> None:
             raise DataError(f"{pair} by different protocols ({protocols}); score both by the same")
         for one, two in ((first, other), (other, first)):
             if missing := [name for name in one.correct if name not in two.correct]:
-                raise DataError(f"{pair} on different questions; {two.stem} lacks {_some(missing)}; is the limit the same?")
+                lacks = f"{two.stem} lacks {_some(missing)}"
+                raise DataError(f"{pair} on different questions; {lacks}; is the limit the same?")
         if other.summary["problems_sha256"] != first.summary["problems_sha256"]:
             raise DataError(f"{pair} against different problem files; run score.py again on both")
     judges = {json.dumps(run.summary["critic"]["judge"], sort_keys=True) for run in runs if run.summary.get("critic")}
@@ -145,7 +147,8 @@ def asked_differently(methods: list[Method]) -> list[str]:
     """What makes a comparison unfair though it can be made: runs that were not asked in the same way as the first."""
     runs = [run for method in methods for run in method.runs if run.asked]
     changes = {run.stem: difference(runs[0].asked, run.asked) for run in runs}
-    return [f"{stem} was asked otherwise than {runs[0].stem}: {'; '.join(found)}" for stem, found in changes.items() if found]
+    told = {stem: "; ".join(found) for stem, found in changes.items() if found}
+    return [f"{stem} was asked otherwise than {runs[0].stem}: {found}" for stem, found in told.items()]
 
 
 def _some(ids: list[str]) -> str:
@@ -237,7 +240,9 @@ def compare_critic(method: Method, reference: Method, seed: int) -> Row | None:
     if not rated:
         return None
     ours, theirs = ([fmean(run.critic[name] for run in side.runs) for name in rated] for side in (method, reference))
-    difference, low, high = stats.paired_bootstrap(ours, theirs, seed=seed, repetitions=REPETITIONS, confidence=CONFIDENCE)
+    difference, low, high = stats.paired_bootstrap(
+        ours, theirs, seed=seed, repetitions=REPETITIONS, confidence=CONFIDENCE
+    )
     reliable = all(run.summary["critic"]["reliable"] for run in runs)
     return {"difference": difference, "low": low, "high": high, "questions": len(rated), "reliable": reliable}
 
@@ -249,7 +254,8 @@ def _one_run_each(method: Run, reference: Run, ids: list[str], alpha: float, see
     )
     steps = [_difference(method.correct[name], reference.correct[name]) for name in ids]
     unit = steps[0][1]
-    discordance = fmean((step / unit) ** 2 for step, _ in steps)  # for right and wrong: the share of questions that differ
+    # For right and wrong it is the share of questions that differ.
+    discordance = fmean((step / unit) ** 2 for step, _ in steps)
     return {
         "difference": difference,
         "low": low,

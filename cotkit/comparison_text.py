@@ -12,7 +12,8 @@ from cotkit.tables import Table
 
 def finding(comparison: Row) -> str:
     """One sentence: what was found on the data set with the most questions, how large, how certain."""
-    return dataset_finding(max(comparison["datasets"], key=lambda dataset: dataset["questions"]), comparison["reference"])
+    largest = max(comparison["datasets"], key=lambda dataset: dataset["questions"])
+    return dataset_finding(largest, comparison["reference"])
 
 
 def dataset_finding(dataset: Row, reference: str) -> str:
@@ -28,11 +29,13 @@ def dataset_finding(dataset: Row, reference: str) -> str:
         return f"{place} {best['method']} is better than {reference} by {uncertain(best)}{_next_best(dataset, best)}."
     if worse:
         worst = min(worse, key=lambda pair: pair["difference"])
-        return f"{place} no method is shown to be better than {reference}, and {worst['method']} is worse: {uncertain(worst)}."
+        none = f"{place} no method is shown to be better than {reference}"
+        return f"{none}, and {worst['method']} is worse: {uncertain(worst)}."
     largest = max(against, key=lambda pair: abs(pair["difference"]))
     return (
         f"{place} no method is shown to differ from {reference}: the largest difference, of {largest['method']}, is "
-        f"{uncertain(largest)}, and a test of this size finds differences from about {100 * largest['smallest']:.0f} points on."
+        f"{uncertain(largest)}, and a test of this size finds differences from about "
+        f"{100 * largest['smallest']:.0f} points on."
     )
 
 
@@ -52,7 +55,8 @@ def uncertain(pair: Row) -> str:
     low, high = 100 * pair["low"], 100 * pair["high"]
     p_value = pair["p_adjusted"]
     p_text = "p < 0.001" if p_value < 0.001 else f"p {p_value:.2g}"
-    return f"{100 * pair['difference']:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}, {p_text} after Holm's correction)"
+    interval = f"95 % interval {low:+.1f} to {high:+.1f}"
+    return f"{100 * pair['difference']:+.1f} points ({interval}, {p_text} after Holm's correction)"
 
 
 def markdown(comparison: Row) -> str:
@@ -74,8 +78,8 @@ def markdown(comparison: Row) -> str:
 
 def methods_table(dataset: Row) -> Table:
     """One line a method; figures of several runs are means."""
-    header = ["method", "accuracy [95 %]", "words", "to the answer", "run on", "stop by themselves", "cut off", "no answer",
-              "missing", "steps right"]  # fmt: skip
+    header = ["method", "accuracy [95 %]", "words", "to the answer", "run on", "stop by themselves", "cut off",
+              "no answer", "missing", "steps right"]  # fmt: skip
     return Table(header, [_method_cells(method) for method in dataset["methods"]])
 
 
@@ -137,8 +141,9 @@ def critic_table(dataset: Row) -> Table | None:
 def critic_pairs(dataset: Row) -> str:
     """The paired differences of the critic's ratings, as one sentence; "" where there are none."""
     found = [
-        f"{pair['method']} against {pair['reference']} {rated['difference']:+.2f} [{rated['low']:+.2f}, {rated['high']:+.2f}]"
-        f" on {rated['questions']} questions{'' if rated['reliable'] else ' (not to be relied on)'}"
+        f"{pair['method']} against {pair['reference']} {rated['difference']:+.2f} "
+        f"[{rated['low']:+.2f}, {rated['high']:+.2f}] on {rated['questions']} questions"
+        f"{'' if rated['reliable'] else ' (not to be relied on)'}"
         for pair in dataset["pairs"]
         if (rated := pair["critic"])
     ]
@@ -149,12 +154,13 @@ def reading_help(comparison: Row) -> Iterable[str]:
     """What a reader of the two tables must know, in two paragraphs."""
     tests = sorted({pair["test"] for dataset in comparison["datasets"] for pair in dataset["pairs"]})
     yield (
-        f"Intervals: Wilson's for an accuracy, {comparison['bootstrap_repetitions']:,} paired bootstrap samples of the questions "
-        f"(and runs) for a difference. p: {', '.join(tests) or 'no test'}; Holm: adjusted for all {comparison['family']} "
-        "comparisons here. Smallest to show: the difference that such a test finds in 4 of 5 cases."
+        f"Intervals: Wilson's for an accuracy, {comparison['bootstrap_repetitions']:,} paired bootstrap samples of the "
+        f"questions (and runs) for a difference. p: {', '.join(tests) or 'no test'}; Holm: adjusted for all "
+        f"{comparison['family']} comparisons here. Smallest to show: the difference that such a test finds in 4 of 5 "
+        "cases."
     )
     yield (
-        "Words: mean of a whole text, and up to its answer. Run on: texts that go on after their answer. Steps right: the "
-        "calculations in the reasoning that are true. Missing: questions without a prediction, counted as wrong. The "
-        "questions that each method fixed and broke are listed in comparison.json."
+        "Words: mean of a whole text, and up to its answer. Run on: texts that go on after their answer. Steps right: "
+        "the calculations in the reasoning that are true. Missing: questions without a prediction, counted as wrong. "
+        "The questions that each method fixed and broke are listed in comparison.json."
     )

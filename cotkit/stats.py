@@ -135,7 +135,7 @@ def clustered_bootstrap(
     repetitions: int = 10_000,
     confidence: float = 0.95,
 ) -> tuple[float, float, float, float]:
-    """(difference, low, high, p): as `paired_bootstrap` for methods trained with several seeds: a[s][i] is the score of question i in run s.
+    """(difference, low, high, p) of methods trained with several seeds: a[s][i] is the score of question i in run s.
 
     Questions (shared by a and b) and runs (of a and of b, each on its own; the numbers of runs may differ) are
     resampled together: the pigeonhole bootstrap of Owen, Annals of Applied Statistics 1 (2007) 386-411. With one run

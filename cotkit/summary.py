@@ -69,7 +69,7 @@ class Accuracy:
 
 
 class Strata:
-    """Names the groups that a problem belongs to: MATH's level and subject, and the quartile of its solution's length."""
+    """Names the groups that a problem belongs to: MATH's level and subject, the quartile of its solution's length."""
 
     def __init__(self, problems: Iterable[Row]) -> None:
         lengths = sorted(length for problem in problems if (length := _solution_words(problem)))

@@ -1,4 +1,4 @@
-"""Compares the scored methods of one run in pairs on the same questions: what differs, how certain, how small a test it is.
+"""Compares the scored methods of one run in pairs on the same questions: what differs, and how certain that is.
 
 Reads   <run>/predictions/<dataset>/<method>.summary.json and .scores.jsonl   (see score.py); files of several training
         runs of one method are named <method>.seed<k>.summary.json, and the like

@@ -9,8 +9,8 @@ Writes  <stem>.critic.json                  ratings from 1 to 5 of a fixed rando
     python scripts/critic.py --dataset gsm8k --pred_path p/baseline.jsonl p/distilled.jsonl --model_name Qwen/Qwen3-8B
     python scripts/critic.py --config configs/qwen2_1.5b/critic.yaml --dataset gsm8k --pred_path p/*.jsonl
 
-Run score.py afterwards: it puts the ratings and the judge's figures into scores and summaries. Killed anywhere, the same
-command resumes. The exit code is 3 where fewer than 98 % of the calls gave a rating. docs/CRITIC.md says what the
+Run score.py afterwards: it puts the ratings and the judge's figures into scores and summaries. Killed anywhere, the
+same command resumes. The exit code is 3 where fewer than 98 % of the calls gave a rating. docs/CRITIC.md says what the
 figures mean.
 """
 
@@ -44,11 +44,12 @@ def build_parser() -> cli.Parser:
     stage.add_argument("--dataset", required=True, choices=DATASETS, help="which test set")
     stage.add_argument("--data_root", type=Path, default=Path("data"), help="prepared problems (default data)")
     stage.add_argument("--split", default="test", help="default test")
-    stage.add_argument("--pred_path", type=Path, nargs="+", required=True, metavar="JSONL", help="predictions, a file a system")
+    stage.add_argument("--pred_path", type=Path, nargs="+", required=True, metavar="JSONL", help="a file a system")
     stage.add_argument("--model_name", required=True, metavar="NAME", help="the judge: hub name or folder")
-    stage.add_argument("--critic_limit", type=cli.positive_int, default=200, metavar="N", help="rated problems (default 200)")
+    stage.add_argument("--critic_limit", type=cli.positive_int, default=200, metavar="N", help="problems (default 200)")
     stage.add_argument("--controls", type=cli.positive_int, default=100, metavar="N", help="references (default 100)")
-    stage.add_argument("--criteria", nargs="+", choices=list(critic.CRITERIA), default=list(critic.CRITERIA), help="default all")
+    known = list(critic.CRITERIA)
+    stage.add_argument("--criteria", nargs="+", choices=known, default=known, help="default all")
     generate.add_arguments(parser, max_new_tokens=256)
     # Replies quote answers, so nothing may stop there; retries and the retest need a draw of their own.
     parser.set_defaults(stop_at_answer=False, temperature=0.7)
@@ -64,7 +65,8 @@ def check(args: argparse.Namespace) -> Sampling:
         raise DataError("--is_done and --merge_only are for stages 1 and 4; a critic that is done says so in a moment")
     if shards.rank_and_world()[1] > 1:
         raise DataError("the critic runs in one process; to use more machines, give it a server (--backend openai)")
-    if len({path.parent for path in args.pred_path}) > 1 or len({path.stem for path in args.pred_path}) < len(args.pred_path):
+    folders, stems = ({getattr(path, part) for path in args.pred_path} for part in ("parent", "stem"))
+    if len(folders) > 1 or len(stems) < len(args.pred_path):
         raise DataError("--pred_path: files of one folder, each once, are expected; run the critic once a folder")
     if len({rows_asked(path) for path in args.pred_path}) > 1:
         raise DataError("--pred_path: the systems were asked different numbers of problems, so they cannot be paired")
@@ -74,7 +76,7 @@ def check(args: argparse.Namespace) -> Sampling:
 
 @dataclass(frozen=True)
 class Call:
-    """One rating that is wanted: of a text of `source` (a system's stem or a control) on a problem, by one criterion."""
+    """One rating that is wanted: of a text on a problem, by one criterion; `source` is a system's stem or a control."""
 
     source: str
     problem: Row
@@ -131,7 +133,8 @@ class Judge:
             seed=self.args.seed,
             overwrite=self.args.overwrite or stale,
         )
-        runner.run(job, self.args)  # a call that fails for good has no rating; the next attempt and the next run try again
+        # A call that fails for good has no rating; the next attempt and the next run of the script try again.
+        runner.run(job, self.args)
         return {row["id"]: row["rating"] for row in read(output)}
 
 
@@ -161,10 +164,20 @@ def measure_judge(judge: Judge, calls: list[Call], criteria: list[str]) -> Row:
     ids = list(dict.fromkeys(call.problem["id"] for call in calls))
     ratings = judge.rate(CONTROLS, calls, {})
     found = {(call.criterion, call.source, call.problem["id"]): ratings[call.name] for call in calls}
+    sources = critic_controls.SOURCES
     return {
-        name: critic_controls.measure({(s, i): found[name, s, i] for s in critic_controls.SOURCES for i in ids}, ids, name)
+        name: critic_controls.measure({(s, i): found[name, s, i] for s in sources for i in ids}, ids, name)
         for name in criteria
     }
+
+
+def rating_rows(calls: list[Call], ratings: dict[str, int | None]) -> list[Row]:
+    """One record a problem, with a field for each criterion."""
+    rows: dict[str, Row] = {}
+    for call in calls:
+        row = rows.setdefault(call.problem["id"], {"id": call.problem["id"], "sample": 0})
+        row[call.criterion] = ratings[call.name]
+    return list(rows.values())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -185,7 +198,8 @@ def main(argv: list[str] | None = None) -> int:
     controls = all_calls(critic_controls.texts(known), args.criteria)
     if args.dry_run:
         print(generate.preview(args, args.model_name, next(iter(calls.values()))[0].request(0), sampling))
-        print(f"dry run: {len(controls)} ratings of controls and {sum(map(len, calls.values()))} of systems would be asked for")
+        asked = f"{len(controls)} ratings of controls and {sum(map(len, calls.values()))} of systems"
+        print(f"dry run: {asked} would be asked for")
         return 0
     judge = Judge(args, sampling, Input(path, problems))
     figures = measure_judge(judge, controls, args.criteria)
@@ -199,10 +213,7 @@ def main(argv: list[str] | None = None) -> int:
             "judge": judge.identity,
             "criteria": args.criteria,
             "controls": figures,
-            "ratings": [
-                {"id": row["id"], "sample": 0} | {name: ratings[f"{pred.stem} {row['id']} {name}"] for name in args.criteria}
-                for row in subset
-            ],
+            "ratings": rating_rows(calls[pred.stem], ratings),
         }
         write_if_changed(critic.path_for(pred), json_bytes(record))
         described = critic.describe(record)
