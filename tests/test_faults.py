@@ -1,120 +1,172 @@
-"""The faults that a run must survive, with real processes and real signals, and no model where none is the point.
+"""The 31 faults that a run must survive, by number: real processes, real signals, and no model where none is the point.
 
-Tested beside what they concern: F3, F9 test_jsonl.py; F16 test_score.py; F17 test_grader_pool.py; F18 test_answers.py;
-F19 test_filter.py; F20, F30 test_train.py; F21, F22, F28 test_generate.py; F31 test_static.py.
+What a fault's own code promises in detail is tested beside it; here every number has its figure.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import random
+import re
+import resource
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from answer_cases import CASES
 from conftest import ROOT, problem, read_rows, refused, run_script, write_rows
+from faults_tools import (
+    CANARIES,
+    STAGES,
+    TORCHRUN,
+    Pipeline,
+    acknowledged,
+    alive,
+    edit_yaml,
+    filtering,
+    infer,
+    interrupted,
+    make_preset,
+    pid_of_rank,
+    records_in,
+    scoring,
+    start,
+    start_counted,
+    teach,
+    wait_for,
+)
+from test_answers import item_of
+from test_generate import REQUESTS, load, texts
+from test_grader_pool import EASY, UNEQUAL, bench
+from test_static import CODE, violations
 
-from cotkit import shards
-
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone"]
-CANARIES = {"HF_TOKEN": "hf_canary11", "WANDB_API_KEY": "wb_canary22", "OPENAI_API_KEY": "sk-canary33"}
-
-
-def teach(folder: Path, output: str = "out.jsonl", model: str = "fake", rows: int = 30) -> list[str]:
-    path = folder / "problems.jsonl"
-    if not path.exists():
-        write_rows(path, [problem(number) for number in range(rows)])
-    words = ["--backend", "fake", "--model_name", model, "--input_path", path, "--output_path", folder / output]
-    return [str(ROOT / "teacher_cot.py"), *map(str, words)]
-
-
-def infer(folder: Path, output: str = "out.jsonl", model: str = "fake:seconds=0.2", rows: int = 40) -> list[str]:
-    if not (folder / "data").exists():
-        write_rows(folder / "data/gsm8k/test.jsonl", [problem(number) for number in range(rows)])
-    words = ["--backend", "fake", "--base_model", model, "--dataset", "gsm8k", "--data_root", folder / "data"]
-    return [str(ROOT / "infer_parallel.py"), *map(str, words), "--output_path", str(folder / output)]
-
-
-def start(words: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return found
-
-
-def records_in(folder: Path) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in shards.rank_files(folder / "out.jsonl"))
+import filter_teacher_cot
+import infer_parallel
+import score
+import teacher_cot
+from cotkit import jsonl, manifest, prompts, shards
+from cotkit.answers import Item, grade_many
+from cotkit.generate import Request, Sampling
+from cotkit.training_sets import write_dataset_info, write_training_set
 
 
 def test_f01_killed_fifty_times(tmp_path: Path):
-    """20 KB records; SIGKILL at random moments; what was acknowledged is never lost and never made twice."""
+    """20 KB records; what was acknowledged is never lost, and a kill repeats at most the batch of one that it hit."""
     model = "fake:seconds=0.02,bytes=20000"
     run_script(*teach(tmp_path, "undisturbed.jsonl", model, rows=400))
+    rank_file, ledger = shards.rank_file(tmp_path / "out.jsonl", 0), tmp_path / "ledger"
     chance = random.Random(1)
-    kept = kills = 0
-    words = teach(tmp_path, "out.jsonl", model)
+    words, lost, kills, safe = teach(tmp_path, "out.jsonl", model), 0, 0, set[bytes]()
     while kills < 50:
-        process = start(words)
+        process = start_counted(words, ledger)
         time.sleep(0.15 + 0.25 * chance.random())
         process.kill()
         process.communicate()
-        if process.returncode == 0:
-            break
+        assert process.returncode == -signal.SIGKILL, "finished before 50 kills"
         kills += 1
-        assert records_in(tmp_path) >= kept
-        kept = records_in(tmp_path)
-    assert kills == 50
-    run_script(*words)
+        now = set(acknowledged(rank_file))
+        lost += len(safe - now)
+        safe = now
+    assert lost == 0
+    assert 10 < len(safe) < 400
+    start_counted(words, ledger).communicate()
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "undisturbed.jsonl").read_bytes()
+    made = Counter(ledger.read_text(encoding="utf-8").split())
+    assert len(made) == 400
+    assert made.total() - 400 <= kills
     assert not shards.rank_files(tmp_path / "out.jsonl")
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_f02_a_rank_and_the_launcher_killed(tmp_path: Path, ranks: int):
-    run_script(*infer(tmp_path, "undisturbed.jsonl"))
-    output = tmp_path / "out.jsonl"
+class Watch(threading.Thread):
+    """Looks at a file all the time; `seen` are the contents that it ever had."""
 
-    def pid_of_rank(rank: int) -> int:
-        path = tmp_path / f".out.jsonl.rank{rank}.lock"
-        return int(path.read_text(encoding="utf-8") or 0) if path.exists() else 0
+    def __init__(self, path: Path) -> None:
+        super().__init__(daemon=True)
+        self.path, self.seen, self.over = path, set[bytes](), threading.Event()
+        self.start()
 
-    launcher = start([*TORCHRUN, "--nproc_per_node=2", *infer(tmp_path)])
-    wait_for(lambda: len(shards.rank_files(output)) == 2 and records_in(tmp_path) >= 2)
-    os.kill(pid_of_rank(1), signal.SIGKILL)
-    launcher.communicate(timeout=60)
-    assert launcher.returncode != 0 and not output.exists()
-    before = records_in(tmp_path)
-    launcher = start([*TORCHRUN, "--nproc_per_node=2", *infer(tmp_path)])
-    wait_for(lambda: records_in(tmp_path) >= before + 2)
-    orphans = [pid_of_rank(rank) for rank in range(2)]
-    launcher.kill()
-    launcher.wait()
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans))
-    assert not output.exists()
-    run_script(*([*TORCHRUN, f"--nproc_per_node={ranks}"] if ranks > 1 else []), *infer(tmp_path))
-    assert output.read_bytes() == (tmp_path / "undisturbed.jsonl").read_bytes()
-    assert not shards.rank_files(output)
+    def run(self) -> None:
+        while not self.over.wait(0.002):
+            if self.path.exists():
+                self.seen.add(self.path.read_bytes())
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.join()
+
+    def __enter__(self) -> set[bytes]:
+        return self.seen
 
 
-def interrupted(folder: Path) -> list[str]:
-    """A run that was killed after some records; returns its command."""
-    words = teach(folder, model="fake:seconds=0.05")
-    process = start(words)
-    wait_for(lambda: records_in(folder) >= 3)
-    process.kill()
-    process.communicate()
-    return words
+@pytest.fixture(scope="module")
+def ranks_killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two ranks of which one was killed and, in a second run, the launcher; nothing was merged meanwhile."""
+    folder = tmp_path_factory.mktemp("ranks")
+    output = folder / "out.jsonl"
+    run_script(*infer(folder, "undisturbed.jsonl", "fake:bytes=500"))
+    words = [*TORCHRUN, "--nproc_per_node=2", *infer(folder)]
+    with Watch(output) as seen:
+        launcher = start(words)
+        wait_for(lambda: len(shards.rank_files(output)) == 2 and records_in(folder) >= 2)
+        os.kill(pid_of_rank(output, 1), signal.SIGKILL)
+        launcher.communicate(timeout=60)
+        assert launcher.returncode != 0
+        before = {line for path in shards.rank_files(output) for line in acknowledged(path)}
+        launcher = start(words)
+        wait_for(lambda: records_in(folder) >= len(before) + 2)
+        ranks = [pid_of_rank(output, rank) for rank in range(2)]
+        launcher.kill()
+        launcher.communicate()
+        wait_for(lambda: not any(map(alive, ranks)))
+    assert before <= {line for path in shards.rank_files(output) for line in acknowledged(path)}
+    assert not seen
+    return folder
+
+
+@pytest.mark.parametrize("ranks", [2, 1, 3])
+def test_f02_a_rank_and_the_launcher_killed(ranks_killed: Path, tmp_path: Path, ranks: int):
+    folder = shutil.copytree(ranks_killed, tmp_path / "run")
+    there = {line for path in shards.rank_files(folder / "out.jsonl") for line in acknowledged(path)}
+    with Watch(folder / "out.jsonl") as seen:
+        launcher = [*TORCHRUN, f"--nproc_per_node={ranks}"] if ranks > 1 else []
+        run_script(*launcher, *infer(folder))
+    whole = (folder / "out.jsonl").read_bytes()
+    assert seen <= {whole}
+    assert there <= set(whole.split(b"\n"))
+    assert [row["id"] for row in read_rows(folder / "out.jsonl")] == [problem(number)["id"] for number in range(40)]
+    assert not shards.rank_files(folder / "out.jsonl")
+
+
+def test_f03_cut_at_every_byte_of_the_last_two_records(tmp_path: Path):
+    """Some hundred cuts of a rank file, through characters of several bytes too, each resumed by the stage itself."""
+    rows = [problem(number, question=f"Täglich → {number} 𝕏?", solution="1+1", answer="2") for number in range(4)]
+    write_rows(tmp_path / "problems.jsonl", rows)
+    words = [str(word) for word in teach(tmp_path)[1:]]
+    output, rank_file = tmp_path / "out.jsonl", shards.rank_file(tmp_path / "out.jsonl", 0)
+    assert teacher_cot.main(words) == 0
+    whole = output.read_bytes()
+    finished = manifest.path_for(output).read_bytes()
+    running = jsonl.json_bytes({**json.loads(finished), "status": "running", "outputs": {}})
+    ends = [match.end() for match in re.finditer(b"\n", whole)]
+    assert ends[-1] - ends[-3] > 400
+    for cut in range(ends[-3], ends[-1] + 1):
+        output.unlink()
+        manifest.path_for(output).write_bytes(running)
+        rank_file.write_bytes(whole[:cut])
+        assert teacher_cot.main(words) == 0
+        assert output.read_bytes() == whole, cut
+    torn = Path(f"{rank_file}.torn").read_bytes()
+    assert torn.count(b"\n") == ends[-1] - ends[-3] - 4  # a cut at or just before a line's end tears nothing: 2 ends, 2 befores
 
 
 def test_f04_garbage_in_the_middle(tmp_path: Path):
@@ -123,140 +175,195 @@ def test_f04_garbage_in_the_middle(tmp_path: Path):
     lines = path.read_bytes().split(b"\n")
     path.write_bytes(b"\n".join([lines[0], b"garbage", *lines[1:]]))
     before = path.read_bytes()
-    refused(run_script(*words, check=False), f"{path}:2: not a JSON record")
+    done = run_script(*words, check=False)
+    refused(done, f"{path}:2: not a JSON record")
+    assert done.returncode == 1
     assert path.read_bytes() == before
 
 
-def test_f05_no_space(tmp_path: Path):
-    """A file-size limit fails a write as a full disk does (EFBIG for ENOSPC)."""
+LIMITED = """
+import resource, runpy, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+# Everything that is written under a name with FULL in it goes to a device that is always full.
+FULL = """
+import builtins, os, runpy, sys
+real = open
+def opened(path, mode="r", *rest, **named):
+    full = os.environ["FULL"] in str(path) and mode in ("ab", "wb")
+    return real("/dev/full" if full else path, mode, *rest, **named)
+builtins.open = opened
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def no_space(done: subprocess.CompletedProcess[str], says: str) -> None:
+    assert done.returncode == 1, done
+    assert done.stderr.strip().split("\n")[-1].startswith("error: ")
+    assert done.stderr.rstrip().endswith(says)
+    assert "Traceback" not in done.stderr
+
+
+def test_f05_a_file_that_may_not_grow(tmp_path: Path):
+    """EFBIG at 100 kB; the old output stays as it was, and with space the run that began over is completed."""
+    run_script(*teach(tmp_path))
+    old = (tmp_path / "out.jsonl").read_bytes()
     words = teach(tmp_path, model="fake:bytes=20000")
-    limited = "import resource, sys, runpy, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); " \
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY)); " \
-        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"  # fmt: skip
-    done = run_script("-c", limited, *words, check=False, PYTHONPATH=str(ROOT))
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr and "File too large" in done.stderr
-    assert not (tmp_path / "out.jsonl").exists()
+    no_space(run_script("-c", LIMITED, *words, "--overwrite", check=False, PYTHONPATH=str(ROOT)), "File too large")
+    assert (tmp_path / "out.jsonl").read_bytes() == old
     run_script(*words)
-    assert len(read_rows(tmp_path / "out.jsonl")) == 30
+    assert len((tmp_path / "out.jsonl").read_bytes()) > 30 * 20_000
+
+
+@pytest.mark.parametrize("full", ["out.jsonl.rank0", ".out.jsonl.", "out.jsonl.manifest"])
+def test_f05_a_full_disk_under_the_teacher(tmp_path: Path, full: str):
+    """ENOSPC while rows are added, while they are merged, and when the manifest is written."""
+    run_script(*teach(tmp_path))
+    old = (tmp_path / "out.jsonl").read_bytes()
+    words = teach(tmp_path, model="fake:bytes=600")
+    done = run_script("-c", FULL, *words, "--overwrite", check=False, PYTHONPATH=str(ROOT), FULL=full)
+    no_space(done, "No space left on device")
+    assert (tmp_path / "out.jsonl").read_bytes() == old
+    run_script(*words, *(["--overwrite"] if "manifest" in full else []))
+    run_script(*teach(tmp_path, "fresh.jsonl", "fake:bytes=600"))
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "fresh.jsonl").read_bytes()
+
+
+def test_f05_a_full_disk_under_filter_and_score(tmp_path: Path):
+    run_script(*infer(tmp_path, "p.jsonl", "fake"))
+    run_script(*teach(tmp_path))
+    stages = [(filtering(tmp_path), "kept", "out.jsonl"), (scoring(tmp_path), "p.s", "p.jsonl")]
+    for words, name, source in stages:
+        run_script(*words)
+        old = {path: path.read_bytes() for path in tmp_path.glob(f"{name}*") if "manifest" not in path.name}
+        assert len(old) >= 2
+        rows = read_rows(tmp_path / source)
+        write_rows(tmp_path / source, [{**row, "response": "#### 7"} for row in rows])
+        done = run_script("-c", FULL, *words, check=False, PYTHONPATH=str(ROOT), FULL=f".{name}")
+        no_space(done, "No space left on device")
+        assert {path: path.read_bytes() for path in old} == old
+        run_script(*words)
+        assert {path: path.read_bytes() for path in old} != old
+    done = subprocess.run(["bash", "-c", '"$@" >/dev/full', "-", sys.executable, *stages[1][0], "--explain", rows[0]["id"]],
+                          check=False, cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    no_space(done, "No space left on device")
+
+
+# Takes away root's right to write anywhere, so that a folder's mode binds it as it binds everybody.
+BOUND = """
+import ctypes, os, sys
+for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; refused where there is nothing to take
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 
 
 def test_f06_the_output_folder(tmp_path: Path):
+    """Made where it is missing; else one line, before the model is looked at: this one would not load."""
     run_script(*teach(tmp_path, "a/b/out.jsonl"))
     assert (tmp_path / "a/b/out.jsonl").is_file()
     (tmp_path / "file").write_bytes(b"")
-    refused(run_script(*teach(tmp_path, "file/out.jsonl"), check=False), "file")
+    (tmp_path / "fixed").mkdir(mode=0o555)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/config.json").write_text("{}", encoding="utf-8")
+    write_rows(tmp_path / "data/gsm8k/test.jsonl", [problem(0)])
+    words = ["infer_parallel.py", "--dataset", "gsm8k", "--data_root", tmp_path / "data", "--base_model", tmp_path / "empty"]
+    refused(run_script(*words, "--output_path", tmp_path / "o", check=False), "tokenizer")
+    says = {"file": "a folder is needed here, but a file is in the way", "fixed": "Permission denied", "fixed/new": "Permission denied"}
+    for folder, needle in says.items():
+        done = run_script("-c", BOUND, *words, "--output_path", tmp_path / folder / "out.jsonl", check=False)
+        refused(done, f"{tmp_path / folder}", needle)
+    (tmp_path / "out.jsonl").mkdir()
+    refused(run_script(*teach(tmp_path), check=False), "out.jsonl")
 
 
 def test_f07_duplicate_ids(tmp_path: Path):
-    write_rows(tmp_path / "problems.jsonl", [problem(0), problem(1), problem(0)])
-    refused(run_script(*teach(tmp_path), check=False), ":3: id 'gsm8k-test-00000' stands already in line 1")
-    write_rows(tmp_path / "problems.jsonl", [problem(0, id="1"), problem(1, id=1)])
-    refused(run_script(*teach(tmp_path), check=False), ":2: field 'id' must be str")
-
-
-def test_f10_long_files_and_lines(tmp_path: Path):
-    """Memory of the grader's stage over its size after imports; 100 MB for a million rows, and 60,000 are measured."""
-    rows = 60_000
-    write_rows(tmp_path / "data/gsm8k/test.jsonl", [problem(number) for number in range(rows)])
-    base = {"sample": 0, "dataset": "gsm8k", "finish_reason": "stop"}
-    predictions = [{"id": problem(number)["id"], "response": f"#### {number + 1}", **base} for number in range(rows)]
-    write_rows(tmp_path / "p.jsonl", predictions)
-    code = "import resource, sys, score; peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; " \
-        "before = peak(); score.main(sys.argv[1:]); print(peak() - before)"  # fmt: skip
-    words = ["--dataset", "gsm8k", "--data_root", tmp_path / "data", "--pred_path", tmp_path / "p.jsonl"]
-    done = run_script("-c", code, *words, PYTHONPATH=str(ROOT))
-    assert int(done.stdout.split()[-1]) < 30 * 1024  # kB
-    write_rows(tmp_path / "p.jsonl", [{**predictions[0], "response": "7" * 50_000_000}])
-    refused(run_script("score.py", *words, check=False), "p.jsonl:1: the line is longer than 16 MiB")
-
-
-def test_f11_two_processes_on_one_output(tmp_path: Path):
-    words = teach(tmp_path, model="fake:seconds=0.2")
-    process = start(words)
-    wait_for(lambda: records_in(tmp_path) >= 1)
-    refused(run_script(*words, check=False), f"process {process.pid} is writing")
-    process.kill()
-    process.communicate()
-    run_script(*words)
-    assert len(read_rows(tmp_path / "out.jsonl")) == 30
-
-
-def test_f12_left_over_shards(tmp_path: Path):
-    shards.rank_file(tmp_path / "out.jsonl", 3).write_bytes(b'{"id": "gsm8k-test-00000", "sample": 0}\n')
-    refused(run_script(*teach(tmp_path), check=False), "out.jsonl.rank3", "left over")
-
-
-def test_f12_a_kill_after_the_manifest_leaves_no_shard(tmp_path: Path):
-    run_script(*teach(tmp_path))
-    shards.rank_file(tmp_path / "out.jsonl", 0).write_bytes((tmp_path / "out.jsonl").read_bytes())
-    assert "done already" in run_script(*teach(tmp_path)).stderr
-    assert not shards.rank_files(tmp_path / "out.jsonl")
-
-
-def test_f13_a_missing_shard(tmp_path: Path):
+    """Copies in two rank files are merged and counted; what contradicts is refused, and both lines are named."""
     words = interrupted(tmp_path)
-    done = run_script(*words, "--merge_only", check=False)
-    refused(done, "of 30 results are missing: gsm8k-test-000")
-    assert not (tmp_path / "out.jsonl").exists()
-
-
-def test_f14_changed_settings_and_inputs(tmp_path: Path):
-    words = interrupted(tmp_path)
-    changes: dict[str, list[str]] = {
-        "model: 'fake:seconds=0.05' -> 'fake'": teach(tmp_path), "mode: 'rewrite' -> 'solve'": [*words, "--mode", "solve"],
-        "max_new_tokens: 512 -> 7": [*words, "--max_new_tokens", "7"],
-    }  # fmt: skip
-    for says, changed in changes.items():
-        refused(run_script(*changed, check=False), says, "give another output path, or --overwrite")
-    write_rows(tmp_path / "problems.jsonl", [problem(number) for number in range(33)])
+    first, other = (shards.rank_file(tmp_path / "out.jsonl", rank) for rank in (0, 5))
+    lines = acknowledged(first)
+    other.write_bytes(b"\n".join([lines[2], lines[0], b""]))
     run_script(*words)
-    assert len(read_rows(tmp_path / "out.jsonl")) == 33
-    write_rows(tmp_path / "problems.jsonl", [problem(number, question="Else?") for number in range(33)])
-    refused(run_script(*words, check=False), "its content differs")
+    assert [row["id"] for row in read_rows(tmp_path / "out.jsonl")] == [problem(number)["id"] for number in range(30)]
+    assert jsonl.read_json(tmp_path / "out.jsonl.manifest.json")["counts"]["identical_copies"] == 2
+
+    (tmp_path / "c").mkdir()
+    words = interrupted(tmp_path / "c")
+    first, other = (shards.rank_file(tmp_path / "c/out.jsonl", rank) for rank in (0, 5))
+    other.write_bytes(b"\n".join([lines[0], lines[2].replace(b"no model", b"another model"), b""]))
+    refused(run_script(*words, check=False), f"{other}:2: gsm8k-test-00002 has another result in {first}:3")
+
+    source = tmp_path / "problems.jsonl"
+    for rows, says in (
+        ([problem(0), problem(1), problem(0)], ":3: id 'gsm8k-test-00000' stands already in line 1"),
+        ([problem(0), problem(0, question="Else?")], ":2: id 'gsm8k-test-00000' stands already in line 1"),
+        ([problem(0, id="1"), problem(1, id=1)], ":2: field 'id' must be str, found int"),
+    ):
+        write_rows(source, rows)
+        refused(run_script(*teach(tmp_path, "new.jsonl"), check=False), f"{source}{says}")
 
 
-def test_f15_a_finished_output(tmp_path: Path):
-    run_script(*teach(tmp_path))
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert "done already" in run_script(*teach(tmp_path)).stderr
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+def test_f08_problems_without_ids(tmp_path: Path):
+    """The id comes from the content: the same in another run, file and order, and good for every later stage."""
+    rows = [{key: value for key, value in problem(number).items() if key != "id"} for number in range(6)]
+    ids = {}
+    for name, given in (("a", rows), ("b", rows[::-1])):
+        write_rows(tmp_path / name / "problems.jsonl", given)
+        run_script(*teach(tmp_path / name))
+        ids[name] = [row["id"] for row in read_rows(tmp_path / name / "out.jsonl")]
+    assert ids["a"] == ids["b"][::-1]
+    assert len(set(ids["a"])) == 6
+    assert all(re.fullmatch(r"gsm8k-test-[0-9a-f]{16}", name) for name in ids["a"])
+    folder = tmp_path / "a"
+    write_rows(folder / "data/gsm8k/test.jsonl", rows)
+    tests = ["--problems_path", folder / "problems.jsonl", "--test_paths", folder / "problems.jsonl"]
+    run_script(*filtering(folder), *tests)
+    assert {row["reason"] for row in read_rows(folder / "kept.rejected.jsonl")} == {"contaminated", "wrong_answer"}
+    run_script(*infer(folder, "p.jsonl", "fake"))
+    run_script(*scoring(folder))
+    assert [row["id"] for row in read_rows(folder / "p.scores.jsonl")] == ids["a"]
+    assert rows[2]["question"] in run_script(*scoring(folder), "--explain", ids["a"][2]).stdout
+    assert rows[2]["question"] in run_script("scripts/trace.py", ids["a"][2], "--run", folder, "--data_root", folder / "data").stdout
+    assert "is right" in run_script("scripts/verify.py", folder).stdout
+    write_rows(folder / "problems.jsonl", [*rows, rows[0]])
+    refused(run_script(*teach(folder, "new.jsonl"), check=False), f"{ids['a'][0]!r} stands already in line 1")
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_f23_signals(tmp_path: Path, signum: int, code: int):
-    process = start(teach(tmp_path, model="fake:seconds=0.2"))
-    wait_for(lambda: records_in(tmp_path) >= 1)
-    process.send_signal(signum)
-    _, errors = process.communicate(timeout=5)
-    assert process.returncode == code
-    assert "the same command resumes" in errors
-    assert "Traceback" not in errors
+LINE = json.dumps(problem(0)).encode()
+OTHER = json.dumps(problem(1)).encode()
+MALFORMED: dict[str, tuple[bytes, str | None]] = {  # file, and what is said; None: it is taken as two problems
+    "bad UTF-8": (LINE + b"\n" + OTHER.replace(b"Tom", b"T\xffm") + b"\n", ":2: not UTF-8"),
+    "byte-order mark": (b"\xef\xbb\xbf" + LINE + b"\n" + OTHER + b"\n", None),
+    "CRLF": (LINE + b"\r\n" + OTHER + b"\r\n", None),
+    "blank lines": (b"\n" + LINE + b"\n  \n" + OTHER + b"\n\n", None),
+    "NUL": (LINE + b"\n" + OTHER.replace(b"Tom", b"T\x00m") + b"\n", ":2: not a JSON record"),
+    "lone surrogate": (LINE + b"\n" + OTHER.replace(b"Tom", rb"T\ud800m") + b"\n", ":2: holds a lone surrogate"),
+    "line separators in text": (LINE + b"\n" + OTHER.replace(b"Tom", "T\u2028\u0085m".encode()) + b"\n", None),
+    "NaN": (LINE + b"\n" + OTHER.replace(b'"2"', b"NaN") + b"\n", ":2: not a JSON record (NaN"),
+    "Infinity": (LINE + b"\n" + OTHER.replace(b'"2"', b"Infinity") + b"\n", ":2: not a JSON record (Infinity"),
+    "5,000 digits": (LINE + b"\n" + OTHER.replace(b'"2"', b"7" * 5000) + b"\n", ":2: not a JSON record"),
+    "100,000 brackets": (LINE + b"\n" + OTHER.replace(b'"2"', b"[" * 100_000) + b"\n", ":2: nested too deeply"),
+    "duplicate key": (LINE + b"\n" + OTHER.replace(b"{", b'{"id": "x", ', 1) + b"\n", ":2: not a JSON record (key 'id'"),
+    "top-level array": (b"[" + LINE + b",\n" + OTHER + b"]\n", ":1: not a JSON record"),
+    "wrong type": (LINE + b"\n" + OTHER.replace(b'"2"', b"2") + b"\n", ":2: field 'answer' must be str, found int"),
+    "empty file": (b"", ": holds no problems"),
+    "no final newline": (LINE + b"\n" + OTHER, None),
+}
 
 
-@pytest.mark.parametrize("name", ["a b.jsonl", "it's \"x\".jsonl", "$(touch HACKED).jsonl", "new\nline.jsonl", "-x.jsonl"])
-def test_f25_odd_names(tmp_path: Path, name: str):
-    run_script(*teach(tmp_path, name), cwd=tmp_path)
-    assert len(read_rows(tmp_path / name)) == 30
-    assert not list(tmp_path.glob("HACKED*"))
-
-
-def test_f26_secrets(tmp_path: Path):
-    """A teacher run, its filter, a failure and inference: no canary in what they write or print."""
-    said = [run_script(*teach(tmp_path), **CANARIES), run_script(*infer(tmp_path, "p.jsonl", "fake"), **CANARIES)]
-    words = ["--input_path", tmp_path / "out.jsonl", "--output_path", tmp_path / "kept.jsonl"]
-    said.append(run_script("filter_teacher_cot.py", *words, **CANARIES))
-    words = ["--dataset", "gsm8k", "--data_root", tmp_path / "data", "--pred_path", tmp_path / "p.jsonl"]
-    said.append(run_script("score.py", *words, **CANARIES))
-    said.append(run_script(*teach(tmp_path, model="fake:no=1"), "--overwrite", "--debug", check=False, **CANARIES))
-    assert said[-1].returncode == 1
-    text = "".join(done.stdout + done.stderr for done in said).encode()
-    text += b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    assert not [name for name, canary in CANARIES.items() if canary.encode() in text]
-
-
-def test_f29_locale_folder_and_time_zone(tmp_path: Path):
-    run_script(*teach(tmp_path, "a.jsonl"))
-    run_script(*teach(tmp_path, "b.jsonl"), cwd=tmp_path, LC_ALL="C", PYTHONUTF8="0", TZ="Asia/Kathmandu")
-    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
-    assert json.loads((tmp_path / "a.jsonl.manifest.json").read_bytes())["status"] == "done"
+@pytest.mark.parametrize("name", MALFORMED)
+def test_f09_malformed_inputs(tmp_path: Path, name: str):
+    raw, says = MALFORMED[name]
+    (tmp_path / "problems.jsonl").write_bytes(raw)
+    done = run_script(*teach(tmp_path), check=says is None)
+    if says is None:
+        assert [row["id"] for row in read_rows(tmp_path / "out.jsonl")] == ["gsm8k-test-00000", "gsm8k-test-00001"]
+    else:
+        refused(done, f"{tmp_path / 'problems.jsonl'}{says}")
+        assert not (tmp_path / "out.jsonl").exists()
+    assert (tmp_path / "problems.jsonl").read_bytes() == raw
