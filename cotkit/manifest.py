@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
@@ -200,6 +201,7 @@ def command() -> str:
     return shlex.join(["python", str(shown), *sys.argv[1:]])
 
 
+@cache
 def versions() -> Row:
     """Python and the installed ones of the packages that results depend on."""
     found = {"python": platform.python_version()}

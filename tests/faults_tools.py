@@ -45,7 +45,7 @@ def teach(folder: Path, output: str = "out.jsonl", model: str = "fake", rows: in
     return [str(ROOT / "teacher_cot.py"), *map(str, words)]
 
 
-def infer(folder: Path, output: str = "out.jsonl", model: str = "fake:seconds=0.2", rows: int = 40) -> list[str]:
+def infer(folder: Path, output: str = "out.jsonl", model: str = "fake:seconds=0.1", rows: int = 24) -> list[str]:
     """infer_parallel.py on `rows` problems of the folder."""
     if not (folder / "data").exists():
         write_rows(folder / "data/gsm8k/test.jsonl", [problem(number) for number in range(rows)])
