@@ -178,13 +178,13 @@ def _convert_one(action: argparse.Action, value: Any, where: str) -> Any:
 
 def run(main: Callable[[], int]) -> int:
     """Runs a stage's main and turns what can go wrong into one line and an exit code."""
-    _require_utf8()
     signal.signal(signal.SIGTERM, _terminate)
     rank = os.environ.get("RANK", "0")
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s", force=True)
     for noisy in ("httpx", "torch.distributed"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
+        _require_utf8()
         code = main()
         sys.stdout.flush()  # a full disk behind it shows here, not after the exit code is settled
         return code
@@ -205,6 +205,9 @@ def _require_utf8() -> None:
     if sys.getfilesystemencoding() != "utf-8":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for word in sys.argv:
+        if word != word.encode("utf-8", "replace").decode("utf-8"):
+            raise DataError(f"{word!r} is not UTF-8; rename the file")
 
 
 def _terminate(*_: object) -> None:

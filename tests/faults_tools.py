@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -136,7 +137,7 @@ def make_preset(folder: Path, model: Path) -> Path:
     for unused in sorted((folder / "train").glob("*.yaml")):
         if unused.stem != "distilled":
             unused.unlink()
-    edit_yaml(folder / "train/distilled.yaml", model_name_or_path=str(model), num_train_epochs=3, save_strategy="steps",
+    edit_yaml(folder / "train/distilled.yaml", model_name_or_path=str(model), num_train_epochs=6, learning_rate=0.03, save_strategy="steps",
               save_steps=2, save_total_limit=4, eval_strategy="no", logging_steps=1, plot_loss=False)  # fmt: skip
     return folder
 
@@ -180,6 +181,7 @@ class Pipeline:
         try:
             wait_for(lambda: condition(printed()) or process.poll() is not None, 120)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         return printed()

@@ -10,7 +10,6 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +46,17 @@ from faults_tools import (
     wait_for,
 )
 from test_answers import item_of
-from test_generate import REQUESTS, load, texts
-from test_grader_pool import EASY, UNEQUAL, bench
+from test_generate import REQUESTS, load
+from test_grader_pool import EASY, ENDLESS, MARGIN_S, UNEQUAL
 from test_static import CODE, violations
 
 import filter_teacher_cot
 import infer_parallel
-import score
-import teacher_cot
 from cotkit import jsonl, manifest, prompts, shards
 from cotkit.answers import Item, grade_many
-from cotkit.generate import Request, Sampling
+from cotkit.equivalence import Outcome
+from cotkit.generate import Sampling
+from cotkit.grader_pool import GraderPool
 from cotkit.training_sets import write_dataset_info, write_training_set
 
 
@@ -516,3 +516,386 @@ def test_f16_predictions_and_gold(tmp_path: Path, rows: list[dict[str, Any]], sa
     assert (summary["n"], summary["accuracy"], summary["missing"]) == (4, 0.5, 2)
     assert summary["verdicts"]["gold_unparsable"] == 1
     assert "2 without a prediction (counted as wrong)" in done.stdout
+
+
+HOSTILE = """
+import json, resource, sys, time
+from test_grader_pool import EASY, bench
+from cotkit.answers import Item, grade_many
+golds = (("math500", EASY[0]), ("gsm8k", "5"))
+items = [Item(f"h{n}", *golds[n % 2], text) for n, text in enumerate(bench().hostile_answers(sys.argv[1]))]
+list(grade_many([Item(str(n), "math500", EASY[0], EASY[1] + f" + {n}") for n in range(4)], workers=2))  # both are there
+slowest, began = 0.0, time.monotonic()
+verdicts, last = [], began
+for grade in grade_many(items, workers=2):
+    slowest, last = max(slowest, time.monotonic() - last), time.monotonic()
+    verdicts.append(grade.verdict)
+peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+print(json.dumps([verdicts, slowest, time.monotonic() - began, peak]))
+"""
+
+
+def test_f17_hostile_answers(tmp_path: Path):
+    """3 s an answer, 60 s for all on two workers, 1 GB, and nothing of what they ask for is done."""
+    done = run_script("-c", HOSTILE, tmp_path / "canary", PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")
+    verdicts, slowest, seconds, peak = json.loads(done.stdout)
+    assert len(verdicts) >= 40
+    assert set(verdicts) <= {"wrong", "no_answer", "grader_timeout"}
+    assert slowest < 3 + MARGIN_S
+    assert seconds < 60
+    assert peak < 2**20  # kB
+    assert not list(tmp_path.iterdir())
+
+
+def test_f17_a_worker_that_dies_costs_one_item():
+    """Its answer is marked as such; those before and after it have their grades."""
+    pool = GraderPool(1)
+    assert pool.submit(*EASY).result().verdict == "correct"
+    first = pool.pids()[0]
+    lost = pool.submit(*ENDLESS)
+    time.sleep(0.2)
+    os.kill(first, signal.SIGKILL)
+    assert lost.result() == Outcome("grader_timeout", "worker_died")
+    assert pool.submit(*UNEQUAL).result() == Outcome("wrong", "math_verify")
+    assert pool.pids()[0] != first
+    pool.close()
+
+
+def test_f18_labelled_answers_and_plain_pairs():
+    """A table of equivalences with at most 2 % disagreement (here: none), and 1,000 plain pairs in a moment."""
+    assert len({case[:3] for case in CASES}) >= 300
+    graded = grade_many((item_of(case, number) for number, case in enumerate(CASES)), workers=2)
+    off = [
+        f"{case.gold!r} | {case.response!r}: {case.verdict} expected ({case.reason}), {found.verdict} by {found.rule}"
+        for case, found in zip(CASES, graded, strict=True)
+        if found.verdict != case.verdict
+    ]
+    assert not off, "\n".join(off)
+    began = time.monotonic()
+    plain = [Item(str(number), "gsm8k", str(number), f"so\n#### {number + number % 2}") for number in range(1000)]
+    assert Counter(found.verdict for found in grade_many(plain, workers=1)) == {"correct": 500, "wrong": 500}
+    assert time.monotonic() - began < 5
+
+
+def test_f19_generations_that_are_no_solution(tmp_path: Path):
+    """Each is rejected under its reason; none that was cut off is kept."""
+    good = "Tom starts with 4 apples.\nThen he has 4+1=5 apples.\n#### 5"
+    rows = {
+        "truncated": {"response": good.replace("#### 5", ""), "finish_reason": "length"},
+        "no_answer_line": {"response": ""},
+        "unclosed_think": {"response": "<think>4+1=5, so #### 5"},
+        "no_answer_line ": {"response": "He has \\boxed{4} or rather \\boxed{5} apples."},
+        "no_answer_line  ": {"response": "He has some.", "thinking": "so \\boxed{5}"},
+        "kept": {"response": good},
+    }
+    base = {"sample": 0, "thinking": "", "finish_reason": "stop", "prompt_tokens": 9, "completion_tokens": 9, "model": "m"}
+    teacher = [{**problem(4, id=f"gsm8k-test-{number:05d}"), **base, **row} for number, row in enumerate(rows.values())]
+    write_rows(tmp_path / "out.jsonl", teacher)
+    assert filter_teacher_cot.main(filtering(tmp_path)[1:]) == 0
+    found = {row["id"]: row["reason"] for row in read_rows(tmp_path / "kept.rejected.jsonl")}
+    kept = {row["id"]: "kept" for row in read_rows(tmp_path / "kept.jsonl")}
+    assert [(found | kept)[row["id"]] for row in teacher] == [reason.strip() for reason in rows]
+
+
+@pytest.mark.parametrize("template", ["qwen", "qwen3_nothink"])
+@pytest.mark.parametrize("system", [prompts.SYSTEM, "Think.", "Zähle → 𝕏.\nLine two & {braces}. " * 5], ids=["ours", "short", "long"])
+def test_f20_what_llamafactory_loads(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, template: str, system: str
+):
+    """All rows, none cut, each ending in the end of turn, its prompt token for token the one that inference sends."""
+    from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+    from llamafactory.hparams import get_train_args
+    from llamafactory.model import load_tokenizer
+    from transformers import AutoTokenizer
+
+    monkeypatch.setattr(prompts, "SYSTEM", system)
+    questions = ["2024-01-01", "null", "7", "Wie → viel\u2028ist {x} & \\frac{1}{2}?", "line\nline", "q" * 300]
+    rows = [prompts.training_row(question, prompts.target("1+1=2", "2")) for question in questions]
+    write_training_set(tmp_path, "distilled", rows)
+    write_dataset_info(tmp_path, {"distilled": False})
+    values = {"model_name_or_path": str(tiny_model), "stage": "sft", "do_train": True, "finetuning_type": "lora",
+              "dataset": "distilled", "dataset_dir": str(tmp_path), "template": template, "cutoff_len": 1024,
+              "output_dir": str(tmp_path / "o"), "overwrite_cache": True, "report_to": "none"}  # fmt: skip
+    model_args, data_args, training_args, _, _ = get_train_args(values)
+    tokenizer = load_tokenizer(model_args)
+    chat = get_template_and_fix_tokenizer(tokenizer["tokenizer"], data_args)
+    loaded = get_dataset(chat, model_args, data_args, training_args, stage="sft", **tokenizer)["train_dataset"]
+    assert len(loaded) == len(rows)
+    serving = AutoTokenizer.from_pretrained(tiny_model)
+    for row, question in zip(loaded, questions, strict=True):
+        served = prompts.render(serving, prompts.student_messages(question), thinking=False)
+        prompt = serving(served, add_special_tokens=False)["input_ids"]
+        trained = [label for label in row["labels"] if label >= 0]
+        assert row["input_ids"] == prompt + trained
+        assert serving.decode(trained).rstrip("\n") == "1+1=2\n#### 2<|im_end|>"
+
+
+@pytest.mark.parametrize("ending", ["<|im_end|>", "<|endoftext|>"])
+def test_f21_an_adapter_ends_its_turn(tiny_model: Path, tiny_adapter: Path, ending: str):
+    """The base model's configuration names one of the two marks only; every row of a batch stops at either."""
+    engine = load(tiny_model, Sampling(12), adapter=tiny_adapter)
+    token, calls = engine.tokenizer.convert_tokens_to_ids(ending), []
+
+    def force(_module: Any, _inputs: Any, scores: Any) -> Any:
+        calls.append(scores.shape)
+        if len(calls) > 4:
+            scores[..., token] = 1e9
+        return scores
+
+    engine.model.lm_head.register_forward_hook(force)
+    done = [completion for _, completion in engine.generate(REQUESTS[:4])]
+    assert {completion.finish_reason for completion in done} == {"stop"}
+    assert all(completion.completion_tokens <= 5 and ending not in completion.text for completion in done)
+
+
+def test_f22_texts_depend_on_neither_batch_nor_ranks(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+    """Greedy, float32, questions of many lengths."""
+    rows = [problem(number, question="apples " * (1 + 7 * (number % 4)) + f"{number}?") for number in range(9)]
+    write_rows(tmp_path / "data/gsm8k/test.jsonl", rows)
+    words = ["--dataset", "gsm8k", "--data_root", str(tmp_path / "data"), "--base_model", str(tiny_model), "--max_new_tokens", "12"]
+    outputs = []
+    for batch, world in ((1, 1), (2, 1), (7, 1), (7, 2)):
+        output = tmp_path / f"{batch}-{world}.jsonl"
+        for rank in range(world):
+            monkeypatch.setenv("RANK", str(rank))
+            monkeypatch.setenv("WORLD_SIZE", str(world))
+            assert infer_parallel.main([*words, "--batch_size", str(batch), "--output_path", str(output)]) == 0
+        outputs.append(output.read_bytes())
+    assert len(read_rows(output)) == 9
+    assert len(set(outputs)) == 1
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_f23_signals(tmp_path: Path, signum: int, code: int):
+    words = teach(tmp_path, model="fake:seconds=0.1,bytes=20000")
+    process = start(words)
+    wait_for(lambda: records_in(tmp_path) >= 1)
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=5)
+    assert process.returncode == code
+    assert "the same command resumes" in errors
+    assert "Traceback" not in errors
+    rank_file = shards.rank_file(tmp_path / "out.jsonl", 0)
+    assert rank_file.read_bytes().endswith(b"\n")
+    assert all(jsonl.loads(line, "") for line in acknowledged(rank_file))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_f23_no_orphan_ranks(tmp_path: Path, signum: int):
+    launcher = start([*TORCHRUN, "--nproc_per_node=2", *infer(tmp_path, model="fake:seconds=2")])
+    wait_for(lambda: len(shards.rank_files(tmp_path / "out.jsonl")) == 2)
+    ranks = [pid_of_rank(tmp_path / "out.jsonl", rank) for rank in range(2)]
+    launcher.send_signal(signum)
+    launcher.communicate(timeout=30)
+    assert launcher.returncode != 0
+    wait_for(lambda: not any(map(alive, ranks)))
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@dataclass
+class Disturbed:
+    """One preset run twice: left alone, and made to fail and killed in every stage."""
+
+    alone: Pipeline
+    pipeline: Pipeline
+    failures: dict[str, tuple[int, str]]  # stage -> exit code and what was printed
+    kills: dict[str, str]  # stage -> what was printed until then
+    end: tuple[int, str]
+
+
+def break_stage(stage: str, preset: Path, run: Path) -> Callable[[], object]:
+    """Makes a stage fail; returns what mends it."""
+    if stage == "compare":
+        obstacle = run / "comparison.json"
+        obstacle.mkdir()
+        return obstacle.rmdir
+    config = preset / ("train/distilled.yaml" if stage == "train" else f"{stage}.yaml")
+    text = config.read_bytes()
+    edit_yaml(config, **({"dataset": "nothing"} if stage == "train" else {"nonsense": 1}))
+    return lambda: config.write_bytes(text)
+
+
+def under_way(stage: str, run: Path) -> Callable[[str], Any]:
+    """Whether a stage is in the middle of its work, by what was printed or lies on the disk."""
+    if stage == "teacher":
+        return lambda printed: records_in(run, "teacher.jsonl") >= 3
+    if stage == "train":
+        return lambda printed: len(list((run / "train/distilled").glob("checkpoint-*/trainer_state.json"))) >= 2
+    if stage == "infer":
+        return lambda printed: records_in(run / "predictions/amc23", "baseline.jsonl") >= 1
+    return lambda printed: f"== {stage}" in printed
+
+
+@pytest.fixture(scope="module")
+def disturbed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
+    """With secrets in the environment and wandb switched on, under names that a shell could trip over."""
+    root = tmp_path_factory.mktemp("pipeline")
+    preset = make_preset(root / "it's $(touch HACKED) ä", tiny_model)
+    alone = Pipeline(preset, root / "alone")
+    code, text = alone.finish()
+    assert code == 0, text
+    shutil.rmtree(root / "data")
+    edit_yaml(preset / "train/distilled.yaml", report_to="wandb")
+    wandb = {"WANDB_MODE": "offline", "WANDB_DIR": str(root), "WANDB_SILENT": "true"}
+    pipeline = Pipeline(preset, root / "dis turbed", **CANARIES, **wandb)
+    failures, kills = {}, {}
+    for stage in STAGES:
+        mend = break_stage(stage, preset, pipeline.run)
+        failures[stage] = pipeline.finish()
+        mend()
+        kills[stage] = pipeline.killed_when(under_way(stage, pipeline.run))
+        if stage == "train":
+            newest = max(pipeline.run.glob("train/distilled/checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+            (newest / "trainer_state.json").write_text("", encoding="utf-8")
+    return Disturbed(alone, pipeline, failures, kills, pipeline.finish())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_f24_a_stage_that_fails_or_is_killed(disturbed: Disturbed, stage: str):
+    """The pipeline stops there with the stage's code; what was finished before it is not done again."""
+    number = STAGES.index(stage)
+    code, text = disturbed.failures[stage]
+    assert code == 1
+    assert text.rstrip().endswith(f"pipeline stopped in stage {stage} (exit code 1); the same command goes on there")
+    for printed in (text, disturbed.kills[stage]):
+        assert re.findall(r"^== (\w+)", printed, re.MULTILINE) == list(STAGES[: number + 1])
+        assert printed.count("done already") >= sum([number > 0, number > 1, number > 2, 2 * (number > 4), 2 * (number > 5)])
+        assert printed.count("trained already") == (number > 3)
+
+
+def test_f24_the_end_is_that_of_an_undisturbed_run(disturbed: Disturbed):
+    code, text = disturbed.end
+    assert code == 0, text
+    ends = []
+    for run in (disturbed.alone.run, disturbed.pipeline.run):
+        files = [path for path in run.rglob("*") if path.is_file() and "manifest" not in path.name]
+        made = [path for path in files if path.suffix in (".jsonl", ".json", ".md", ".safetensors")]
+        ends.append({str(path.relative_to(run)): path.read_bytes() for path in made if not {"train", "logs"} & {*path.parts}})
+        adapter = run / "train/distilled/adapter_model.safetensors"
+        ends[-1]["adapter"] = adapter.read_bytes()
+    assert sorted(ends[0]) == sorted(ends[1])
+    assert [name for name in ends[0] if ends[0][name] != ends[1][name]] == []
+    baseline, distilled = (ends[0][f"predictions/amc23/{method}.jsonl"] for method in ("baseline", "distilled"))
+    assert baseline != distilled
+    assert "is right" in run_script("scripts/verify.py", disturbed.pipeline.run).stdout
+
+
+@pytest.mark.parametrize("name", ["a b.jsonl", "it's \"x\".jsonl", "$(touch HACKED).jsonl", "new\nline.jsonl", "-x.jsonl"])
+def test_f25_odd_names(tmp_path: Path, name: str):
+    """As the output of one stage and the input of the next, from a folder of its own."""
+    write_rows(tmp_path / "data/gsm8k/test.jsonl", [problem(number) for number in range(4)])
+    fake, data = ["--backend", "fake"], ["--dataset", "gsm8k", "--data_root", "data"]
+    for words in (
+        [ROOT / "teacher_cot.py", *fake, "--model_name", "fake", "--input_path", "data/gsm8k/test.jsonl", f"--output_path={name}"],
+        [ROOT / "filter_teacher_cot.py", f"--input_path={name}", f"--output_path=kept {name}"],
+        [ROOT / "infer_parallel.py", *fake, *data, "--base_model", "fake", f"--output_path=answers {name}"],
+        [ROOT / "score.py", *data, f"--pred_path=answers {name}"],
+    ):
+        run_script(*words, cwd=tmp_path)
+    assert len(read_rows(tmp_path / name)) == len(read_rows(tmp_path / f"answers {name}")) == 4
+    assert jsonl.read_json((tmp_path / f"answers {name}").with_suffix(".summary.json"))["n"] == 4
+    assert not list(tmp_path.rglob("HACKED*"))
+
+
+def test_f25_names_that_are_no_text_or_no_value_are_refused(tmp_path: Path):
+    words = teach(tmp_path)[:-2]
+    refused(run_script(*words, "--output_path", "-x.jsonl", check=False), "--output_path: expected one argument")
+    done = subprocess.run([sys.executable, *words, b"--output_path=\xff.jsonl"], check=False, cwd=tmp_path, capture_output=True,
+                          text=True)  # fmt: skip
+    refused(done, "not UTF-8")
+    assert [path.name for path in tmp_path.iterdir()] == ["problems.jsonl"]
+
+
+def test_f25_nothing_of_a_preset_s_name_is_executed(disturbed: Disturbed):
+    assert not [path for path in (ROOT / "HACKED", Path("/HACKED")) if path.exists()]
+    assert not list(disturbed.alone.run.parents[1].rglob("HACKED"))
+    subprocess.run(["shellcheck", "--external-sources", *ROOT.glob("scripts/*.sh")], check=True, cwd=ROOT)
+
+
+def leaks(text: bytes) -> list[str]:
+    return [name for name, canary in CANARIES.items() if canary.encode() in text]
+
+
+def test_f26_secrets_of_a_whole_run(disturbed: Disturbed):
+    """Training with wandb, failures and kills: no canary in what was printed, in the run folder or in wandb's."""
+    root = disturbed.pipeline.log.parent
+    files = [path for path in root.rglob("*") if path.is_file()]
+    assert [path for path in files if path.suffix == ".wandb"]
+    assert disturbed.pipeline.log in files
+    assert {str(path): found for path in files if (found := leaks(path.read_bytes()))} == {}
+
+
+def test_f26_secrets_with_debug(tmp_path: Path):
+    """A traceback, asked for, shows no canary either."""
+    done = run_script(*teach(tmp_path, model="fake:no=1"), "--overwrite", "--debug", check=False, **CANARIES)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert not leaks((done.stdout + done.stderr).encode())
+
+
+def test_f28_out_of_memory(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The batch halves until it fits; a row that does not fit alone is marked, and the next run tries it again."""
+    import torch
+    from transformers import Qwen2ForCausalLM
+
+    rows = [problem(number) for number in range(8)]
+    rows[5]["question"] = "apples " * 200
+    write_rows(tmp_path / "data/gsm8k/test.jsonl", rows)
+    words = infer(tmp_path, model=str(tiny_model))[1:]
+    words[words.index("--backend") + 1] = "transformers"
+    real, sizes = Qwen2ForCausalLM.forward, []
+
+    def small_memory(self: Any, input_ids: Any, **named: Any) -> Any:
+        sizes.append(len(input_ids))
+        if len(input_ids) > 2 or input_ids.shape[1] > 200:
+            raise torch.OutOfMemoryError("raised by the test")
+        return real(self, input_ids=input_ids, **named)
+
+    monkeypatch.setattr(Qwen2ForCausalLM, "forward", small_memory)
+    assert infer_parallel.main([*words, "--max_new_tokens", "6", "--batch_size", "8"]) == 3
+    found = read_rows(tmp_path / "out.jsonl")
+    assert [row["id"] for row in found] == [row["id"] for row in rows]
+    assert [row["id"] for row in found if row["finish_reason"] == "error"] == [rows[5]["id"]]
+    assert f"1 results failed for good: {rows[5]['id']} (out of memory" in capsys.readouterr().err
+    assert max(sizes) == 8
+    monkeypatch.setattr(Qwen2ForCausalLM, "forward", real)
+    assert infer_parallel.main([*words, "--max_new_tokens", "6", "--batch_size", "8"]) == 0
+    assert all(row["finish_reason"] != "error" for row in read_rows(tmp_path / "out.jsonl"))
+
+
+def test_f29_locale_folder_and_time_zone(tmp_path: Path):
+    """Every stage under names and texts beyond ASCII: the same bytes, in files and printed."""
+    said = []
+    for name, environment in (("ä", {}), ("ö", {"LC_ALL": "C", "PYTHONUTF8": "0", "TZ": "Asia/Kathmandu"})):
+        folder = tmp_path / name
+        write_rows(folder / "data/gsm8k/test.jsonl", [problem(number, question=f"Wie → {number}?") for number in range(6)])
+        shutil.copy(folder / "data/gsm8k/test.jsonl", folder / "problems.jsonl")
+        stages = [teach(folder), filtering(folder), infer(folder, "p.jsonl", "fake"), scoring(folder)]
+        stages.append([*scoring(folder), "--explain", problem(3)["id"]])
+        cwd = tmp_path if environment else ROOT
+        said.append([run_script(*words, cwd=cwd, **environment).stdout for words in stages][-1])
+    files = [path for path in (tmp_path / "ä").rglob("*") if path.is_file() and "manifest" not in path.name and path.name[0] != "."]
+    assert len(files) > 10
+    for path in files:
+        assert (tmp_path / "ö" / path.relative_to(tmp_path / "ä")).read_bytes() == path.read_bytes(), path
+    assert said[0] == said[1]
+    assert "→" in said[0]
+
+
+def test_f30_training_killed_and_its_newest_checkpoint_damaged(disturbed: Disturbed):
+    """LLaMA-Factory goes on from the last whole checkpoint and reaches the last step."""
+    printed = disturbed.failures["infer"][1]  # of the run after the kill: it trained, then stopped as it was made to
+    damaged = re.search(r"checkpoint-(\d+): is damaged .* set aside as damaged-checkpoint-\1", printed)
+    resumed = re.search(r"resuming from checkpoint-(\d+)", printed)
+    assert damaged and resumed
+    assert 0 < int(resumed[1]) < int(damaged[1])
+    steps = [jsonl.read_json(pipeline.run / "train/distilled.manifest.json")["counts"]["steps"]
+             for pipeline in (disturbed.alone, disturbed.pipeline)]  # fmt: skip
+    assert steps[0] == steps[1] > int(damaged[1])
+
+
+def test_f31_nothing_that_runs_data_as_code():
+    """More on what is looked for: test_static.py."""
+    found = {path.name: list(violations(ast.parse(path.read_text(encoding="utf-8")))) for path in CODE}
+    assert len(found) > 40
+    assert not {name: lines for name, lines in found.items() if lines}
