@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Kills the teacher and 2-rank inference with SIGKILL at random moments and compares the end with undisturbed runs.
-# No model is needed; texts come from the fake backend. Exit code 1 if a byte differs or a row is lost or doubled.
+# Kills the teacher, 2-rank inference and the whole pipeline with SIGKILL at random moments, resumes them until they
+# are done, and compares the end with undisturbed runs. Exit code 1 if a byte differs or a row is lost or doubled.
+# Texts come from the fake backend; the pipeline trains a tiny random model for real.
 #
-#   bash scripts/soak.sh            200 kills
+#   bash scripts/soak.sh            200 kills, about 20 minutes
 #   bash scripts/soak.sh 20         20 kills
 #   SEED=7 bash scripts/soak.sh     other moments
 # shellcheck source=scripts/common.sh
@@ -10,69 +11,132 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 kills="${1:-200}"
 [[ "$kills" =~ ^[1-9][0-9]*$ ]] || fail "usage: scripts/soak.sh [KILLS]"
+bash scripts/setup.sh
 RANDOM="${SEED:-1}"
 work="$(mktemp -d)"
 trap 'rm -rf -- "$work"' EXIT
-rows=400 model=fake:seconds=0.02,bytes=20000
 
-mkdir -p "$work/data/gsm8k"
-for ((i = 0; i < rows; i++)); do
-  printf '{"id": "gsm8k-test-%05d", "dataset": "gsm8k", "split": "test", "question": "Tom has %d apples and buys 1 more?", "solution": "%d+1=%d", "answer": "%d"}\n' \
-    "$i" "$i" "$i" $((i + 1)) $((i + 1))
-done >"$work/data/gsm8k/test.jsonl"
-
-# shellcheck disable=SC2329  # called by its name in the loop
-teacher() { # OUTPUT
-  command=(python teacher_cot.py --backend fake --model_name "$model" --input_path "$work/data/gsm8k/test.jsonl" --output_path "$1")
-}
-# shellcheck disable=SC2329
-inference() { # OUTPUT
-  command=(torchrun --standalone --nproc_per_node=2 infer_parallel.py --backend fake --base_model "$model" --dataset gsm8k
-    --data_root "$work/data" --output_path "$1")
-}
-
-done_kills=0
-kill_often() { # STAGE NUMBER LONGEST_S: runs `command` again and again, each time killed after a random while
-  local pid
-  while ((done_kills < $2)); do
-    setsid "${command[@]}" >/dev/null 2>&1 &
-    pid=$!
-    sleep "0.$((150 + RANDOM % 250))"
-    (($3 == 0)) || sleep "$((RANDOM % $3)).$((RANDOM % 10))"
-    if kill -KILL -- "-$pid" 2>/dev/null; then
-      done_kills=$((done_kills + 1))
-    fi
-    wait "$pid" 2>/dev/null || true
-    if [[ -e "$work/$1.jsonl" ]]; then # finished between two kills: once more from the start
-      "${command[@]}" >/dev/null 2>&1
-      compare "$1"
-      rm -f -- "$work/$1.jsonl" "$work/$1.jsonl".*
-    fi
+problems() { # NUMBER PREFIX: so many lines; PREFIX holds the fields that come first
+  local i
+  for ((i = 0; i < $1; i++)); do
+    # shellcheck disable=SC2059  # the prefix is a format: it holds the number
+    printf "{$2\"question\": \"Tom has %d apples and buys 1 more?\", \"solution\": \"He has %d+1=%d apples now.\", \"answer\": \"%d\"}\n" \
+      "$i" "$i" "$i" $((i + 1)) $((i + 1))
   done
 }
 
-broken=0
-compare() { # NAME
-  local lost doubled same=yes
-  lost=$((rows - $(grep -c . "$work/$1.jsonl")))
-  doubled="$(grep -o '^{"id": "[^"]*"' "$work/$1.jsonl" | sort | uniq -d | wc -l)"
-  cmp -s "$work/$1.jsonl" "$work/$1-undisturbed.jsonl" || same=no
-  [[ "$same" == yes && "$lost" -eq 0 && "$doubled" -eq 0 ]] || broken=1
-  printf '%s: kills so far %d, torn tails repaired %d, rows lost %d, rows doubled %d, bytes equal to an undisturbed run: %s\n' \
-    "$1" "$done_kills" "$(cat "$work/$1.jsonl".rank*.torn 2>/dev/null | wc -l || true)" "$lost" "$doubled" "$same"
+rows=400 model=fake:seconds=0.02,bytes=20000
+mkdir -p "$work/data/gsm8k" "$work/raw/amc23" "$work/preset/train"
+problems $rows '"id": "gsm8k-test-%05d", "dataset": "gsm8k", "split": "test", ' >"$work/data/gsm8k/test.jsonl"
+
+make_preset() { # what pipeline.sh needs, sized for seconds
+  problems 24 '"number": %d, ' >"$work/raw/amc23/test.jsonl"
+  local data="$work/pipeline/data"
+  printf 'dataset: [amc23]\nsource: %s\ndata_root: %s\n' "$work/raw" "$data" >"$work/preset/data.yaml"
+  printf 'backend: fake\nmodel_name: fake:seconds=0.05,bytes=20000\ninput_path: %s\n' "$data/amc23/test.jsonl" >"$work/preset/teacher.yaml"
+  printf 'max_words: 100000\nskip_rules: [repetition]\n' >"$work/preset/filter.yaml"
+  printf 'backend: fake\nbase_model: fake:seconds=0.05,bytes=20000\ndata_root: %s\n' "$data" >"$work/preset/infer.yaml"
+  printf 'data_root: %s\n' "$data" >"$work/preset/score.yaml"
+  python - "$work/tiny" <<'EOF'
+import sys
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+source = "data/models/SmolLM2-135M-Instruct"
+small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+torch.manual_seed(0)
+AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, **small)).save_pretrained(sys.argv[1])
+AutoTokenizer.from_pretrained(source).save_pretrained(sys.argv[1])
+EOF
+  cat >"$work/preset/train/distilled.yaml" <<EOF
+model_name_or_path: $work/tiny
+template: qwen
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_target: all
+learning_rate: 1.0e-2
+dataset_dir: set by the pipeline
+dataset: distilled
+cutoff_len: 128
+per_device_train_batch_size: 1
+num_train_epochs: 3
+output_dir: set by the pipeline
+save_steps: 3
+save_total_limit: 3
+report_to: none
+overwrite_cache: true
+EOF
 }
 
-for stage in teacher inference; do
-  say "$stage"
-  "$stage" "$work/$stage-undisturbed.jsonl"
-  "${command[@]}" >/dev/null 2>&1
-  "$stage" "$work/$stage.jsonl"
-  done_kills=0
-  longest=0 # seconds beyond the first fraction: torchrun takes some to start its ranks
-  [[ "$stage" == teacher ]] || longest=6
-  kill_often "$stage" $(((kills + 1) / 2)) "$longest"
+command_of() { # KIND FOLDER: sets `command`; all that it writes lies in FOLDER
+  case "$1" in
+    teacher) command=(python teacher_cot.py --backend fake --model_name "$model" --input_path "$work/data/gsm8k/test.jsonl"
+      --output_path "$2/out.jsonl") ;;
+    inference) command=(torchrun --standalone --nproc_per_node=2 infer_parallel.py --backend fake --base_model "$model"
+      --dataset gsm8k --data_root "$work/data" --output_path "$2/out.jsonl") ;;
+    pipeline) command=(bash scripts/pipeline.sh "$work/preset" --output_root "$2") ;;
+  esac
+}
+
+results() { # FOLDER: hash and name of every file that must not depend on what happened
+  (cd -- "$1" && find . -type f '(' -name '*.jsonl' -o -name '*.md' -o -name '*.json' -o -name adapter_model.safetensors ')' \
+    ! -name '*.manifest.json' ! -path '*/checkpoint-*' ! -path '*/train/distilled/*.json' ! -path '*/train/distilled/*.md' \
+    -exec sha256sum {} + | sort -k 2)
+}
+
+generated() { # FOLDER: the ids of all generated rows, a line each, with the file's name before them
+  grep -rHo --include='*.jsonl' '^{"id": "[^"]*", .*"finish_reason"' "$1" | grep -o '^[^{]*{"id": "[^"]*"' |
+    sed "s|^$1/||" | sort
+}
+
+passes=0 lost=0 doubled=0 differing=0
+check() { # KIND: the end of a disturbed run against the undisturbed one
+  passes=$((passes + 1))
+  lost=$((lost + $(comm -23 <(generated "$work/$1-alone" | uniq) <(generated "$work/$1" | uniq) | wc -l)))
+  doubled=$((doubled + $(generated "$work/$1" | uniq -d | wc -l)))
+  diff <(results "$work/$1-alone") <(results "$work/$1") >&2 || differing=$((differing + 1))
+}
+
+torn=0
+start_over() { # KIND
+  mkdir -p "$work/$1"
+  torn=$((torn + $(find "$work/$1" -name '*.torn' -exec cat {} + | wc -l)))
+  rm -rf -- "${work:?}/$1"
+  mkdir -p "$work/$1"
+}
+
+broken=0
+soak() { # KIND KILLS LONGEST: kills it KILLS times, each time after up to LONGEST tenths of a second
+  local killed=0 pid
+  say "$1: $2 kills"
+  passes=0 lost=0 doubled=0 differing=0 torn=0
+  start_over "$1"
+  command_of "$1" "$work/$1"
+  "${command[@]}" >"$work/log" 2>&1 || fail "$1 does not run by itself: $(tail -n 5 "$work/log")"
+  mv -- "$work/$1" "$work/$1-alone"
+  start_over "$1"
+  while ((killed < $2)); do
+    setsid "${command[@]}" >"$work/log" 2>&1 &
+    pid=$!
+    sleep "$((RANDOM % $3 / 10)).$((RANDOM % 10))$((RANDOM % 10))"
+    if kill -KILL -- "-$pid" 2>/dev/null; then killed=$((killed + 1)); fi
+    if wait "$pid" 2>/dev/null; then # it had finished before
+      check "$1"
+      start_over "$1"
+    fi
+  done
   sleep 2 # ranks whose launcher was killed stop after their current row
-  "${command[@]}" >/dev/null 2>&1
-  compare "$stage"
-done
+  "${command[@]}" >"$work/log" 2>&1 || fail "$1 does not finish after the kills: $(tail -n 5 "$work/log")"
+  check "$1"
+  start_over "$1"
+  printf '%s: kills %d, runs finished %d, torn tails repaired %d, rows lost %d, rows doubled %d, runs that differ from an undisturbed one %d\n' \
+    "$1" "$killed" "$passes" "$torn" "$lost" "$doubled" "$differing"
+  ((lost + doubled + differing == 0)) || broken=1
+}
+
+make_preset
+soak teacher $(((kills + 2) / 3)) 5
+soak inference $(((kills + 1) / 3)) 70
+soak pipeline $((kills / 3)) 150
 exit "$broken"

@@ -131,8 +131,7 @@ def make_preset(folder: Path, model: Path) -> Path:
     write_yaml(folder / "data.yaml", {"dataset": ["amc23"], "source": str(raw), "data_root": str(data)})
     write_yaml(folder / "teacher.yaml", {"backend": "fake", "model_name": "fake:seconds=0.05", "input_path": problems})
     write_yaml(folder / "filter.yaml", {"min_words": 5, "dev_path": problems, "dev_limit": 4})
-    write_yaml(folder / "infer.yaml", {"base_model": str(model), "data_root": str(data), "limit": 8, "batch_size": 1,
-                                       "max_new_tokens": 24})  # fmt: skip
+    write_yaml(folder / "infer.yaml", {"backend": "fake", "base_model": "fake:seconds=0.05", "data_root": str(data)})
     write_yaml(folder / "score.yaml", {"data_root": str(data)})
     for unused in sorted((folder / "train").glob("*.yaml")):
         if unused.stem != "distilled":
@@ -180,6 +179,7 @@ class Pipeline:
 
         try:
             wait_for(lambda: condition(printed()) or process.poll() is not None, 120)
+            assert process.poll() is None, printed()
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
