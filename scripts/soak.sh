@@ -48,7 +48,9 @@ torch.manual_seed(0)
 AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, **small)).save_pretrained(sys.argv[1])
 AutoTokenizer.from_pretrained(source).save_pretrained(sys.argv[1])
 EOF
-  cat >"$work/preset/train/distilled.yaml" <<EOF
+  printf 'dataset: distilled\n' >"$work/preset/train/distilled.yaml"
+  cat >"$work/preset/train.yaml" <<EOF
+methods: [distilled]
 model_name_or_path: $work/tiny
 template: qwen
 stage: sft
@@ -56,12 +58,9 @@ do_train: true
 finetuning_type: lora
 lora_target: all
 learning_rate: 1.0e-2
-dataset_dir: set by the pipeline
-dataset: distilled
 cutoff_len: 128
 per_device_train_batch_size: 1
 num_train_epochs: 3
-output_dir: set by the pipeline
 save_steps: 3
 save_total_limit: 3
 report_to: none

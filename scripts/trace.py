@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--data_root", type=Path, default=Path("data"), metavar="DIR", help="prepared problems (default data)")
     args = parser.parse_args(argv)
-    print("\n".join(trace(args.id, args.run, args.data_root)))
+    print("\n\n".join(trace(args.id, args.run, args.data_root)))
     return 0
 
 

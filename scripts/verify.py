@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -22,9 +23,12 @@ sys.path.insert(0, str(ROOT))
 from cotkit import cli
 from cotkit.files import DataError, sha256_file
 from cotkit.jsonl import Row, dumps, read, read_json
+from cotkit.manifest import difference
 from cotkit.problems import with_id
+from cotkit.runner import count
 
 SUFFIX = ".manifest.json"
+RESULT = re.compile(r".*(\.jsonl|\.summary\.json)")
 LEFT_OVER = re.compile(r".*\.rank\d+|\..*\.tmp")
 
 
@@ -55,20 +59,30 @@ def check_inputs(manifest: Path, inputs: Row) -> Iterator[str]:
             yield f"{manifest}: input {name} ({path}) is not what was read"
 
 
-def expected_rows(output: Path, record: Row) -> Iterator[tuple[Path, int]]:
-    """(file, number of records) for every file whose number the manifest's counts tell."""
+def recounted(output: Path, record: Row) -> Iterator[tuple[Path, Row, Row]]:
+    """(file, what the manifest says of it, what is found in it) for every file whose counts the manifest tells."""
     counts = record["counts"]
-    if "rows" in counts:
-        yield output, counts["rows"]
-    if "n" in counts:
-        yield from ((output.parent / name, counts["n"]) for name in record["outputs"] if name.endswith(".scores.jsonl"))
-    if "kept" in counts:
-        yield output, counts["kept"]
-        yield output.with_suffix(".rejected.jsonl"), sum(counts["rejected"].values())
-        sets = {f"{name}.jsonl": size for name, size in counts["training_sets"].items()}
-        for name in record["outputs"]:
-            if Path(name).name in sets:
-                yield output.parent / name, sets[Path(name).name]
+    files = {Path(name).name: output.parent / name for name in record["outputs"]}
+    if "truncated_share" in counts:
+        found = count(read(output))
+        yield output, {key: counts.get(key) for key in {**found, **counts} if key != "identical_copies"}, found
+    for name, path in files.items():
+        if name.endswith(".scores.jsonl"):
+            yield path, nonzero(counts["verdicts"]), Counter(row["verdict"] for row in read(path))
+        elif name.endswith(".rejected.jsonl"):
+            yield path, nonzero(counts["rejected"]), Counter(row["reason"] for row in read(path))
+            read_rows = counts["kept"] + sum(counts["rejected"].values())
+            yield output, {"kept": counts["kept"], "read": counts["read"]}, {"kept": rows_in(output), "read": read_rows}
+        elif (size := counts.get("training_sets", {}).get(path.stem)) is not None:
+            yield path, {"rows": size}, {"rows": rows_in(path)}
+
+
+def nonzero(counts: Row) -> Row:
+    return {name: number for name, number in counts.items() if number}
+
+
+def rows_in(path: Path) -> int:
+    return sum(1 for _ in read(path))
 
 
 def check_manifest(manifest: Path) -> Iterator[str]:
@@ -80,10 +94,18 @@ def check_manifest(manifest: Path) -> Iterator[str]:
     output = manifest.with_name(manifest.name.removesuffix(SUFFIX))
     yield from check_outputs(manifest.parent, record["outputs"])
     yield from check_inputs(manifest, record["inputs"])
-    for path, expected in expected_rows(output, record):
-        found = sum(1 for _ in read(path)) if path.is_file() else 0
-        if found != expected:
-            yield f"{path}: holds {found} records, its manifest says {expected}"
+    for path, says, found in recounted(output, record):
+        if changes := difference(says, found):
+            yield f"{path}: its manifest and its records differ ({'; '.join(changes)})"
+
+
+def unclaimed(run: Path, claimed: set[Path]) -> Iterator[str]:
+    """Results that no manifest names, and what a kill left behind; LLaMA-Factory's own files are not looked at."""
+    for path in sorted(run.rglob("*")):
+        if LEFT_OVER.fullmatch(path.name):
+            yield f"{path}: left over from a run that did not finish"
+        elif RESULT.fullmatch(path.name) and "train" not in path.relative_to(run).parts and path.resolve() not in claimed:
+            yield f"{path}: no manifest says how it was made"
 
 
 def findings(run: Path) -> Iterator[str]:
@@ -91,14 +113,14 @@ def findings(run: Path) -> Iterator[str]:
     manifests = sorted(run.rglob(f"*{SUFFIX}"))
     if not manifests:
         raise DataError(f"{run}: holds no {SUFFIX[1:]} files; is it the folder of a run?")
+    claimed: set[Path] = set()
     for manifest in manifests:
         try:
+            claimed |= {(manifest.parent / name).resolve() for name in read_json(manifest).get("outputs", {})}
             yield from check_manifest(manifest)
         except DataError as error:
             yield str(error)
-    for path in sorted(run.rglob("*")):
-        if LEFT_OVER.fullmatch(path.name):
-            yield f"{path}: left over from a run that did not finish"
+    yield from unclaimed(run, claimed)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -117,7 +117,7 @@ def interrupted(folder: Path) -> list[str]:
     return words
 
 
-STAGES = ("data", "teacher", "filter", "train", "infer", "score", "compare")
+STAGES = ("data", "teacher", "filter", "train", "infer", "critic", "score", "compare", "report")
 
 
 def make_preset(folder: Path, model: Path) -> Path:
@@ -130,13 +130,13 @@ def make_preset(folder: Path, model: Path) -> Path:
     problems = str(data / "amc23/test.jsonl")
     write_yaml(folder / "data.yaml", {"dataset": ["amc23"], "source": str(raw), "data_root": str(data)})
     write_yaml(folder / "teacher.yaml", {"backend": "fake", "model_name": "fake:seconds=0.05", "input_path": problems})
-    write_yaml(folder / "filter.yaml", {"min_words": 5, "dev_path": problems, "dev_limit": 4})
+    write_yaml(folder / "filter.yaml", {"min_words": 5})
     write_yaml(folder / "infer.yaml", {"backend": "fake", "base_model": "fake:seconds=0.05", "data_root": str(data)})
     write_yaml(folder / "score.yaml", {"data_root": str(data)})
     for unused in sorted((folder / "train").glob("*.yaml")):
         if unused.stem != "distilled":
             unused.unlink()
-    edit_yaml(folder / "train/distilled.yaml", model_name_or_path=str(model), num_train_epochs=6, learning_rate=0.03, save_strategy="steps",
+    edit_yaml(folder / "train.yaml", methods=["distilled"], eval_dataset=None, model_name_or_path=str(model), num_train_epochs=6, learning_rate=0.03, save_strategy="steps",
               save_steps=2, save_total_limit=4, eval_strategy="no", logging_steps=1, plot_loss=False)  # fmt: skip
     return folder
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import problem, refused, run_script, write_rows
 
+from cotkit.files import sha256_file
+
 NUMBERS = range(12)
 
 
@@ -59,10 +61,11 @@ def leave_rank_file(run: Path) -> str:
     return "teacher.jsonl.rank1: left over"
 
 
-def edit_manifest(run: Path, **changes: object) -> None:
-    path = run / "teacher.jsonl.manifest.json"
+def edit_manifest(run: Path, name: str = "teacher.jsonl", **changes: object) -> None:
+    path = run / f"{name}.manifest.json"
     record = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**record, **changes}), encoding="utf-8")
+    changed = {key: {**record[key], **value} if isinstance(value, dict) else value for key, value in changes.items()}
+    path.write_text(json.dumps({**record, **changed}), encoding="utf-8")
 
 
 def interrupt(run: Path) -> str:
@@ -72,7 +75,27 @@ def interrupt(run: Path) -> str:
 
 def miscount(run: Path) -> str:
     edit_manifest(run, counts={"rows": 11})
-    return "holds 12 records, its manifest says 11"
+    return "teacher.jsonl: its manifest and its records differ (rows: 11 -> 12)"
+
+
+def forge_a_verdict(run: Path) -> str:
+    """With the hash made to fit: only the counts tell."""
+    path = run / "predictions/gsm8k/baseline.scores.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"wrong"', b'"correct"', 1))
+    forged = {path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size}}
+    edit_manifest(run, "predictions/gsm8k/baseline.summary.json", outputs=forged)
+    return "baseline.scores.jsonl: its manifest and its records differ (wrong: 12 -> 11; correct: None -> 1)"
+
+
+def lose_a_manifest(run: Path) -> str:
+    (run / "predictions/gsm8k/distilled.jsonl.manifest.json").unlink()
+    return "distilled.jsonl: no manifest says how it was made"
+
+
+def swap_a_prediction(run: Path) -> str:
+    path = run / "predictions/gsm8k/distilled.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"no model", b"my model", 1))
+    return "input predictions"
 
 
 def other_problems(run: Path) -> str:
@@ -81,7 +104,11 @@ def other_problems(run: Path) -> str:
     return "input problems"
 
 
-@pytest.mark.parametrize("damage", [cut_scores, remove_kept, leave_rank_file, interrupt, miscount, other_problems])
+DAMAGES = [cut_scores, remove_kept, leave_rank_file, interrupt, miscount, other_problems, forge_a_verdict, lose_a_manifest,
+           swap_a_prediction]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_is_found(run: Path, damage: Callable[[Path], str]):
     says = damage(run)
     done = run_script("scripts/verify.py", run, check=False)
