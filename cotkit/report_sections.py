@@ -66,9 +66,10 @@ def filter_section(account: Row) -> Section:
         "filter", plots.funnel(read, rejected, kept, "What the filter took"),
         f"of {read} teacher rows {kept} are kept; " + ", ".join(f"{reason} {count}" for reason, count in rejected if count),
     )  # fmt: skip
+    written = sum(row["completion_tokens"] for row in account["rounds"])
     covered = (
         f"{account['problems_with_kept']} of {account['problems']} problems have a kept sample; "
-        f"the teacher wrote {account['teacher_tokens']:,} tokens for them."
+        f"the teacher wrote {written:,} tokens for them."
     )
     quartiles = [
         [f"{row['from_words']} to {row['to_words']}", str(row["read"]), str(row["kept"]), f"{row['kept_share']:.0%}"]
