@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -93,7 +95,7 @@ def start_engine(fake: Any, args: Any) -> Any:
     args.environment = dict(os.environ)
     fake.started.append(args)
     engine = Engine(None, {})
-    vars(engine)["add_lora"] = lambda lora: None
+    vars(engine).update(add_lora=lambda lora: None, engine_core=SimpleNamespace(shutdown=lambda timeout: None))
     return engine
 
 
@@ -235,6 +237,26 @@ def test_the_engine_sees_nothing_of_torchrun(monkeypatch: pytest.MonkeyPatch):
         assert os.environ["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // 4))
         assert (os.environ["VLLM_CPU_OMP_THREADS_BIND"], os.environ["VLLM_LOGGING_LEVEL"]) == ("nobind", "ERROR")
     assert dict(os.environ) == before
+
+
+def test_the_engine_does_not_outlive_a_killed_command():
+    """A child that would sleep for a minute, of a process that guards it and is killed by SIGKILL."""
+    code = (
+        "import multiprocessing, sys, time; from cotkit.backends.vllm_backend import guard_children\n"
+        "child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,), daemon=True); child.start()\n"
+        "guard_children(); print(child.pid, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    child = Path("/proc", process.stdout.readline().strip())
+    assert child.exists()
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 30
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # gone
+        while "(zombie)" not in (child / "status").read_text(encoding="utf-8"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_each_rank_has_its_own_gpus():

@@ -8,10 +8,13 @@ the transformers backend. Needs an environment of its own, see requirements-vllm
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import json
 import logging
+import multiprocessing
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import count
@@ -44,13 +47,17 @@ CPU_CACHE_BYTES = 2 * 2**30
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LAUNCHER_PREFIXES = ("LOCAL_", "GROUP_", "ROLE_", "TORCHELASTIC_")
 
+# How long the engine's processes may take to end before they are killed; Ctrl-C is to end everything in 5 s.
+SHUTDOWN_SECONDS = 2.0
+
 # Errors only, on stderr; no usage report. What the user has set is stronger.
 QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_NO_USAGE_STATS": "1",
-    "PYTHONWARNINGS": "ignore::FutureWarning",
+    "PYTHONWARNINGS": "ignore::FutureWarning,ignore::UserWarning:multiprocessing.resource_tracker",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "TORCH_LOGS": "-all",  # its spelling of errors only
 }
 
 
@@ -67,6 +74,8 @@ def load(args: argparse.Namespace, model_name: str, adapter: str | None, samplin
         generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(model_name))
     with engine_environment(args.tensor_parallel_size), tempfile.TemporaryDirectory(prefix="merged-") as folder:
         engine, lora = _start(args, model_name, adapter, Path(folder))
+    guard_children()
+    atexit.register(engine.engine_core.shutdown, timeout=SHUTDOWN_SECONDS)
     return VllmBackend(engine, tokenizer, turn_end_ids(tokenizer, generation), sampling, args.seed, lora)
 
 
@@ -117,6 +126,19 @@ def _lora_rank(adapter: Path) -> int:
         if rank <= room:
             return room
     raise DataError(f"{adapter}: vLLM holds adapters up to rank {LORA_RANKS[-1]}, this one has {rank}; use --merge_adapter")
+
+
+def guard_children() -> None:
+    """Sees to it that this process's children end with it, even if it is killed: an engine would live on and hold memory.
+
+    A shell waits for the end of a pipe whose other end only this process has.
+    """
+    pids = [str(child.pid) for child in multiprocessing.active_children()]
+    guard = subprocess.Popen(
+        ["sh", "-c", 'read -r _; kill -9 "$@"', "guard", *pids],
+        stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    atexit.register(guard.kill)
 
 
 @contextlib.contextmanager
