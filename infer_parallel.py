@@ -31,7 +31,7 @@ def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
     stage = parser.add_argument_group("stage 4")
     stage.add_argument("--dataset", required=True, choices=DATASETS, help="which test set")
-    stage.add_argument("--base_model", required=True, metavar="NAME", help="the student: hub name or folder")
+    stage.add_argument("--base_model", required=True, metavar="NAME", help="the student: hub name, folder or served name")
     stage.add_argument("--lora_path", metavar="DIR", help="adapter folder; without it the base model answers")
     stage.add_argument("--data_root", type=Path, default=Path("data"), help="prepared problems (default data)")
     stage.add_argument("--split", default="test", help="default test")
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     sampling = generate.sampling_from(args)
     path = problem_path(args.data_root, args.dataset, args.split)
     problems = read_problems(path, args.limit)
-    generate.check_model(args.base_model, args.backend)
+    generate.check_engine(args, args.base_model, args.lora_path)
     if args.lora_path is not None:
         check_adapter_folder(args.lora_path)
     requests = [
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         settings={
             "dataset": args.dataset,
             "model": args.base_model,
-            "model_files": fingerprint(args.base_model),
+            "model_files": generate.identity(args.base_model, args.backend),
             "adapter": args.lora_path,
             "adapter_files": fingerprint(args.lora_path) if args.lora_path else None,
             "prompt": prompts.wording_hash(prompts.student_messages(prompts.PROBE["question"])),

@@ -30,7 +30,6 @@ from cotkit.files import DataError
 from cotkit.generate import Completion, Request
 from cotkit.jsonl import Row
 from cotkit.manifest import Input
-from cotkit.model_files import fingerprint
 from cotkit.problems import TRUNCATED, read_problems
 
 
@@ -39,7 +38,7 @@ def build_parser() -> cli.Parser:
     stage = parser.add_argument_group("stage 1")
     stage.add_argument("--input_path", type=Path, required=True, metavar="JSONL", help="problems")
     stage.add_argument("--output_path", type=Path, required=True, metavar="JSONL", help="teacher rows")
-    stage.add_argument("--model_name", required=True, metavar="NAME", help="the teacher: hub name or folder")
+    stage.add_argument("--model_name", required=True, metavar="NAME", help="the teacher: hub name, folder or served name")
     stage.add_argument("--mode", choices=("rewrite", "solve"), default="rewrite", help="default rewrite")
     generate.add_arguments(parser, max_new_tokens=512)
     later = parser.add_argument_group("rounds, for problems that the filter kept no sample of")
@@ -112,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     sampling = generate.sampling_from(args)
     problems = read_problems(args.input_path, args.limit)
     check_problems(problems, args)
-    generate.check_model(args.model_name, args.backend)
+    generate.check_engine(args, args.model_name)
     requests = requests_for(problems, args)
     if args.dry_run:
         print(generate.preview(args, args.model_name, requests[0], sampling))
@@ -126,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
         inputs={"problems": Input(args.input_path, problems)},
         settings={
             "model": args.model_name,
-            "model_files": fingerprint(args.model_name),
+            "model_files": generate.identity(args.model_name, args.backend),
             "mode": args.mode,
             "prompt": prompts.wording_hash(prompts.teacher_messages(prompts.PROBE, args.mode)),
             "num_samples": args.num_samples,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
+import math
 import os
 import signal
 import sys
@@ -85,6 +86,22 @@ def whole_number(text: str, least: int = 0) -> int:
 def positive_int(text: str) -> int:
     """An argparse type: a whole number of at least 1."""
     return whole_number(text, least=1)
+
+
+def positive_float(text: str) -> float:
+    """An argparse type: a finite number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, found {text}")
+    return value
+
+
+class Gather(argparse.Action):
+    """Values of a flag that may be given several times; together they take the place of the default."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+        known = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*([] if known is self.default else known), *values])
 
 
 def nearest(word: str, known: Any) -> str:

@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 from cotkit import cli
 from cotkit.files import DataError
+from cotkit.model_files import fingerprint
 from cotkit.prompts import Message
 
-BACKENDS = ("transformers", "vllm", "fake")
+BACKENDS = ("transformers", "vllm", "openai", "fake")
 FINISH_REASONS = ("stop", "answer", "length", "error")
 
 
@@ -91,19 +92,8 @@ def add_arguments(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
         default="auto",
         help="auto: the model's own on a GPU, float32 on a CPU, where texts then do not depend on the batch",
     )
-    vllm = parser.add_argument_group("vllm (--backend vllm; needs the environment of requirements-vllm.txt)")
-    vllm.add_argument("--tensor_parallel_size", type=cli.positive_int, default=1, metavar="N", help="GPUs a model (default 1)")
-    vllm.add_argument(
-        "--gpu_memory_utilization",
-        type=float,
-        metavar="SHARE",
-        help="share of the memory that an engine may take (default: vLLM's own on a GPU, 2 GiB for the cache on a CPU)",
-    )
-    vllm.add_argument(
-        "--merge_adapter",
-        action=argparse.BooleanOptionalAction,
-        help="merge the adapter into a copy of the weights (default: on a CPU, where vLLM's adapter kernels are slow)",
-    )
+    _add_vllm_arguments(parser.add_argument_group("vllm (--backend vllm; needs the environment of requirements-vllm.txt)"))
+    _add_server_arguments(parser.add_argument_group("servers (--backend openai; the key is read from OPENAI_API_KEY)"))
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--max_new_tokens", type=cli.positive_int, default=max_new_tokens, metavar="N")
     sampling.add_argument("--num_samples", type=cli.positive_int, default=1, metavar="K", help="samples a problem")
@@ -120,6 +110,37 @@ def add_arguments(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
     run = parser.add_argument_group("running")
     run.add_argument("--is_done", action="store_true", help=f"only say whether the output is finished: exit 0 or {cli.NOT_DONE}")
     run.add_argument("--merge_only", action="store_true", help="only merge the rank files that exist")
+
+
+def _add_vllm_arguments(group: Any) -> None:
+    group.add_argument("--tensor_parallel_size", type=cli.positive_int, default=1, metavar="N", help="GPUs a model (default 1)")
+    group.add_argument(
+        "--gpu_memory_utilization",
+        type=float,
+        metavar="SHARE",
+        help="share of the memory that an engine may take (default: vLLM's own on a GPU, 2 GiB for the cache on a CPU)",
+    )
+    group.add_argument(
+        "--merge_adapter",
+        action=argparse.BooleanOptionalAction,
+        help="merge the adapter into a copy of the weights (default: on a CPU, where vLLM's adapter kernels are slow)",
+    )
+
+
+def _add_server_arguments(group: Any) -> None:
+    group.add_argument(
+        "--base_url", action=cli.Gather, nargs="+", metavar="URL", help="http://host:8000/v1; several share the work"
+    )
+    group.add_argument(
+        "--concurrency", type=cli.positive_int, default=16, metavar="N", help="requests at once, each server (default 16)"
+    )
+    group.add_argument(
+        "--request_timeout", type=cli.positive_float, default=600.0, metavar="S",
+        help="seconds without a sign from the server after which a request is given up (default 600)",
+    )  # fmt: skip
+    group.add_argument(
+        "--max_retries", type=cli.whole_number, default=5, metavar="N", help="tries after a failed one (default 5)"
+    )
 
 
 def sampling_from(args: argparse.Namespace) -> Sampling:
@@ -147,6 +168,21 @@ def settings_of(sampling: Sampling, seed: int, backend: str) -> dict[str, Any]:
 def files_read(name: str, backend: str) -> str | None:
     """The model whose files the backend reads: none where a server has them or there is no model."""
     return None if backend in ("openai", "fake") else name
+
+
+def identity(name: str, backend: str) -> str:
+    """Identifies a model in a manifest: a local one by its files, a served one by its name."""
+    return fingerprint(name) if files_read(name, backend) else name
+
+
+def check_engine(args: argparse.Namespace, model: str, adapter: str | None = None) -> None:
+    """Raises DataError, in a moment, where `--backend` cannot run the model with what the flags say."""
+    if args.backend == "openai":
+        from cotkit.backends import openai_backend
+
+        openai_backend.check(args, adapter)
+    else:
+        check_model(model, args.backend)
 
 
 def check_model(name: str, backend: str = "transformers") -> None:

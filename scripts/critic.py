@@ -70,7 +70,7 @@ def check(args: argparse.Namespace) -> Sampling:
         raise DataError("--pred_path: files of one folder, each once, are expected; run the critic once a folder")
     if len({rows_asked(path) for path in args.pred_path}) > 1:
         raise DataError("--pred_path: the systems were asked different numbers of problems, so they cannot be paired")
-    generate.check_model(args.model_name, args.backend)
+    generate.check_engine(args, args.model_name)
     return sampling
 
 
