@@ -23,7 +23,7 @@ STAGE_FILES = sorted(path for path in ROOT.glob("configs/*/*.yaml") if path.stem
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_answers_without_importing_an_engine(script: str):
     """The heavy packages take seconds to import; none may be needed to show a script's help."""
-    heavy = ("torch", "transformers", "sympy", "math_verify", "datasets", "scipy", "matplotlib", "llamafactory")
+    heavy = ("torch", "transformers", "sympy", "math_verify", "datasets", "scipy", "matplotlib", "llamafactory", "openai")
     code = (
         "import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"

@@ -66,7 +66,8 @@ class Server:
     failures: int = 0  # in a row
     last_failure: float = 0.0
     rests_until: float = 0.0
-    reason: str = ""  # its last failure
+    reason: str = ""  # of its last failure
+    silent: bool = False  # whether that was silence
 
     @property
     def given_up(self) -> bool:
@@ -77,14 +78,17 @@ class Server:
             return 0
         return (1 if self.failures else self.concurrency) - self.running
 
+    def succeeded(self) -> None:
+        self.failures, self.silent = 0, False
+
     def failed(self, error: AttemptError, started: float) -> None:
         """Notes a failure. Attempts that were under way at the last one tell of the same outage and count no more."""
         now, pause = time.monotonic(), min(error.retry_after, MAX_DELAY_SECONDS)
         self.reason = f"{self.url}: {error}"
         if started >= self.last_failure:
-            at_once = error.hopeless or (error.silent and self.failures)
+            at_once = error.hopeless or (error.silent and self.silent)
             self.failures = self.max_failures + 1 if at_once else self.failures + 1
-            self.last_failure = now
+            self.last_failure, self.silent = now, error.silent
             pause = max(pause, delay(self.failures))
             if self.given_up:
                 log.info("given up: %s", self.reason)
@@ -138,12 +142,12 @@ class Pool(Generic[Item, Result]):
                 server.running -= 1
                 error = task.exception()
                 if error is None:
-                    server.failures = 0
+                    server.succeeded()
                     yield items[number], task.result()
                 elif not isinstance(error, AttemptError):
                     raise error
                 elif error.blame is Blame.ITEM:
-                    server.failures = 0  # it is well and has judged
+                    server.succeeded()  # it is well and has judged
                     yield items[number], error
                 else:
                     server.failed(error, started)
