@@ -31,7 +31,6 @@ from cotkit.files import DataError, sha256_file, write_if_changed
 from cotkit.generate import Completion, Request, Sampling
 from cotkit.jsonl import Row, json_bytes, read, read_json
 from cotkit.manifest import Input, path_for
-from cotkit.model_files import fingerprint
 from cotkit.pairing import Predictions, Problems, rows_asked
 from cotkit.problems import DATASETS, problem_path
 
@@ -100,7 +99,7 @@ class Judge:
         wording = [message for name in critic.CRITERIA for message in critic.messages(prompts.PROBE, "TEXT", name)]
         self.identity = {
             "model": args.model_name,
-            "model_files": fingerprint(args.model_name),
+            "model_files": generate.identity(args.model_name, args.backend),
             "prompt": prompts.wording_hash(wording),
             **generate.settings_of(sampling, args.seed, args.backend),
         }
