@@ -127,12 +127,12 @@ class OpenAIBackend:
         except TimeoutError:
             raise AttemptError(f"silent for {self.timeout:g} s", silent=True) from None
         except APIStatusError as error:
-            raise self._status_error(error) from None
+            raise self._status_error(error, url) from None
         except APIConnectionError as error:
             cause = error.__cause__ or error
-            unreachable = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout)
-            text = "cannot be reached" if unreachable else f"connection cut ({type(cause).__name__})"
-            raise AttemptError(text, Blame.SERVER if unreachable else Blame.EITHER) from None
+            if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
+                raise AttemptError(f"cannot be reached ({self._clean(str(cause))})", Blame.SERVER) from None
+            raise AttemptError(f"connection cut ({type(cause).__name__})") from None
         except APIError as error:
             text = error.body if isinstance(error.body, str) else _message(error.body)
             raise AttemptError(f"the server reports: {self._clean(text or error.message)}") from None
@@ -177,9 +177,10 @@ class OpenAIBackend:
             await stream.close()  # before its end: the server stops writing
         return reply.completion()
 
-    def _status_error(self, error: Any) -> AttemptError:
+    def _status_error(self, error: Any, url: str) -> AttemptError:
         code, blame = error.status_code, BLAME.get(error.status_code, Blame.EITHER)
         text = f"HTTP {code}: {self._clean(_message(error.body))}".rstrip(": ")
+        text += " (does the address end in /v1?)" if code == 404 and not url.endswith("/v1") else ""
         wait = retry_after(error.response.headers.get("retry-after"))
         return AttemptError(text, blame, hopeless=code in HOPELESS, retry_after=wait)
 
