@@ -110,6 +110,11 @@ def add_arguments(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
     run = parser.add_argument_group("running")
     run.add_argument("--is_done", action="store_true", help=f"only say whether the output is finished: exit 0 or {cli.NOT_DONE}")
     run.add_argument("--merge_only", action="store_true", help="only merge the rank files that exist")
+    run.add_argument(
+        "--separate_folders",
+        action="store_true",
+        help="several nodes without a shared folder: each keeps its rank files, to be copied together for --merge_only",
+    )
 
 
 def _add_vllm_arguments(group: Any) -> None:

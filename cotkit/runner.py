@@ -72,10 +72,12 @@ def run(job: Job, args: argparse.Namespace) -> int:
         log.info("%s: done already, nothing to do", job.output)
         return 0
     if args.merge_only:
+        if not job.manifest.path.exists():
+            raise DataError(f"{job.manifest.path}: is missing; without it nobody knows what the rank files were made from")
         with Lock(job.output):
             return _merge(job, _known_records(job))
     with Lock(shards.rank_file(job.output, job.rank)):
-        if job.rank == 0:
+        if shards.prepares(job.rank, args.separate_folders):
             _prepare(job, state)
         else:
             _wait_for_rank0(job)

@@ -38,6 +38,11 @@ def launch_id() -> str:
     return "/".join(os.environ[name] for name in names if name in os.environ) or "alone"
 
 
+def prepares(rank: int, separate_folders: bool) -> bool:
+    """Whether this rank checks and clears the output's folder for the others: rank 0, or each node's first one."""
+    return os.environ.get("LOCAL_RANK", "0") == "0" if separate_folders else rank == 0
+
+
 def rank_file(output: Path, rank: int) -> Path:
     """Where a rank writes."""
     return output.with_name(f"{output.name}.rank{rank}")

@@ -1,0 +1,75 @@
+"""Several nodes: two torchrun agents that meet at a loopback rendezvous, with a shared output folder and without."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, problem, refused, run_script, write_rows
+
+from cotkit import shards
+
+
+def infer(root: Path, output: Path, *more: Any) -> list[str]:
+    words = ["infer_parallel.py", "--dataset", "gsm8k", "--base_model", "fake", "--backend", "fake", "--data_root", root]
+    return [str(word) for word in [*words, "--output_path", output, *more]]
+
+
+def launch(*nodes: list[str], ranks: int = 2) -> list[str]:
+    """Runs each command as one node of a launch, `ranks` ranks each; what each node wrote on stderr."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={len(nodes)}", f"--nproc_per_node={ranks}",
+                "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", "--rdzv-id=test"]  # fmt: skip
+    agents = [
+        subprocess.Popen([*launcher, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True, encoding="utf-8") for words in nodes
+    ]
+    said = [agent.communicate(timeout=300)[1] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0] * len(nodes), said
+    return said
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirteen problems: the ranks' shares differ in size."""
+    root = tmp_path_factory.mktemp("nodes")
+    write_rows(root / "gsm8k/test.jsonl", [problem(number) for number in range(13)])
+    return root
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path) -> bytes:
+    """The bytes of a run by one process."""
+    run_script(*infer(data, data / "alone.jsonl"))
+    return (data / "alone.jsonl").read_bytes()
+
+
+def test_two_nodes_with_a_shared_folder_write_what_one_process_writes(data: Path, tmp_path: Path, alone: bytes):
+    output = tmp_path / "out.jsonl"
+    launch(infer(data, output), infer(data, output))
+    assert output.read_bytes() == alone
+    assert not shards.rank_files(output)
+    assert run_script(*infer(data, output, "--is_done")).returncode == 0
+
+
+def test_two_nodes_without_one_are_merged_by_hand(data: Path, tmp_path: Path, alone: bytes):
+    here, there = tmp_path / "node 0/out.jsonl", tmp_path / "node 1/out.jsonl"
+    said = launch(*(infer(data, output, "--separate_folders") for output in (here, there)), ranks=1)
+    assert "results of other ranks are missing" in said[0] + said[1]
+    assert [path.name for path in shards.rank_files(here)] == ["out.jsonl.rank0"]
+    assert [path.name for path in shards.rank_files(there)] == ["out.jsonl.rank1"]
+    short = run_script(*infer(data, here, "--merge_only"), check=False)
+    refused(short, "not merged, 6 of 13 results are missing: gsm8k-test-00001, gsm8k-test-00003")
+    shutil.copy(shards.rank_file(there, 1), here.parent)
+    run_script(*infer(data, here, "--merge_only"))
+    assert here.read_bytes() == alone
+    bare = tmp_path / "bare/out.jsonl"
+    bare.parent.mkdir()
+    shutil.copy(shards.rank_file(there, 1), bare.parent)
+    refused(run_script(*infer(data, bare, "--merge_only"), check=False), "out.jsonl.manifest.json: is missing")
