@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import chat_server
 import pytest
 from conftest import SHARED_DATA, problem, read_rows, write_rows
 
 import score
 from cotkit import critic, critic_controls, generate
+from cotkit.backends import server_pool
 from cotkit.files import DataError
 from cotkit.generate import Completion, Request
 from cotkit.planting import change_number, change_number_in_text
@@ -84,20 +86,24 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "run/predictions/gsm8k"
 
 
+def words(folder: Path, backend: str) -> list[str]:
+    predictions = [str(folder / f"{system}.jsonl") for system in SYSTEMS]
+    place = ["--dataset", "gsm8k", "--data_root", str(folder.parents[2] / "data"), "--pred_path", *predictions]
+    return [*place, "--backend", backend, "--model_name", "judge"]
+
+
 def run_critic(monkeypatch: pytest.MonkeyPatch, folder: Path, rate: Rate, *more: str) -> tuple[int, FakeJudge]:
     judge = FakeJudge(rate)
     monkeypatch.setattr(generate, "load_backend", lambda *_: judge)
-    predictions = [str(folder / f"{system}.jsonl") for system in SYSTEMS]
-    words = ["--dataset", "gsm8k", "--data_root", str(folder.parents[2] / "data"), "--backend", "fake", "--model_name", "judge"]
-    return script.main([*words, "--pred_path", *predictions, *more]), judge
+    return script.main([*words(folder, "fake"), *more]), judge
 
 
 def score_all(folder: Path) -> dict[str, Any]:
     """The summaries' `critic` of all systems, by score.py."""
     found = {}
     for system in SYSTEMS:
-        words = ["--dataset", "gsm8k", "--data_root", str(folder.parents[2] / "data")]
-        assert score.main([*words, "--pred_path", str(folder / f"{system}.jsonl")]) == 0
+        place = ["--dataset", "gsm8k", "--data_root", str(folder.parents[2] / "data")]
+        assert score.main([*place, "--pred_path", str(folder / f"{system}.jsonl")]) == 0
         found[system] = json.loads((folder / f"{system}.summary.json").read_text(encoding="utf-8"))["critic"]
     return found
 
@@ -119,6 +125,23 @@ def test_a_perfect_judge_passes_and_a_coin_fails(monkeypatch: pytest.MonkeyPatch
     unreliable = score_all(folder)["distilled"]["criteria"]["validity"]
     assert unreliable["failed"] == ["gold", "other gold", "wrong step", "retest"]
     assert "NOT TO BE RELIED ON" in critic.lines(score_all(folder)["distilled"])[0]
+
+
+def test_a_judge_behind_a_server(monkeypatch: pytest.MonkeyPatch, folder: Path):
+    """The same over HTTP: a server that knows, and fails its first three requests."""
+
+    def knows(body: dict[str, Any]) -> str:
+        quotes = {name: text for name, _, text in QUOTE.findall(body["messages"][-1]["content"])}
+        return perfect(quotes["REFERENCE"], quotes["SOLUTION"], Request("", 0, []))
+
+    monkeypatch.setattr(chat_server, "text_for", knows)
+    monkeypatch.setattr(server_pool, "FIRST_DELAY_SECONDS", 0.02)
+    with chat_server.ChatServer(500, "cut", 429) as server:
+        more = ["--criteria", "validity", "--controls", "30", "--critic_limit", "10", "--base_url", server.url]
+        assert script.main([*words(folder, "openai"), *more]) == 0
+    assert score_all(folder)["distilled"]["criteria"]["validity"] | {"controls": {}} == {
+        "mean": 5.0, "low": 5.0, "high": 5.0, "rated": 10, "asked": 10, "controls": {}, "failed": [], "reliable": True,
+    }  # fmt: skip
 
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="needs GSM8K's published solutions")
@@ -282,16 +305,16 @@ def test_controls_are_skipped_where_there_is_nothing_to_plant():
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("flags", "says"),
     [
         (["--temperature", "0"], "needs --temperature above 0"),
         (["--is_done"], "--is_done and --merge_only"),
         (["--data_root", "nowhere"], "nowhere/gsm8k/test.jsonl: not found"),
     ],
 )
-def test_flags_that_cannot_work(monkeypatch: pytest.MonkeyPatch, folder: Path, words: list[str], says: str):
+def test_flags_that_cannot_work(monkeypatch: pytest.MonkeyPatch, folder: Path, flags: list[str], says: str):
     with pytest.raises(DataError, match=re.escape(says)):
-        run_critic(monkeypatch, folder, perfect, *words)
+        run_critic(monkeypatch, folder, perfect, *flags)
 
 
 def test_ratings_of_other_predictions_are_refused(monkeypatch: pytest.MonkeyPatch, folder: Path):
