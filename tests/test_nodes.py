@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -20,13 +21,16 @@ def infer(root: Path, output: Path, *more: Any) -> list[str]:
     return [str(word) for word in [*words, "--output_path", output, *more]]
 
 
-def launch(*nodes: list[str], ranks: int = 2) -> list[str]:
-    """Runs each command as one node of a launch, `ranks` ranks each; what each node wrote on stderr."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
-    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={len(nodes)}", f"--nproc_per_node={ranks}",
-                "--rdzv-backend=c10d", f"--rdzv-endpoint={endpoint}", "--rdzv-id=test"]  # fmt: skip
+        return free.getsockname()[1]
+
+
+def launch(*nodes: list[str]) -> list[str]:
+    """Runs each command as one node of a launch, with one rank each; what each node wrote on stderr."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={len(nodes)}", "--nproc_per_node=1",
+                "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=test"]  # fmt: skip
     agents = [
         subprocess.Popen([*launcher, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True, encoding="utf-8") for words in nodes
     ]
@@ -51,16 +55,27 @@ def alone(data: Path) -> bytes:
 
 
 def test_two_nodes_with_a_shared_folder_write_what_one_process_writes(data: Path, tmp_path: Path, alone: bytes):
-    output = tmp_path / "out.jsonl"
-    launch(infer(data, output), infer(data, output))
+    """By the SLURM script; `srun` here starts its command twice, two ranks each, as it would on two nodes."""
+    output = tmp_path / "out $(touch run).jsonl"
+    for name, line in (("scontrol", "echo localhost; echo localhost"), ("srun", 'shift; "$@" & "$@"; wait $!')):
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{line}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}", "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "node[0-1]", "RANKS_PER_NODE": "2", "RDZV_PORT": str(free_port()),
+    }  # fmt: skip
+    words = ["bash", "scripts/slurm_infer.sh", *infer(data, output)]
+    done = subprocess.run(words, check=False, cwd=ROOT, env={**os.environ, **environment}, timeout=300)
+    assert done.returncode == 0
     assert output.read_bytes() == alone
     assert not shards.rank_files(output)
+    assert not (ROOT / "run").exists()
     assert run_script(*infer(data, output, "--is_done")).returncode == 0
 
 
 def test_two_nodes_without_one_are_merged_by_hand(data: Path, tmp_path: Path, alone: bytes):
     here, there = tmp_path / "node 0/out.jsonl", tmp_path / "node 1/out.jsonl"
-    said = launch(*(infer(data, output, "--separate_folders") for output in (here, there)), ranks=1)
+    said = launch(*(infer(data, output, "--separate_folders") for output in (here, there)))
     assert "results of other ranks are missing" in said[0] + said[1]
     assert [path.name for path in shards.rank_files(here)] == ["out.jsonl.rank0"]
     assert [path.name for path in shards.rank_files(there)] == ["out.jsonl.rank1"]
