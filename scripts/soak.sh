@@ -33,9 +33,9 @@ make_preset() { # what pipeline.sh needs, sized for seconds
   problems 24 '"number": %d, ' >"$work/raw/amc23/test.jsonl"
   local data="$work/pipeline/data"
   printf 'dataset: [amc23]\nsource: %s\ndata_root: %s\n' "$work/raw" "$data" >"$work/preset/data.yaml"
-  printf 'backend: fake\nmodel_name: fake:seconds=0.05,bytes=20000\ninput_path: %s\n' "$data/amc23/test.jsonl" >"$work/preset/teacher.yaml"
-  printf 'max_words: 100000\nskip_rules: [repetition]\n' >"$work/preset/filter.yaml"
-  printf 'backend: fake\nbase_model: fake:seconds=0.05,bytes=20000\ndata_root: %s\n' "$data" >"$work/preset/infer.yaml"
+  printf 'backend: fake\nmodel_name: fake:seconds=0.05\ninput_path: %s\n' "$data/amc23/test.jsonl" >"$work/preset/teacher.yaml"
+  printf 'min_words: 5\n' >"$work/preset/filter.yaml"
+  printf 'backend: fake\nbase_model: fake:seconds=0.05\ndata_root: %s\n' "$data" >"$work/preset/infer.yaml"
   printf 'data_root: %s\n' "$data" >"$work/preset/score.yaml"
   python - "$work/tiny" <<'EOF'
 import sys
@@ -58,7 +58,7 @@ do_train: true
 finetuning_type: lora
 lora_target: all
 learning_rate: 1.0e-2
-cutoff_len: 128
+cutoff_len: 384
 per_device_train_batch_size: 1
 num_train_epochs: 3
 save_steps: 3
