@@ -29,8 +29,8 @@ from pathlib import Path
 from cotkit import cli, critic
 from cotkit.answers import Grade, Item, grade_many
 from cotkit.files import AtomicWriter, DataError, Lock
-from cotkit.jsonl import Row, dumps, write_json_atomic
-from cotkit.manifest import Input, Manifest
+from cotkit.jsonl import Row, dumps, read_json, write_json_atomic
+from cotkit.manifest import Input, Manifest, path_for
 from cotkit.pairing import Predictions, Problems, rows_asked
 from cotkit.problems import DATASETS, problem_path
 from cotkit.seed_protocol import grade_seed
@@ -91,6 +91,21 @@ def explain(args: argparse.Namespace, problems: Problems, predictions: Predictio
     return 0
 
 
+def origin(pred_path: Path) -> Row:
+    """Model, adapter, prompt and seed that the predictions were made with, by their manifest; nothing without one."""
+    if not path_for(pred_path).is_file():
+        return {}
+    made = read_json(path_for(pred_path))
+    settings = made["settings"]
+    named = {"name": settings["model"], "revision": None, "chat_template": None}
+    return {
+        "model": made.get("model") or named,
+        "adapter": settings.get("adapter"),
+        "prompt": settings.get("prompt"),
+        "seed": made.get("seed"),
+    }
+
+
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse(argv)
     path = problem_path(args.data_root, args.dataset, args.split)
@@ -130,7 +145,8 @@ def main(argv: list[str] | None = None) -> int:
             "problems_sha256": manifest.inputs["problems"].describe()["sha256"],
         }
         write_json_atomic(summary_path, summary)
-        manifest.finish([summary_path, scores_path], {"n": summary["n"], "verdicts": summary["verdicts"]})
+        counts = {"n": summary["n"], "verdicts": summary["verdicts"], "truncated_share": summary["cut_at_limit"]}
+        manifest.finish([summary_path, scores_path], counts, **origin(args.pred_path))
     print(one_line(summary), *(critic.lines(summary["critic"]) if rated else ()), sep="\n  ")
     return 0
 

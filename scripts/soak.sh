@@ -80,7 +80,7 @@ command_of() { # KIND FOLDER: sets `command`; all that it writes lies in FOLDER
 
 results() { # FOLDER: hash and name of every file that must not depend on what happened
   (cd -- "$1" && find . -type f '(' -name '*.jsonl' -o -name '*.md' -o -name '*.json' -o -name adapter_model.safetensors ')' \
-    ! -name '*.manifest.json' ! -path '*/checkpoint-*' ! -path '*/train/distilled/*.json' ! -path '*/train/distilled/*.md' \
+    ! -name '*.manifest.json' ! -name 'report.*' ! -path '*/checkpoint-*' ! -path '*/train/distilled/*.json' ! -path '*/train/distilled/*.md' \
     -exec sha256sum {} + | sort -k 2)
 }
 

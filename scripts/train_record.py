@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cotkit import cli, generate, train_budget, train_checks
+from cotkit import cli, generate, prompts, train_budget, train_checks
 from cotkit.files import DataError, write_if_changed
 from cotkit.jsonl import Row, read_json
 from cotkit.train_config import TrainConfig, read_config
@@ -122,6 +122,7 @@ def finish(args: argparse.Namespace, config: TrainConfig) -> int:
         [weights, output_dir / "adapter_config.json"],
         counts,
         command=shlex.join(["bash", "scripts/train.sh", str(args.config_path), *run, *seed, *args.overrides]),
+        prompt=prompts.wording_hash(prompts.student_messages(prompts.PROBE["question"])),
         processes=args.processes,
         losses=loss_curve(state["log_history"]),
     )

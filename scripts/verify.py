@@ -63,7 +63,7 @@ def recounted(output: Path, record: Row) -> Iterator[tuple[Path, Row, Row]]:
     """(file, what the manifest says of it, what is found in it) for every file whose counts the manifest tells."""
     counts = record["counts"]
     files = {Path(name).name: output.parent / name for name in record["outputs"]}
-    if "truncated_share" in counts:
+    if record["stage"] in ("teacher_cot", "infer_parallel"):
         found = count(read(output))
         yield output, {key: counts.get(key) for key in {**found, **counts} if key != "identical_copies"}, found
     for name, path in files.items():
