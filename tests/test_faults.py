@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 from answer_cases import CASES
+from chat_server import ChatServer
 from conftest import ROOT, problem, read_rows, refused, run_script, write_rows
 from faults_tools import (
     CANARIES,
@@ -838,6 +839,30 @@ def test_f26_secrets_with_debug(tmp_path: Path):
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert not leaks((done.stdout + done.stderr).encode())
+
+
+def test_f27_a_server_that_fails_in_every_way(tmp_path: Path):
+    """What passes is retried; what lasts is listed, ends in exit code 3, and is tried again by the next run. More: test_openai_backend.py."""
+    words = teach(tmp_path, model="m", rows=12)
+    words[words.index("--backend") + 1] = "openai"
+    words += ["--request_timeout", "1", "--max_retries", "2", "--concurrency", "1", "--base_url"]
+    passing = [429, 500, "hang", "cut", "broken_json", "empty_choices", "null_content"]
+    with ChatServer(*[step for fault in passing for step in (fault, "answer")]) as server:
+        run_script(*words, server.url)
+    assert [row["id"] for row in read_rows(tmp_path / "out.jsonl")] == [problem(number)["id"] for number in range(12)]
+    assert len(server.bodies) == 12 + len(passing)
+
+    write_rows(tmp_path / "problems.jsonl", [problem(number) for number in range(14)])
+    with ChatServer("answer", then=500, text="3+4", reason="length") as server:
+        done = run_script(*words, server.url, check=False)
+    assert done.returncode == 3
+    assert len(server.bodies) == 1 + 3
+    assert re.search("1 results failed for good: gsm8k-test-0001[23] ", done.stderr)
+    assert run_script(*words, server.url, "--is_done", check=False).returncode == 4
+    with ChatServer() as server:
+        run_script(*words, server.url)
+    assert len(server.bodies) == 1
+    assert Counter(row["finish_reason"] for row in read_rows(tmp_path / "out.jsonl")) == {"answer": 13, "length": 1}
 
 
 def test_f28_out_of_memory(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
