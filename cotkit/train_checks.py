@@ -17,7 +17,7 @@ from typing import Any
 from cotkit import cli, prompts
 from cotkit.files import DataError
 from cotkit.jsonl import Row, read_json
-from cotkit.train_config import OWN_KEYS, TrainConfig
+from cotkit.train_config import ADAPTERS, OWN_KEYS, TrainConfig
 
 # The dataclasses that LLaMA-Factory's parser of training files is made of.
 ARGUMENT_FILES = {
@@ -45,9 +45,9 @@ def check(config: TrainConfig, this_machine: bool = True) -> None:
 
 def check_start(config: TrainConfig) -> None:
     """A method that starts from an adapter finds it."""
-    start = config.values.get("adapter_name_or_path")
-    if start and not (Path(start) / "adapter_model.safetensors").is_file():
-        raise DataError(f"{config.where('adapter_name_or_path')}: {start} holds no adapter; train that method first")
+    for key in filter(config.values.get, ADAPTERS):
+        if not (Path(config.values[key]) / "adapter_model.safetensors").is_file():
+            raise DataError(f"{config.where(key)}: {config.values[key]} holds no adapter; train that method first")
 
 
 @cache

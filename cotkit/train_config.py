@@ -21,10 +21,13 @@ BASE = "train.yaml"
 OWN_KEYS = ("budget", "methods")
 TRAINER_SEED = 42  # the Trainer's own where the YAML names none
 NEEDED = ("model_name_or_path", "dataset", "dataset_dir", "template", "output_dir", "stage")
+# Keys that hold an adapter: a folder, or the name of a method of the same run.
+ADAPTERS = ("adapter_name_or_path", "ref_model_adapters")
 # Keys that change nothing in the trained weights; an adapter's path is replaced by its content.
 NOT_IDENTITY = ("output_dir", "report_to", "run_name", "logging_steps", "plot_loss", "overwrite_cache", "dataset_dir",
                 "preprocessing_num_workers", "dataloader_num_workers", "save_steps", "save_strategy",
-                "save_total_limit", "disable_tqdm", "methods", "adapter_name_or_path")  # fmt: skip
+                "save_total_limit", "disable_tqdm", "methods", "deepspeed", "fsdp", "fsdp_config", "ref_model",
+                *ADAPTERS)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,8 @@ class TrainConfig:
             settings.pop("budget", None)
         model, seed = self.values["model_name_or_path"], self.values.get("seed", TRAINER_SEED)
         settings["model_files"] = fingerprint(model)
-        if adapter := self.values.get("adapter_name_or_path"):
-            settings["adapter_files"] = fingerprint(adapter)
+        for key in filter(self.values.get, ADAPTERS):
+            settings[f"{key}_files"] = fingerprint(self.values[key])
         inputs = {name: Input(path) for name, path in self.datasets().items()}
         return Manifest("train", self.output_dir, settings, inputs, model, seed, overwrite=overwrite)
 
@@ -107,9 +110,11 @@ def read_config(path: Path, overrides: list[str], run: Path | None = None, seed:
     merged = OmegaConf.merge(OmegaConf.create(derived), *map(OmegaConf.load, files), given)
     values: Row = OmegaConf.to_container(merged, resolve=False)  # type: ignore[assignment]
     lines |= dict.fromkeys(map(str, given), "command line")
-    start = str(values.get("adapter_name_or_path") or "")
-    if run and start and "/" not in start:
-        values["adapter_name_or_path"] = str(run / "train" / (start + suffix))
+    for key in ADAPTERS:
+        if run and (name := str(values.get(key) or "")) and "/" not in name:
+            values[key] = str(run / "train" / (name + suffix))
+    if values.get("ref_model_adapters"):
+        values.setdefault("ref_model", values["model_name_or_path"])
     for key in NEEDED:
         if not values.get(key):
             raise DataError(f"{path}: key {key!r} is missing; it has {', '.join(lines)}")

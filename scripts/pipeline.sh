@@ -47,7 +47,7 @@ while [[ $# -gt 0 ]]; do
       ;;
   esac
 done
-[[ -f "$preset/data.yaml" ]] || fail "$preset: not a preset folder (no data.yaml); known are: $(echo configs/*)"
+[[ -f "$preset/data.yaml" ]] || fail "$preset: not a preset folder (no data.yaml); known are: $(dirname -- configs/*/data.yaml | xargs)"
 [[ -z "$from" || " ${STAGES[*]} " == *" $from "* ]] || fail "--from $from: stages are ${STAGES[*]}"
 [[ -z "$limit" || "$limit" =~ ^[1-9][0-9]*$ ]] || fail "--limit $limit: a whole number of at least 1 is expected"
 

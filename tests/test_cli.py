@@ -107,7 +107,10 @@ def test_bad_input_is_refused_before_anything_heavy_is_loaded(tmp_path: Path):
 
 
 def test_presets_share_their_methods():
-    methods = {preset.name: {path.stem for path in preset.glob("train/*.yaml")} for preset in ROOT.glob("configs/*")}
-    assert all({"strong_baseline", "distilled"} <= found for found in methods.values()), methods
+    presets = [path.parent for path in ROOT.glob("configs/*/data.yaml")]
+    methods = [{path.stem for path in preset.glob("train/*.yaml")} for preset in presets]
+    assert len(presets) == 3
+    assert all(found == methods[0] for found in methods), methods
+    assert {"strong_baseline", "teacher_raw", "distilled", "rejection_sampled", "mixed", "dpo"} == methods[0]
     for path in ROOT.glob("configs/*/train/*.yaml"):
         assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)

@@ -6,11 +6,13 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,6 +20,7 @@ from conftest import ROOT, SMOLLM2
 from test_generate import Sampling, load
 
 from cotkit import prompts, train_budget, train_checks
+from cotkit.adapter_parity import compare
 from cotkit.files import DataError
 from cotkit.train_config import TrainConfig, methods_of, read_config
 from cotkit.training_sets import write_dataset_info, write_training_set
@@ -26,15 +29,27 @@ CONFIGS = sorted(ROOT.glob("configs/*/train/*.yaml"))
 CONFIG = ROOT / "configs/smollm2_cpu/train/distilled.yaml"
 
 
-@pytest.fixture
-def datasets_folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def datasets_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [prompts.training_row(f"What is {n}+1?", prompts.target(f"{n}+1=<<{n}+1={n + 1}>>{n + 1}", str(n + 1)))
             for n in range(16)]  # fmt: skip
-    folder = tmp_path / "data sets"
+    folder = tmp_path_factory.mktemp("train") / "data sets"
     for name in ("distilled", "gold_dev"):
         write_training_set(folder, name, rows)
-    write_dataset_info(folder, {"distilled": False, "gold_dev": False})
+    pairs = [{**{key: row[key] for key in ("system", "instruction", "input")}, "chosen": row["output"], "rejected": "7\n#### 7"}
+             for row in rows]  # fmt: skip
+    write_training_set(folder, "preference", pairs, ranking=True)
+    write_dataset_info(folder, {"distilled": False, "gold_dev": False, "preference": True})
     return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model: Path, datasets_folder: Path) -> Path:
+    """The adapter of one whole training, in one process."""
+    output = datasets_folder.parent / "out put" / "distilled"
+    done = train(train_words(tiny_model, datasets_folder, output))
+    assert done.returncode == 0, done.stderr
+    return output
 
 
 def train_words(tiny_model: Path, datasets_folder: Path, output: Path, *more: str) -> list[str]:
@@ -135,18 +150,24 @@ def test_what_is_trained_is_what_is_served(model: str, template_name: str, tiny_
     assert serving.decode(answer_ids).startswith(row["output"] + "<|im_end|>")
 
 
-def test_a_real_training_makes_an_adapter_that_inference_takes(tiny_model: Path, datasets_folder: Path, tmp_path: Path):
-    output = tmp_path / "out put" / "distilled"
-    words = train_words(tiny_model, datasets_folder, output)
-    done = train(words)
-    assert done.returncode == 0, done.stderr
-    assert steps_of(output) == 8  # 16 rows, batch 4, 2 epochs
-    manifest = json.loads((output.parent / "distilled.manifest.json").read_text(encoding="utf-8"))
-    assert manifest["status"] == "done"
-    assert manifest["counts"]["steps"] == 8
-    assert manifest["counts"]["eval_loss"] > 0
-    assert {"distilled", "gold_dev"} == set(manifest["inputs"])
+def manifest_of(output: Path) -> dict[str, Any]:
+    return json.loads(output.with_name(output.name + ".manifest.json").read_text(encoding="utf-8"))
 
+
+def test_a_real_training_makes_an_adapter_that_inference_takes(tiny_model: Path, datasets_folder: Path, trained: Path):
+    assert steps_of(trained) == 8  # 16 rows, batch 4, 2 epochs
+    manifest = manifest_of(trained)
+    assert manifest["status"] == "done"
+    counts = manifest["counts"]
+    assert (counts["steps"], counts["rows"]) == (8, 16)
+    config = small_config(tiny_model, datasets_folder)
+    assert counts["trained_tokens"] == 2 * train_budget.answer_tokens(config, "distilled")
+    assert {"distilled", "gold_dev"} == set(manifest["inputs"])
+    losses = manifest["losses"]
+    assert [point["step"] for point in losses] == [2, 4, 6, 8]
+    assert losses[-1]["eval_loss"] == counts["eval_loss"] < losses[1]["eval_loss"]
+
+    words = train_words(tiny_model, datasets_folder, trained)
     again = train(words)
     assert again.returncode == 0
     assert "trained already" in again.stdout
@@ -154,8 +175,41 @@ def test_a_real_training_makes_an_adapter_that_inference_takes(tiny_model: Path,
     assert changed.returncode == 1
     assert "learning_rate: 0.001 -> 0.5" in changed.stderr
 
-    plain, tuned = (load(tiny_model, Sampling(4), adapter=adapter).model for adapter in (None, output))
+    plain, tuned = (load(tiny_model, Sampling(4), adapter=adapter).model for adapter in (None, trained))
     weights = [model.model.layers[0].self_attn.q_proj.weight for model in (plain, tuned)]
+    assert not weights[0].equal(weights[1])
+    assert compare(str(tiny_model), trained) is None
+
+
+def test_two_processes_train_as_one_does(tiny_model: Path, datasets_folder: Path, trained: Path, monkeypatch: Any):
+    """Rows a step stay four: the loss differs by rounding only, and paths may hold spaces."""
+    monkeypatch.setenv("NPROC", "2")
+    output = trained.with_name("two processes")
+    done = train(train_words(tiny_model, datasets_folder, output))
+    assert done.returncode == 0, done.stderr
+    one, two = manifest_of(trained), manifest_of(output)
+    assert two["processes"] == 2
+    assert two["counts"]["steps"] == one["counts"]["steps"]
+    for key in ("train_loss", "eval_loss"):
+        assert two["counts"][key] == pytest.approx(one["counts"][key], rel=0.02)
+
+
+def test_preference_learning_goes_on_from_the_adapter_and_is_pulled_back_to_it(
+    tiny_model: Path, datasets_folder: Path, trained: Path
+):
+    output = trained.with_name("dpo")
+    words = train_words(tiny_model, datasets_folder, output, f"adapter_name_or_path={trained}", f"ref_model_adapters={trained}",
+                        "logging_steps=1", "max_steps=3")  # fmt: skip
+    done = train([*words[:2], str(CONFIG.with_stem("dpo")), *words[3:]])
+    assert done.returncode == 0, done.stderr
+    log = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    assert log[0]["rewards/chosen"] == pytest.approx(0, abs=1e-5)  # before the first update it is its own reference
+    assert log[0]["rewards/rejected"] == pytest.approx(0, abs=1e-5)
+    assert log[2]["rewards/margins"] != 0  # the first step of the warm-up has rate 0
+    assert log[0]["sft_loss"] > 0  # the term that keeps it stable
+    assert compare(str(tiny_model), output) is None
+    tuned, went_on = (load(tiny_model, Sampling(4), adapter=adapter).model for adapter in (trained, output))
+    weights = [model.model.layers[0].self_attn.q_proj.weight for model in (tuned, went_on)]
     assert not weights[0].equal(weights[1])
 
 
@@ -234,16 +288,17 @@ def small_config(tiny_model: Path, datasets_folder: Path, *more: str) -> TrainCo
     return read_config(CONFIG, [f"model_name_or_path={tiny_model}", f"dataset_dir={datasets_folder}", *more])
 
 
-def test_a_budget_gives_every_method_as_many_steps_or_tokens(tiny_model: Path, datasets_folder: Path):
+def test_a_budget_gives_every_method_as_many_steps_or_tokens(tiny_model: Path, datasets_folder: Path, tmp_path: Path):
     """distilled has 16 rows; half of them, each twice as long, are 8."""
     rows = [prompts.training_row(f"What is {n}+1?", "1+1=2 " * 40 + "\n#### 2") for n in range(6)]
-    write_training_set(datasets_folder, "gold", rows)
-    write_dataset_info(datasets_folder, {"distilled": False, "gold_dev": False, "gold": False})
-    config = small_config(tiny_model, datasets_folder)
+    folder = shutil.copytree(datasets_folder, tmp_path / "sets")
+    write_training_set(folder, "gold", rows)
+    write_dataset_info(folder, {"distilled": False, "gold_dev": False, "gold": False})
+    config = small_config(tiny_model, folder)
     assert train_budget.steps(config) == 8  # 16 rows, batch 4, 2 epochs
-    assert train_budget.steps(small_config(tiny_model, datasets_folder, "budget=steps of gold")) == 4
-    assert train_budget.steps(small_config(tiny_model, datasets_folder, "num_train_epochs=0.4")) == 2
-    by_tokens = train_budget.steps(small_config(tiny_model, datasets_folder, "budget=tokens of gold"))
+    assert train_budget.steps(small_config(tiny_model, folder, "budget=steps of gold")) == 4
+    assert train_budget.steps(small_config(tiny_model, folder, "num_train_epochs=0.4")) == 2
+    by_tokens = train_budget.steps(small_config(tiny_model, folder, "budget=tokens of gold"))
     a_row = {name: train_budget.answer_tokens(config, name) / rows for name, rows in (("gold", 6), ("distilled", 16))}
     assert by_tokens == round(4 * a_row["gold"] / a_row["distilled"])
     assert by_tokens > 8
@@ -287,3 +342,13 @@ def test_secrets_drawn_from_the_environment_are_not_written_down(
     assert "oc.env:CANARY" in written
     assert "s3cret-canary" not in written
 
+
+
+@pytest.mark.parametrize(("name", "stage"), [("zero2", 2), ("zero3", 3)])
+def test_the_deepspeed_files_leave_to_the_yaml_what_the_yaml_says(name: str, stage: int):
+    from accelerate.utils.deepspeed import HfDeepSpeedConfig
+
+    config = HfDeepSpeedConfig(str(ROOT / f"configs/deepspeed/{name}.json"))
+    assert config.get_value("zero_optimization.stage") == stage
+    for key in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size", "bf16.enabled"):
+        assert config.get_value(key) == "auto"
