@@ -138,9 +138,10 @@ def check_comparable(dataset: str, runs: list[Run]) -> None:
                 raise DataError(f"{pair} on different questions; {lacks}; is the limit the same?")
         if other.summary["problems_sha256"] != first.summary["problems_sha256"]:
             raise DataError(f"{pair} against different problem files; run score.py again on both")
-    judges = {json.dumps(run.summary["critic"]["judge"], sort_keys=True) for run in runs if run.summary.get("critic")}
+    rated = [run.summary["critic"] for run in runs if run.summary.get("critic")]
+    judges = {json.dumps([critic["judge"], list(critic["criteria"])], sort_keys=True) for critic in rated}
     if len(judges) > 1:
-        raise DataError(f"{dataset}: its methods were rated by different judges; run scripts/critic.py on all at once")
+        raise DataError(f"{dataset}: its methods were rated by different judges or criteria; run scripts/critic.py on all at once")
 
 
 def asked_differently(methods: list[Method]) -> list[str]:

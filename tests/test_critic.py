@@ -337,7 +337,7 @@ def test_different_judges_are_not_compared(monkeypatch: pytest.MonkeyPatch, fold
     record["judge"]["model"] = "another"
     path.write_text(json.dumps(record), encoding="utf-8")
     score_all(folder)
-    with pytest.raises(DataError, match="rated by different judges"):
+    with pytest.raises(DataError, match="rated by different judges or criteria"):
         compare.main([str(folder.parents[1])])
 
 
