@@ -141,7 +141,8 @@ def check_comparable(dataset: str, runs: list[Run]) -> None:
     rated = [run.summary["critic"] for run in runs if run.summary.get("critic")]
     judges = {json.dumps([critic["judge"], list(critic["criteria"])], sort_keys=True) for critic in rated}
     if len(judges) > 1:
-        raise DataError(f"{dataset}: its methods were rated by different judges or criteria; run scripts/critic.py on all at once")
+        rated_by = "its methods were rated by different judges or criteria"
+        raise DataError(f"{dataset}: {rated_by}; run scripts/critic.py on all at once")
 
 
 def asked_differently(methods: list[Method]) -> list[str]:
