@@ -1,0 +1,220 @@
+"""What a preset's run will take, before anything runs: rows, tokens, steps, time, memory and disk of every stage.
+
+Reads   the preset's YAMLs, the prepared problems and what <run> holds already; writes nothing
+
+    python scripts/plan.py configs/smollm2_cpu
+    python scripts/plan.py configs/qwen2_1.5b_tuned --device a100 --devices 4 --methods all
+
+Rows are counted where the files are there. Otherwise they are estimated: SHARES below says how many rows of a training
+set a problem gives. Times are estimates from model and token sizes (cotkit/estimates.py), good to a factor of two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from cotkit import cli, estimates, prompts, train_budget
+from cotkit.estimates import Device, Shape
+from cotkit.files import DataError
+from cotkit.jsonl import Row, read, read_json
+from cotkit.manifest import path_for
+from cotkit.train_config import TrainConfig, methods_of, read_config
+
+# Rows of a training set for each problem and for each sample of it beyond the first, where the set is not there yet: of a
+# strong teacher nearly every rewritten solution is kept (the CPU preset's keeps 74 of 80).
+SHARES = {"gold": (1, 0), "teacher_raw": (1, 0), "distilled": (0.9, 0), "rejection_sampled": (0.9, 0.5), "mixed": (1.9, 0),
+          "preference": (0.1, 0.1)}  # fmt: skip
+RUBRIC = 300  # tokens that tell a critic what to rate
+MARKS = 15  # tokens that a chat template writes itself
+SAMPLED_ROWS = 500  # of a file, for the mean length of its texts
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing to do."""
+
+    what: str
+    rows: int
+    tokens: float
+    steps: int
+    seconds: float
+    memory: float
+    state: str
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A file of problems: their number, and mean tokens of a question's prompt and of a solution."""
+
+    rows: int
+    prompt: float
+    solution: float
+
+
+def texts_of(path: Path, limit: int | None) -> Texts:
+    """Raises DataError if the problems are not prepared."""
+    if not path.is_file():
+        raise DataError(f"{path}: not there yet; scripts/prepare_data.py makes it in a moment")
+    sample = list(islice(read(path), SAMPLED_ROWS))
+    means = {
+        field: sum(len(row[field]) for row in sample) / len(sample) / characters
+        for field, characters in estimates.CHARACTERS_A_TOKEN.items()
+    }
+    fixed = sum(len(message["content"]) for message in prompts.student_messages(""))
+    rows = sum(1 for _ in read(path))
+    wording = MARKS + fixed / estimates.CHARACTERS_A_TOKEN["question"]
+    return Texts(min(rows, limit or rows), means["question"] + wording, means["solution"])
+
+
+def state_of(output: Path) -> str:
+    """What the manifest beside an output says: a finished one is skipped while its settings and inputs are the same."""
+    manifest = path_for(output)
+    if not manifest.is_file():
+        return ""
+    return "done" if read_json(manifest).get("status") == "done" else "begun"
+
+
+class Plan:
+    """A preset, its run folder and the device, and from them the lines of the table."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.preset, self.run = args.preset, args.run or Path("outputs") / args.preset.name
+        self.device: Device = estimates.DEVICES[args.device]
+        self.devices, self.limit, self.half = args.devices, args.limit, args.device != "cpu"
+        self.seeds: list[int | None] = args.seeds or [None]
+        self.teacher, self.infer = self._keys("teacher"), self._keys("infer")
+        self.methods = methods_of(args.preset, args.methods)
+        limit = args.limit or self.teacher.get("limit")
+        self.problems = texts_of(Path(self.teacher["input_path"]), limit)
+        self.student = estimates.shape_of(self.infer["base_model"])
+        self.disk: dict[str, float] = {}
+
+    def _keys(self, stage: str) -> dict[str, Any]:
+        return {key: value for key, (value, _) in cli.read_yaml(self.preset / f"{stage}.yaml").items()}
+
+    def lines(self) -> Iterator[Line]:
+        yield self._teacher()
+        yield Line("filter", self.problems.rows * self.teacher.get("num_samples", 1), 0, 0, 5, 0, state_of(self.run / "kept.jsonl"))
+        variants: list[tuple[str, TrainConfig | None]] = [("baseline", None)]
+        for path in self.methods:
+            for seed in self.seeds:
+                config = read_config(path, [], self.run, seed)
+                variants.append((config.output_dir.name, config))
+                yield self._train(config)
+        for dataset in self._keys("data")["dataset"]:
+            yield from self._evaluation(dataset, variants)
+
+    def _evaluation(self, dataset: str, variants: list[tuple[str, TrainConfig | None]]) -> Iterator[Line]:
+        texts = texts_of(Path("data") / dataset / "test.jsonl", self.limit or self.infer.get("limit"))
+        most = self.infer["max_new_tokens"]
+        for name, config in variants:
+            yield self._generation(
+                f"infer {name} on {dataset}", self.student, self.infer, texts.rows, texts.prompt,
+                # Untrained, most texts run on; trained, they are like solutions.
+                min(most, max(texts.solution, self.problems.solution)) if config else 0.9 * most,
+                self.run / f"predictions/{dataset}/{name}.jsonl",
+            )  # fmt: skip
+        if (self.preset / "critic.yaml").is_file():
+            keys = self._keys("critic")
+            rows = min(keys.get("critic_limit", texts.rows), texts.rows) * len(variants) + keys.get("controls", 0)
+            prompt = texts.prompt + 2 * texts.solution + RUBRIC
+            yield self._generation(f"critic on {dataset}", estimates.shape_of(keys["model_name"]), keys, rows, prompt,
+                                   keys.get("max_new_tokens", 256) / 2, self.run / f"predictions/{dataset}/none")  # fmt: skip
+
+    def _teacher(self) -> Line:
+        shape = estimates.shape_of(self.teacher["model_name"])
+        texts, samples = self.problems, self.teacher.get("num_samples", 1)
+        rewriting = self.teacher.get("mode") == "rewrite"
+        prompt = texts.prompt + (texts.solution if rewriting else 0)  # the worked example is computed once
+        self.disk["models from the hub"] = sum(
+            2.0 * estimates.shape_of(name).weights
+            for name in {self.teacher["model_name"], self.infer["base_model"]}
+            if not Path(name).is_dir()
+        )
+        return self._generation("teacher", shape, self.teacher, texts.rows * samples, prompt, texts.solution,
+                                self.run / "teacher.jsonl")  # fmt: skip
+
+    def _generation(
+        self, what: str, shape: Shape, keys: Row, rows: int, prompt: float, written: float, output: Path
+    ) -> Line:
+        batch = min(int(keys.get("batch_size", 16)), rows)
+        seconds = estimates.generate_seconds(self.device, shape, -(-rows // self.devices), prompt, written, batch)
+        memory = estimates.generate_bytes(shape, batch, prompt + keys["max_new_tokens"], self.half)
+        return Line(what, rows, rows * (prompt + written), 0, seconds, memory, state_of(output))
+
+    def _train(self, config: TrainConfig) -> Line:
+        name, values = str(config.values["dataset"]), config.values
+        rows, tokens_a_row = self._set(config, name)
+        if "max_steps" in values or (config.budget != "epochs" and self._is_there(config)):
+            steps = train_budget.steps(config)
+        else:
+            reference = name if config.budget == "epochs" else config.budget.split()[-1]
+            steps = train_budget.steps_of(config, self._set(config, reference)[0])
+        sequences = steps * train_budget.rows_a_step(config) * (2 if values["stage"] == "dpo" else 1)
+        tokens = sequences * tokens_a_row * (1.5 if values.get("ref_model_adapters") else 1)  # forward only, once more
+        seconds = estimates.train_seconds(self.device, self.student, tokens, not values.get("disable_gradient_checkpointing"))
+        saved = estimates.adapter_bytes(self.student, values)
+        kept = int(values.get("save_total_limit") or max(1, steps // int(values.get("save_steps", 500))))
+        self.disk["adapters and checkpoints"] = self.disk.get("adapters and checkpoints", 0) + saved * (1 + 3 * kept)
+        return Line(f"train {config.output_dir.name}", rows, sequences * tokens_a_row, steps, seconds / self.devices,
+                    estimates.train_bytes(self.student, values, tokens_a_row), state_of(config.output_dir))  # fmt: skip
+
+    def _is_there(self, config: TrainConfig) -> bool:
+        return (Path(config.values["dataset_dir"]) / "dataset_info.json").is_file()
+
+    def _set(self, config: TrainConfig, name: str) -> tuple[int, float]:
+        """Rows of a training set and tokens of each: counted, or expected of the problems."""
+        path = Path(config.values["dataset_dir"]) / f"{name}.jsonl"
+        if path.is_file():
+            rows = list(read(path))
+            answers = sum(len(row[field]) for row in rows for field in train_budget.ANSWERS if field in row)
+            answer = answers / len(rows) / (2 if "chosen" in rows[0] else 1) / estimates.CHARACTERS_A_TOKEN["solution"]
+            return len(rows), self.problems.prompt + answer
+        if name not in SHARES:
+            raise DataError(f"{config.where('dataset')}: {path} is not there yet, and how many rows it will have is not known")
+        first, more = SHARES[name]
+        rows_expected = self.problems.rows * (first + more * (min(4, self.teacher.get("num_samples", 1)) - 1))
+        return max(1, round(rows_expected)), self.problems.prompt + self.problems.solution
+
+
+def table(plan: Plan, args: argparse.Namespace) -> Iterator[str]:
+    lines = list(plan.lines())
+    yield f"{args.preset} on {args.devices} x {args.device}, in {plan.run}\n"
+    yield "| what | rows | tokens | steps | time | memory | state |\n|---|---|---|---|---|---|---|"
+    for line in lines:
+        memory = estimates.gigabytes(line.memory) if line.memory else ""
+        over = " (too much)" if line.memory > plan.device.memory else ""
+        state = "done, is skipped" if line.state == "done" else "begun, goes on" if line.state else ""
+        yield (
+            f"| {line.what} | {line.rows:,} | {line.tokens:,.0f} | {line.steps or ''} | {estimates.clock(line.seconds)} | "
+            f"{memory}{over} | {state} |"
+        )
+    left = sum(line.seconds for line in lines if line.state != "done")
+    yield f"\nTime: {estimates.clock(sum(line.seconds for line in lines))}, of which {estimates.clock(left)} are left."
+    yield "Disk: " + ", ".join(f"{estimates.gigabytes(size)} {what}" for what, size in plan.disk.items() if size) + "."
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("preset", type=Path, metavar="PRESET", help="a folder below configs/")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="the run's folder (default outputs/<preset>)")
+    parser.add_argument("--device", choices=sorted(estimates.DEVICES), default="cpu", help="default cpu")
+    parser.add_argument("--devices", type=cli.positive_int, default=1, metavar="N", help="how many of them (default 1)")
+    parser.add_argument("--methods", metavar="LIST", help="a,b,c or all (default: those of train.yaml)")
+    parser.add_argument("--seeds", type=int, nargs="*", metavar="N", help="as for scripts/pipeline.sh")
+    parser.add_argument("--limit", type=cli.positive_int, metavar="N", help="only the first N problems of each file")
+    args = parser.parse_args(argv)
+    print("\n".join(table(Plan(args), args)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,106 @@
+"""The plan of a run: its estimates against a run that was measured, what is done already, what does not fit."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, problem, write_rows
+
+from cotkit import estimates
+from cotkit.estimates import DEVICES, Shape, shape_of
+from cotkit.files import DataError
+
+SMOLLM2_SHAPE = Shape(hidden=576, layers=30, vocabulary=49152, feed_forward=1536, keys=192, tied=True)
+# Seconds of the CPU preset's run on 2 cores: (prompt tokens, written tokens, rows, batch) -> measured.
+GENERATED = [((315, 36, 80, 40), 89.8), ((83, 154, 48, 48), 83.7), ((83, 33, 48, 48), 33.7), ((83, 50, 48, 48), 54.1)]
+TRAINED = [(21_800, 186.8), (18_900, 151.1)]  # tokens -> seconds
+ADAPTER_BYTES = 19_593_064  # of rank 16 on all linear layers, with its header
+
+
+@pytest.fixture
+def preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The CPU preset's YAMLs beside 20 problems, in a folder of their own; the model is two sizes in a file."""
+    monkeypatch.chdir(tmp_path)
+    for dataset, split in (("gsm_symbolic", "train"), ("gsm_symbolic", "test")):
+        write_rows(tmp_path / f"data/{dataset}/{split}.jsonl", [problem(number) for number in range(20)])
+    model = tmp_path / "data/models/SmolLM2-135M-Instruct"
+    model.mkdir(parents=True)
+    config = {"hidden_size": 576, "num_hidden_layers": 30, "vocab_size": 49152, "intermediate_size": 1536,
+              "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}  # fmt: skip
+    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return ROOT / "configs/smollm2_cpu"
+
+
+def plan(capsys: Any, *words: Any) -> str:
+    script = runpy.run_path(str(ROOT / "scripts/plan.py"), run_name="plan")
+    assert script["main"]([str(word) for word in words]) == 0
+    return capsys.readouterr().out
+
+
+def test_sizes_follow_from_a_models_configuration(preset: Path):
+    assert shape_of("data/models/SmolLM2-135M-Instruct") == SMOLLM2_SHAPE
+    assert SMOLLM2_SHAPE.weights == pytest.approx(134.5e6, rel=0.01)
+    assert estimates.SHAPES["Qwen/Qwen2-1.5B"].weights == pytest.approx(1.54e9, rel=0.01)
+    assert estimates.SHAPES["Qwen/Qwen3-8B"].weights == pytest.approx(8.19e9, rel=0.01)
+    assert estimates.adapter_bytes(SMOLLM2_SHAPE, {"lora_rank": 16}) == pytest.approx(ADAPTER_BYTES, rel=0.01)
+    only_q = estimates.trainable(SMOLLM2_SHAPE, {"lora_rank": 8, "lora_target": "q_proj"})
+    assert only_q == 8 * 30 * (576 + 576)
+    both = estimates.trainable(SMOLLM2_SHAPE, {"lora_target": "q_proj", "additional_target": "embed_tokens,lm_head"})
+    assert both == only_q + 2 * 49152 * 576
+    with pytest.raises(DataError, match="its sizes are not known"):
+        shape_of("some/model")
+
+
+@pytest.mark.parametrize(("run", "measured"), GENERATED)
+def test_generation_takes_about_what_was_measured(run: tuple[int, int, int, int], measured: float):
+    prompt, written, rows, batch = run
+    seconds = estimates.generate_seconds(DEVICES["cpu"], SMOLLM2_SHAPE, rows, prompt, written, batch)
+    assert measured / 1.5 < seconds < measured * 1.5
+
+
+@pytest.mark.parametrize(("tokens", "measured"), TRAINED)
+def test_training_takes_about_what_was_measured(tokens: int, measured: float):
+    seconds = estimates.train_seconds(DEVICES["cpu"], SMOLLM2_SHAPE, tokens, checkpointing=False)
+    assert measured / 1.5 < seconds < measured * 1.5
+
+
+def test_the_plan_counts_rows_and_steps_and_knows_what_is_done(preset: Path, tmp_path: Path, capsys: Any):
+    said = plan(capsys, preset)
+    assert "| teacher | 20 |" in said
+    assert "| train strong_baseline | 20 |" in said  # one gold row a problem
+    assert "| train distilled | 18 |" in said  # nine in ten are kept
+    assert "| 10 |" in said.split("train strong_baseline")[1].splitlines()[0]  # 20 rows, batch 4, 2 epochs
+    assert "done" not in said
+    run = tmp_path / "outputs/smollm2_cpu"
+    row = {"system": "s", "instruction": "i", "input": "", "output": "1+1=2\n#### 2"}
+    write_rows(run / "datasets/distilled.jsonl", [row] * 12)
+    for output, status in (("teacher.jsonl", "done"), ("train/distilled", "running")):
+        path = run / f"{output}.manifest.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"status": status}), encoding="utf-8")
+    said = plan(capsys, preset, "--methods", "all", "--seeds", "1", "2")
+    assert "done, is skipped" in said.split("| teacher |")[1].splitlines()[0]
+    assert "| train distilled.seed1 | 12 |" in said  # counted, not expected
+    assert said.count("| train dpo.seed") == 2
+    assert "begun, goes on" in plan(capsys, preset).split("train distilled")[1].splitlines()[0]
+
+
+def test_what_does_not_fit_into_the_device_is_marked(preset: Path, capsys: Any):
+    qwen = ROOT / "configs/qwen2_1.5b_tuned"
+    for dataset in ("gsm8k", "math500", "aime", "amc23"):
+        for split in ("train", "test"):
+            write_rows(Path(f"data/{dataset}/{split}.jsonl"), [problem(number) for number in range(20)])
+    assert "(too much)" not in plan(capsys, qwen, "--device", "a100")
+    teacher = plan(capsys, qwen, "--device", "t4").split("| teacher |")[1].splitlines()[0]
+    assert "(too much)" in teacher  # 8 billion weights of two bytes
+
+
+def test_problems_that_are_not_prepared_are_named(preset: Path):
+    Path("data/gsm_symbolic/train.jsonl").unlink()
+    script = runpy.run_path(str(ROOT / "scripts/plan.py"), run_name="plan")
+    with pytest.raises(DataError, match=r"gsm_symbolic/train.jsonl: not there yet; scripts/prepare_data.py"):
+        script["main"]([str(preset)])
