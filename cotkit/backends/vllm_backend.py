@@ -94,17 +94,17 @@ def _start(args: argparse.Namespace, model_name: str, adapter: str | None, folde
         options["gpu_memory_utilization"] = args.gpu_memory_utilization
     elif on_cpu:
         options["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
-    lora = None
+    weights, lora = model_name, None
     if adapter is not None and (on_cpu if args.merge_adapter is None else args.merge_adapter):
         load_model(model_name, adapter, options["dtype"]).save_pretrained(folder)
-        model_name = str(folder)
+        weights = str(folder)
     elif adapter is not None:
         lora = LoRARequest("adapter", 1, adapter)
         options.update(enable_lora=True, max_loras=1, max_lora_rank=_lora_rank(Path(adapter)))
     try:
         engine = LLMEngine.from_engine_args(
             EngineArgs(
-                model=model_name, skip_tokenizer_init=True, seed=args.seed, enable_prefix_caching=True,
+                model=weights, skip_tokenizer_init=True, seed=args.seed, enable_prefix_caching=True,
                 max_model_len=-1,  # the model's own context, or as much of it as memory holds
                 tensor_parallel_size=args.tensor_parallel_size,
                 enforce_eager=on_cpu,  # on a CPU compiling takes longer than it saves
