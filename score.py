@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby, islice, tee
 from pathlib import Path
 
-from cotkit import cli, critic
+from cotkit import cli, critic, tracking
 from cotkit.answers import Grade, Item, grade_many
 from cotkit.files import AtomicWriter, DataError, Lock
 from cotkit.jsonl import Row, dumps, read_json, write_json_atomic
@@ -48,6 +48,7 @@ def build_parser() -> cli.Parser:
     stage.add_argument("--pred_path", type=Path, required=True, metavar="JSONL", help="predictions")
     stage.add_argument("--output_path", type=Path, metavar="JSON", help="summary (default <stem>.summary.json)")
     stage.add_argument("--explain", metavar="ID", help="only show how the predictions on this problem are graded")
+    stage.add_argument("--report_to", choices=("none", "wandb"), default="none", help="also sends the summary's numbers")
     stage.add_argument("--protocol", choices=("default", "seed"), default="default", help="default is ours")
     return parser
 
@@ -147,6 +148,9 @@ def main(argv: list[str] | None = None) -> int:
         write_json_atomic(summary_path, summary)
         counts = {"n": summary["n"], "verdicts": summary["verdicts"], "truncated_share": summary["cut_at_limit"]}
         manifest.finish([summary_path, scores_path], counts, **origin(args.pred_path))
+    if args.report_to == "wandb":
+        name = f"{args.pred_path.stem}-{args.dataset}"
+        print(tracking.report(summary, name, summary_path.parent))
     print(one_line(summary), *(critic.lines(summary["critic"]) if rated else ()), sep="\n  ")
     return 0
 

@@ -24,10 +24,3 @@ fail() {
 }
 
 count_gpus() { nvidia-smi -L 2>/dev/null | wc -l || true; }
-# Weights and Biases asks for a key at a terminal and fails without one.
-wandb_offline_without_key() {
-  [[ -z "${WANDB_API_KEY:-}${WANDB_MODE:-}" ]] || return 0
-  ! grep -qs 'api.wandb.ai' "${NETRC:-$HOME/.netrc}" || return 0
-  echo "no key of Weights and Biases: recording offline below ${WANDB_DIR:-.}/wandb; \`wandb sync\` uploads it later"
-  export WANDB_MODE=offline
-}

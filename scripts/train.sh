@@ -59,7 +59,9 @@ elif [[ "$local_processes" -gt 1 ]]; then
 fi
 if grep -q '^report_to: *wandb' -- "$resolved"; then
   export WANDB_DIR="${WANDB_DIR:-$(dirname -- "$resolved")}"
-  wandb_offline_without_key
+  WANDB_MODE="$(python -c 'from cotkit.tracking import mode; print(mode())')"
+  export WANDB_MODE
+  [[ "$WANDB_MODE" != offline ]] || echo "Weights and Biases: recording offline below $WANDB_DIR/wandb"
 fi
 "${launcher[@]}" -m llamafactory.launcher "$resolved" 2>&1 | tee -- "${LOG:-/dev/null}"
 [[ "$node" -ne 0 ]] || python scripts/train_record.py finish "${options[@]}" "$config" "${overrides[@]}"
