@@ -189,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
         tell_done(args.output_path, manifest.read(), rules)
         return 0
     tests = TestQuestions.read(args.test_paths, args.ngram) if args.test_paths else None
-    raw = any(part.source == "teacher" for declared in args.sets for part in declared.parts)
+    raw = any(part.source in ("teacher", "pairs") for declared in args.sets for part in declared.parts)
     names = tuple(name for name in BY_ITSELF if name not in args.skip_rules)
     plan = Plan(parameters, names, args.student_model, tests, raw)
     if args.dry_run:

@@ -40,7 +40,7 @@ _NOT_ARITHMETIC = re.compile(r"[^\d.+\-*/=()%^]")
 class Plan:
     """What a process needs to judge rows.
 
-    `raw` says whether a training set of unfiltered rows is wanted, for which rejected rows are measured too.
+    `raw` says whether a training set takes rows that are not kept, which are measured too then.
     """
 
     parameters: Parameters

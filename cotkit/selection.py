@@ -26,6 +26,9 @@ SELECTIONS: tuple[str, ...] = get_args(Select)
 # A pair teaches nothing about reasoning if its sides differ most in length.
 MAX_LENGTH_RATIO = 2.0
 
+# Of these reasons a row is a bad example of reasoning, and not merely of form.
+WRONG = ("wrong_answer", "wrong_steps")
+
 _CODES = {None: 0} | {reason: number for number, reason in enumerate(REASONS, 1)}
 
 
@@ -149,16 +152,17 @@ class Account:
         return rows[order][new]
 
     def pairs(self) -> tuple[Mask, Mask]:
-        """(chosen, rejected): a question's shortest kept row, and its wrong answer that is nearest to it in length.
+        """(chosen, rejected): a question's shortest kept row, and its wrong row that is nearest to it in length.
 
-        Only wrong answers with `MAX_LENGTH_RATIO` at most between the two lengths; both or neither of a question.
+        Wrong is what has another answer or a false calculation, with `MAX_LENGTH_RATIO` at most between the two lengths
+        and nothing that the training would cut; both or neither of a question.
         """
         import numpy as np
 
         questions, words = _view(self._question), _view(self._words).astype("f8")
         chosen = np.flatnonzero(self.choose(self.kept(), "shortest", None))
         chosen = chosen[np.argsort(questions[chosen], kind="stable")]
-        wrong = np.flatnonzero(_view(self._code) == _CODES["wrong_answer"])
+        wrong = np.flatnonzero(np.isin(_view(self._code), [_CODES[reason] for reason in WRONG]) & self.raw())
         if not len(chosen) or not len(wrong):
             return _mask(chosen[:0], len(self)), _mask(wrong[:0], len(self))
         at = np.searchsorted(questions[chosen], questions[wrong]).clip(max=len(chosen) - 1)

@@ -14,6 +14,7 @@ from cotkit.canonical import reasoning
 from cotkit.jsonl import Row, read
 from cotkit.problems import TRUNCATED
 from cotkit.selection import Account
+from cotkit.steps import find_steps
 from cotkit.training_sets import Part, TrainingSet
 
 if TYPE_CHECKING:
@@ -55,13 +56,13 @@ class Source:
         chosen, rejected = self.account.pairs()
         kept = self.account.kept()
         targets = compress(read(self.kept), chosen[kept])
-        halves: dict[str, dict[str, str]] = {}
+        halves: dict[str, dict[str, str | None]] = {}
         for row, good, bad in zip(self.teacher(), chosen, rejected, strict=True):
             if not (good or bad):
                 continue
             half = halves.setdefault(row["id"], {})
             half["chosen" if good else "rejected"] = next(targets)["target"] if good else wrong_target(row)
-            if len(half) == 2:
+            if len(half) == 2 and half["rejected"] is not None:
                 del halves[row["id"]]
                 prompt = prompts.training_row(row["question"], "")
                 del prompt["output"]
@@ -78,11 +79,16 @@ def retry_rows(teacher: Iterator[Row], again: Mask, reasons: Sequence[str]) -> I
         yield {**problem, "retry": TRUNCATED if row.get("retry") == TRUNCATED else reason}
 
 
-def wrong_target(row: Row) -> str:
-    """A wrong response in the form of a target: its reasoning and its own answer on one last line."""
+def wrong_target(row: Row) -> str | None:
+    """A wrong response in the form of a target: its reasoning and its own answer on one last line.
+
+    None if what was wrong stood in a calculator mark only, which a target does without.
+    """
     found = extract(row["response"], row["dataset"])
     text = reasoning(row, Grade(row["id"], "wrong", found.answer, found.how, "", found.end))
-    return prompts.target(text, found.answer or "")
+    target = prompts.target(text, found.answer or "")
+    wrong = found.answer != row["answer"] or any(not step.holds for step in find_steps(target))
+    return target if wrong else None
 
 
 def gold_rows(problems: Iterable[Row]) -> Iterator[Row]:

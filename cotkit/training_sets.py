@@ -6,7 +6,8 @@ A set is declared in one line, ``NAME = SOURCE [SELECTION] [CAP] [+ SOURCE ...]`
     rejection_sampled = kept distinct 4 up to four kept samples with different equations
     mixed = gold + kept first           the data set's own solution and the teacher's
     teacher_raw = teacher first         untouched responses, kept or not, to measure the filter itself
-    preference = pairs                  shortest kept sample against a wrong one of like length, for DPO
+    preference = pairs                  shortest kept sample against one with a wrong answer or a false calculation
+                                        and of like length, for DPO
 
 Rows hold exactly their strings. LLaMA-Factory drops a row with a field of another kind with no more than a warning, and
 giving `columns` resets every column that is not named, so all are named.

@@ -234,3 +234,58 @@ def test_a_row_whose_id_no_problem_has_is_refused(tmp_path: Path):
     problems = write_rows(tmp_path / "problems.jsonl", [problem(4)])
     done = run_filter(tmp_path, [teacher_row(4, GOOD), teacher_row(5, GOOD)], "--problems_path", problems, check=False)
     refused(done, "teacher.jsonl:2: no problem has the id 'gsm8k-test-00005'")
+
+
+@pytest.fixture
+def all_sets(tmp_path: Path) -> Path:
+    """A folder with all six sets, made by the filter from samples of every kind."""
+    rows = [teacher_row(4, WRONG), teacher_row(4, GOOD, sample=1), teacher_row(4, OTHER, sample=2),
+            teacher_row(5, GOOD.replace("4+1=5", "4+2=5")), teacher_row(5, "By 4+2=6 apples he ends.\n#### 6", sample=1),
+            teacher_row(6, "none")]  # fmt: skip
+    run_filter(tmp_path, rows, "--sets", "gold", "teacher_raw", "distilled", "rejection_sampled", "mixed", "preference")
+    return tmp_path / "datasets"
+
+
+@pytest.mark.parametrize("name", ["gold", "teacher_raw", "distilled", "rejection_sampled", "mixed", "preference"])
+def test_llamafactory_loads_every_set_whole(name: str, all_sets: Path, tiny_model: Path, tmp_path: Path):
+    """By its own loader: as many rows as were written, each uncut, prompt and answers in their places."""
+    from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+    from llamafactory.hparams import get_train_args
+    from transformers import AutoTokenizer
+
+    written = read_rows(all_sets / f"{name}.jsonl")
+    assert written
+    stage = {"preference": ("dpo", "rm")}.get(name, ("sft", "sft"))
+    model_args, data_args, training_args, _, _ = get_train_args({
+        "model_name_or_path": str(tiny_model), "stage": stage[0], "do_train": True, "finetuning_type": "lora",
+        "dataset": name, "dataset_dir": str(all_sets), "template": "qwen", "cutoff_len": 1000, "overwrite_cache": True,
+        "output_dir": str(tmp_path / "out"), "report_to": "none",
+    })  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    template = get_template_and_fix_tokenizer(tokenizer, data_args)
+    data = get_dataset(template, model_args, data_args, training_args, stage[1], tokenizer)["train_dataset"]
+    assert len(data) == len(written)
+    sides = {"": "output"} if name != "preference" else {"chosen_": "chosen", "rejected_": "rejected"}
+    for loaded, row in zip(data, written, strict=True):
+        for prefix, field in sides.items():
+            text = tokenizer.decode(loaded[f"{prefix}input_ids"])
+            answer = tokenizer.decode([token for token in loaded[f"{prefix}labels"] if token >= 0])
+            assert answer.removesuffix("\n") == row[field] + "<|im_end|>"
+            assert text.endswith(f"{row['instruction']}<|im_end|>\n<|im_start|>assistant\n{answer}")
+            assert text.startswith(f"<|im_start|>system\n{row['system']}<|im_end|>")
+
+
+def test_pairs_set_a_kept_sample_against_what_is_wrong_and_fits(tmp_path: Path, tiny_model: Path):
+    false_mark = GOOD.replace("4+1=5", "4+1=<<4+1=6>>5")  # without its mark there is nothing wrong
+    long = "Unfortunately 7+2=9 considerably heterogeneous extraterrestrials misappropriate strawberries.\n#### 9"
+    rows = [teacher_row(4, GOOD), teacher_row(4, false_mark, sample=1), teacher_row(5, GOOD.replace("4+1=5", "3+1=5")),
+            teacher_row(5, "By 5+1=6 he has 6 apples.\n#### 6", sample=1), teacher_row(6, "So 6+1=7 he has 7.\n#### 7"),
+            teacher_row(6, "By 6+1=7 and then 7+1=8 he has 8.\n#### 8", sample=1), teacher_row(7, "By 7+1=8 he has 8.\n#### 8"),
+            teacher_row(7, long, sample=1)]  # fmt: skip
+    # Of like length in words, but too long in tokens: it would be cut.
+    assert len(long.split()) < 2 * len(rows[6]["response"].split())
+    run_filter(tmp_path, rows, "--sets", "distilled", "preference", "--student_model", tiny_model, "--max_tokens", 200)
+    pairs = read_rows(tmp_path / "datasets/preference.jsonl")
+    assert [pair["chosen"].rpartition("#### ")[2] for pair in pairs] == ["6", "7"]
+    assert "3+1=5" in pairs[0]["rejected"]
+    assert pairs[1]["rejected"].endswith("#### 8")
