@@ -133,15 +133,15 @@ def run(
         tally.add(row, outcome)
     first_rows, reasons = account.again()
     write_atomic(outputs["retry"], retry_rows(teacher.rows(), first_rows, reasons))
-    problems, rounds = int(account.first().sum()), account.rounds(teacher.sizes)
     if args.only_retry:
+        problems = int(account.first().sum())
         print(f"{args.output_path}: {len(reasons)} of {problems} problems have no kept sample and can be asked again")
         manifest.finish([args.output_path], {"rows": len(reasons), "problems": problems}, judged_by=rules)
         return
-    print(show(tally.account(problems, rounds, {})))
+    print(show(tally.account(account, teacher.sizes, {})))
     source = Source(teacher.rows, outputs["kept"], account, args.select, args.max_per_question)
     sizes = write_training_sets(args, source, folder)
-    counts, examples = tally.account(problems, rounds, sizes), tally.examples()
+    counts, examples = tally.account(account, teacher.sizes, sizes), tally.examples()
     write_json_atomic(outputs["report"], {**counts, "examples": examples})
     write_markdown(outputs["markdown"], counts, examples)
     files = [folder / f"{name}.jsonl" for name, size in sizes.items() if size]
@@ -189,7 +189,8 @@ def main(argv: list[str] | None = None) -> int:
         tell_done(args.output_path, manifest.read(), rules)
         return 0
     tests = TestQuestions.read(args.test_paths, args.ngram) if args.test_paths else None
-    raw = any(part.source in ("teacher", "pairs") for declared in args.sets for part in declared.parts)
+    sets = [] if args.only_retry else args.sets
+    raw = any(part.source in ("teacher", "pairs") for declared in sets for part in declared.parts)
     names = tuple(name for name in BY_ITSELF if name not in args.skip_rules)
     plan = Plan(parameters, names, args.student_model, tests, raw)
     if args.dry_run:

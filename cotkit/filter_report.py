@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from cotkit.files import write_bytes_atomic
 from cotkit.filtering import Outcome
 from cotkit.jsonl import Row
 from cotkit.rules import REASONS
+from cotkit.selection import Account
 
 EXAMPLES = 10
 ROUNDS_HEAD = ("round", "problems asked", "rows", "kept rows", "prompt tokens", "completion tokens",
@@ -26,7 +28,6 @@ class Tally:
     def __init__(self, seed: int) -> None:
         self.counts: Counter[str] = Counter()
         self.changes: Counter[str] = Counter()
-        self._words: dict[int, list[int]] = {}  # words of the gold solution -> [read, kept]
         self._examples: dict[str, list[Row]] = {}
         self._rng = random.Random(seed)
 
@@ -34,10 +35,6 @@ class Tally:
         reason = outcome.rejection.reason if outcome.rejection else "kept"
         self.counts[reason] += 1
         self.changes.update(outcome.changes if outcome.rejection is None else ())
-        if row["solution"].strip():
-            pair = self._words.setdefault(len(row["solution"].split()), [0, 0])
-            pair[0] += 1
-            pair[1] += reason == "kept"
         self._sample(reason, row, outcome)
 
     def _sample(self, reason: str, row: Row, outcome: Outcome) -> None:
@@ -50,32 +47,18 @@ class Tally:
         fields = {name: row[name] for name in ("id", "sample", "question", "answer")}
         kept[at : at + 1] = [{**fields, "detail": detail, "response": row["response"][:SHOWN]}]
 
-    def quartiles(self) -> list[Row]:
-        """Rows read and kept by quartile of the words of the gold solution; equal lengths stay together."""
-        total = sum(read for read, _ in self._words.values())
-        groups: list[Row] = []
-        passed = 0
-        for words in sorted(self._words):
-            read, kept = self._words[words]
-            number = min(3, passed * 4 // total)
-            if not groups or groups[-1]["quartile"] != number + 1:
-                groups.append({"quartile": number + 1, "from_words": words, "to_words": words, "read": 0, "kept": 0})
-            group = groups[-1]
-            group.update(to_words=words, read=group["read"] + read, kept=group["kept"] + kept)
-            passed += read
-        return [{**group, "kept_share": group["kept"] / group["read"]} for group in groups]
-
-    def account(self, problems: int, rounds: list[Row], sets: dict[str, int]) -> Row:
-        """Everything as JSON; every row read is kept or has exactly one reason. `rounds`: see `Account.rounds`."""
+    def account(self, rows: Account, round_sizes: Sequence[int], sets: dict[str, int]) -> Row:
+        """Everything as JSON; every row read is kept or has exactly one reason. `rows`: the same rows' account."""
+        rounds = rows.rounds(round_sizes)
         return {
             "read": self.counts.total(),
             "kept": self.counts["kept"],
             "rejected": {reason: self.counts[reason] for reason in REASONS},
-            "problems": problems,
+            "problems": int(rows.first().sum()),
             "problems_with_kept": rounds[-1]["covered"],
             "rounds": rounds,
             "changes": {name: self.changes[name] for name in CHANGES},
-            "by_gold_words": self.quartiles(),
+            "by_gold_words": rows.by_gold_words(),
             "training_sets": sets,
         }
 
@@ -107,9 +90,10 @@ def markdown(account: Row, examples: dict[str, list[Row]]) -> str:
     reasons = [("kept", account["kept"]), *account["rejected"].items(), ("read", read_count)]
     changes = [(CHANGES[name], number) for name, number in account["changes"].items()]
     quartiles = [
-        (f"{row['from_words']} to {row['to_words']}", row["read"], row["kept"], f"{row['kept_share']:.1%}")
+        (f"{row['from_words']} to {row['to_words']}", row["problems"], row["covered"], f"{row['coverage']:.1%}", row["read"],
+         row["kept"], f"{row['kept_share']:.1%}")
         for row in account["by_gold_words"]
-    ]
+    ]  # fmt: skip
     rounds = [
         (*(row[name] for name in ("round", "problems", "rows", "kept", "prompt_tokens", "completion_tokens", "covered")),
          f"{row['coverage']:.1%}", row["total_tokens"])
@@ -121,8 +105,8 @@ def markdown(account: Row, examples: dict[str, list[Row]]) -> str:
         "## Rounds of the teacher",
         _table(ROUNDS_HEAD, rounds),
         f"{account['problems_with_kept']} of {account['problems']} problems have a kept sample. {CUMULATIVE}",
-        "## Kept rows by the words of the gold solution (quartiles)",
-        _table(("words", "read", "kept", "share"), quartiles),
+        "## Kept by the words of the gold solution (quartiles of the problems)",
+        _table(("words", "problems", "with a kept row", "share", "rows", "kept rows", "share"), quartiles),
         "## What was changed in kept rows",
         _table(("change", "rows"), changes),
         "## Training sets",

@@ -1,6 +1,6 @@
 """Which of a question's samples go into a training set: an account of all rows in flat arrays, and choices over it.
 
-One row of the account takes 38 bytes, so that a million teacher rows fit in some tens of megabytes.
+One row of the account takes 40 bytes, so that a million teacher rows fit in some tens of megabytes.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ SELECTIONS: tuple[str, ...] = get_args(Select)
 # A pair teaches nothing about reasoning if its sides differ most in length.
 MAX_LENGTH_RATIO = 2.0
 
+MOST_WORDS = 2**16 - 1  # what the account has room for
+
 # Of these reasons a row is a bad example of reasoning, and not merely of form.
 WRONG = ("wrong_answer", "wrong_steps")
 
@@ -39,6 +41,7 @@ class Account:
         self._question, self._key, self._equations = array("Q"), array("Q"), array("Q")
         self._words, self._code, self._raw = array("I"), array("B"), array("B")
         self._prompt_tokens, self._completion_tokens = array("I"), array("I")
+        self._gold_words = array("H")  # 0: no solution
 
     def add(self, row: Row, outcome: Outcome) -> None:
         self._question.append(hash64(row["id"]))
@@ -49,6 +52,7 @@ class Account:
         self._raw.append(outcome.raw_fits)
         self._prompt_tokens.append(row["prompt_tokens"])
         self._completion_tokens.append(row["completion_tokens"])
+        self._gold_words.append(min(len(row["solution"].split()), MOST_WORDS))
 
     def __len__(self) -> int:
         return len(self._key)
@@ -123,6 +127,30 @@ class Account:
             })  # fmt: skip
             start = end
         return rounds
+
+    def by_gold_words(self) -> list[Row]:
+        """Problems and rows, and how many are kept, by quartile of the words of the problem's own solution.
+
+        The quartiles are of problems; equal lengths stay together. Problems without a solution are left out.
+        """
+        import numpy as np
+
+        words, kept = _view(self._gold_words), self.kept()
+        first = self.first() & (words > 0)
+        covered = first & self._of_questions(kept)
+        lengths, problems = np.unique(words[first], return_counts=True)
+        quartile_of = np.minimum(3, (np.cumsum(problems) - problems) * 4 // max(1, problems.sum()))
+        groups: list[Row] = []
+        for number in np.unique(quartile_of).tolist():
+            low, high = lengths[quartile_of == number][[0, -1]].tolist()
+            rows = (words >= low) & (words <= high)
+            asked, read = int((first & rows).sum()), int(rows.sum())
+            groups.append({
+                "quartile": number + 1, "from_words": low, "to_words": high, "problems": asked,
+                "covered": int((covered & rows).sum()), "coverage": float((covered & rows).sum() / asked),
+                "read": read, "kept": int((kept & rows).sum()), "kept_share": float((kept & rows).sum() / read),
+            })  # fmt: skip
+        return groups
 
     def choose(self, among: Mask, select: str, cap: int | None) -> Mask:
         """At most `cap` of a question's rows in `among`; `first` and `shortest` choose one where no cap is given.

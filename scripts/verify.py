@@ -66,6 +66,8 @@ def recounted(output: Path, record: Row) -> Iterator[tuple[Path, Row, Row]]:
     if record["stage"] in ("teacher_cot", "infer_parallel"):
         found = count(read(output))
         yield output, {key: counts.get(key) for key in {**found, **counts} if key != "identical_copies"}, found
+    elif "rows" in counts:
+        yield output, {"rows": counts["rows"]}, {"rows": rows_in(output)}
     for name, path in files.items():
         if name.endswith(".scores.jsonl"):
             yield path, nonzero(counts["verdicts"]), Counter(row["verdict"] for row in read(path))

@@ -284,7 +284,7 @@ def test_pairs_set_a_kept_sample_against_what_is_wrong_and_fits(tmp_path: Path, 
             teacher_row(7, long, sample=1)]  # fmt: skip
     # Of like length in words, but too long in tokens: it would be cut.
     assert len(long.split()) < 2 * len(rows[6]["response"].split())
-    run_filter(tmp_path, rows, "--sets", "distilled", "preference", "--student_model", tiny_model, "--max_tokens", 200)
+    run_filter(tmp_path, rows, "--sets", "distilled", "preference", "--student_model", tiny_model, "--max_tokens", 140)
     pairs = read_rows(tmp_path / "datasets/preference.jsonl")
     assert [pair["chosen"].rpartition("#### ")[2] for pair in pairs] == ["6", "7"]
     assert "3+1=5" in pairs[0]["rejected"]

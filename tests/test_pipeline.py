@@ -34,9 +34,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_stage_leaves_its_files(finished: Path):
     teacher = read_rows(finished / "teacher.jsonl")
+    later = [row for path in finished.glob("teacher.round*.jsonl") for row in read_rows(path)]
     kept, rejected = read_rows(finished / "kept.jsonl"), read_rows(finished / "kept.rejected.jsonl")
     assert [row["id"] for row in teacher] == [f"gsm_symbolic-train-{number:05d}" for number in range(4)]
-    assert len(kept) + len(rejected) == 4
+    assert len(kept) + len(rejected) == 4 + len(later)
+    kept_first = {row["id"] for row in kept if row["sample"] == 0}
+    assert {row["id"] for row in later if row["sample"] == 1} == {row["id"] for row in teacher} - kept_first
     (dataset,) = json.loads((finished / "comparison.json").read_text(encoding="utf-8"))["datasets"]
     assert sorted(method["method"] for method in dataset["methods"]) == sorted(METHODS)
     for method in METHODS:
@@ -50,9 +53,14 @@ def test_every_stage_leaves_its_files(finished: Path):
         assert (finished / f"train/{method}/adapter_model.safetensors").is_file()
 
 
+def rounds_of(run: Path) -> int:
+    """Outputs of the later rounds: the problems that are asked again, and the teacher's rows about them."""
+    return len(list(run.glob("retry.round*.jsonl"))) + len(list(run.glob("teacher.round*.jsonl")))
+
+
 def test_every_manifest_says_done(finished: Path):
     manifests = [json.loads(path.read_text(encoding="utf-8")) for path in finished.rglob("*.manifest.json")]
-    assert len(manifests) == 1 + 1 + 2 + 3 + 3
+    assert len(manifests) == 1 + rounds_of(finished) + 1 + 2 + 3 + 3
     assert {manifest["status"] for manifest in manifests} == {"done"}
     assert not list(finished.rglob("*.rank*[0-9]"))
     assert not list(finished.rglob("*.tmp"))
@@ -62,7 +70,7 @@ def test_a_second_run_changes_nothing_and_says_so(finished: Path):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     done = pipeline("--limit", 4, "--output_root", finished.parent)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("done already") == 1 + 1 + 1 + 3 + 3
+    assert done.stdout.count("done already") == 1 + rounds_of(finished) + 1 + 3 + 3
     assert done.stdout.count("trained already") == 2
     after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     assert after == before

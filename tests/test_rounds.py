@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import problem, read_rows, run_script, write_rows
+from conftest import ROOT, problem, read_rows, run_script, write_rows
 
 import filter_teacher_cot
 import teacher_cot
@@ -161,3 +162,25 @@ def test_one_sample_in_two_files_is_refused_naming_both(tmp_path: Path):
         keep(tmp_path, *files, repeated)
     assert f"{repeated}:1: ('gsm8k-test-00002', 0) stands already in {files[0]}:3; " in str(refusal.value)
     assert not (tmp_path / "kept.jsonl").exists()
+
+
+def test_the_study_compares_at_equal_coverage(tmp_path: Path, capsys: Any):
+    """Four problems; two samples for all take 80 tokens for the coverage that the rounds had for 60."""
+    folders = {"rounds": 60, "fixed": 120}
+    good = {"a": [True] * 3, "b": [False, True, True], "c": [False, True, False], "d": [False] * 3}
+    for name, tokens in folders.items():
+        rows = [{"id": key, "sample": number, "reason": None if fate else "length"}
+                for key, all_fates in good.items() for number, fate in enumerate(all_fates)]  # fmt: skip
+        write_rows(tmp_path / name / "kept.jsonl", [{"id": row["id"]} for row in rows if row["reason"] is None])
+        write_rows(tmp_path / name / "kept.rejected.jsonl", [row for row in rows if row["reason"]])
+        report = {"rounds": [{"round": 1, "total_tokens": tokens, "coverage": 2 / 3}]}
+        (tmp_path / name / "kept.report.json").write_text(json.dumps(report), encoding="utf-8")
+    words = ["--rounds", tmp_path / "rounds/kept.jsonl", "--fixed", tmp_path / "fixed/kept.jsonl"]
+    study = runpy.run_path(str(ROOT / "scripts/study_rounds.py"))
+    assert study["main"]([str(word) for word in words]) == 0
+    said = capsys.readouterr().out
+    assert "samples for all, 1 each: 40 tokens, coverage 50.0%" in said
+    assert "samples for all, 2 each: 80 tokens, coverage 66.7%" in said
+    assert "rounds up to 1: 60 tokens, coverage 66.7%; samples for all take for the same 80, so 25.0% fewer" in said
+    with pytest.raises(DataError, match="every problem needs as many samples"):
+        study["fixed_points"]({"a": [True], "b": [True, False]}, 10)

@@ -74,7 +74,8 @@ def account(*entries: tuple[str, str | None, int, int]) -> Account:
     made = Account()
     for sample, (question, reason, words, equations) in enumerate(entries):
         rejection = Rejection(reason, "x") if reason else None
-        row = {"id": question, "sample": sample, "prompt_tokens": 10, "completion_tokens": words}
+        row = {"id": question, "sample": sample, "prompt_tokens": 10, "completion_tokens": words,
+               "solution": "word " * ord(question)}  # fmt: skip
         made.add(row, filtering.Outcome(rejection, "", None, words, [], equations, True))
     return made
 
@@ -112,6 +113,9 @@ def test_what_is_asked_again_and_what_rounds_cost():
         (4, 4, 1, 1, 0.25), (2, 2, 1, 2, 0.5)]  # fmt: skip
     assert [(row["prompt_tokens"], row["completion_tokens"], row["total_tokens"]) for row in rounds] == [
         (40, 18, 58), (20, 11, 89)]  # fmt: skip
+    quartiles = made.by_gold_words()
+    assert [(row["quartile"], row["problems"], row["covered"], row["read"], row["kept"]) for row in quartiles] == [
+        (1, 1, 1, 2, 1), (2, 1, 0, 2, 0), (3, 1, 1, 1, 1), (4, 1, 0, 1, 0)]  # fmt: skip
 
 
 def test_equations_count_once_whatever_the_words_and_the_order():
