@@ -53,8 +53,9 @@ def keep(folder: Path, *sources: Path) -> dict[str, Any]:
 
 
 def two_rounds(folder: Path, problems: int = 40) -> list[Path]:
+    folder.mkdir(exist_ok=True)
     preset(folder)
-    source = write_rows(folder / "problems.jsonl", [problem(number) for number in range(problems)])
+    source = write_rows(folder.with_suffix(".problems"), [problem(number) for number in range(problems)])
     first = teach(folder, 1, source)
     return [first, teach(folder, 2, ask_again(folder, 2, first))]
 
@@ -79,7 +80,7 @@ def test_only_problems_without_a_kept_sample_are_asked_again(tmp_path: Path):
 def test_finished_rounds_change_nothing_and_pass_the_checks(tmp_path: Path, capsys: Any):
     files = two_rounds(tmp_path)
     keep(tmp_path, *files)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "problems.jsonl"}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     capsys.readouterr()
     again = two_rounds(tmp_path)
     keep(tmp_path, *again)
