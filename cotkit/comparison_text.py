@@ -73,7 +73,19 @@ def markdown(comparison: Row) -> str:
             lines += [*table.lines(), ""]
         if ratings := critic_pairs(dataset):
             lines += [ratings, ""]
+    if comparison.get("trainings"):
+        lines += ["## Trainings", "", *trainings_table(comparison["trainings"]).lines(), ""]
     return "\n".join([*lines, *reading_help(comparison)]) + "\n"
+
+
+def trainings_table(trainings: dict[str, Row]) -> Table:
+    """How much each method was trained: a comparison is of the data only as far as these agree."""
+    header = ["method", "rows", "steps", "trained tokens", "held-out loss"]
+    forms = {"rows": "{:,}", "steps": "{:,}", "trained_tokens": "{:,}", "eval_loss": "{:.3f}"}
+    return Table(header, [
+        [name, *("" if counts[key] is None else form.format(counts[key]) for key, form in forms.items())]
+        for name, counts in trainings.items()
+    ])  # fmt: skip
 
 
 def methods_table(dataset: Row) -> Table:

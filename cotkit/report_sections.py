@@ -86,10 +86,11 @@ def training_section(curves: dict[str, Curve], manifests: dict[str, Row], order:
     rows = []
     for name in curves:
         counts = manifests.get(f"train/{name}", {}).get("counts", {})
-        shown = ((counts.get("steps"), "d"), (counts.get("train_loss"), ".3f"), (counts.get("eval_loss"), ".3f"),
+        shown = ((counts.get("rows"), ",d"), (counts.get("steps"), "d"), (counts.get("trained_tokens"), ",d"),
+                 (counts.get("train_loss"), ".3f"), (counts.get("eval_loss"), ".3f"),
                  (counts.get("train_runtime"), ".0f"))  # fmt: skip
         rows.append([name, *("" if value is None else format(value, form) for value, form in shown)])
-    table = Table(["method", "steps", "mean training loss", "held-out loss", "seconds"], rows)
+    table = Table(["method", "rows", "steps", "trained tokens", "mean training loss", "held-out loss", "seconds"], rows)
     return Section("Training", [Part(picture=picture), Part(table=table)])
 
 

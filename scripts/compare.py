@@ -22,7 +22,15 @@ from cotkit import cli
 from cotkit.comparison import compare
 from cotkit.comparison_text import dataset_finding, finding, markdown
 from cotkit.files import write_if_changed
-from cotkit.jsonl import json_bytes
+from cotkit.jsonl import Row, json_bytes, read_json
+
+
+def trainings(run: Path) -> dict[str, Row]:
+    """What each finished training of the run had: rows, optimizer steps, answer tokens trained on, held-out loss."""
+    wanted = ("rows", "steps", "trained_tokens", "eval_loss")
+    records = {path.name.removesuffix(".manifest.json"): read_json(path) for path in sorted(run.glob("train/*.manifest.json"))}
+    finished = {name: record["counts"] for name, record in records.items() if record.get("status") == "done"}
+    return {name: {key: counts.get(key) for key in wanted} for name, counts in finished.items()}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     result = compare(args.run, args.reference, args.seed)
     for dataset in result["datasets"]:
         dataset["finding"] = dataset_finding(dataset, args.reference)
-    result = {"finding": finding(result), **result}
+    result = {"finding": finding(result), **result, "trainings": trainings(args.run)}
     text = markdown(result)
     if not args.dry_run:
         write_if_changed(args.run / "comparison.json", json_bytes(result))

@@ -17,6 +17,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -116,6 +117,9 @@ def finish(args: argparse.Namespace, config: TrainConfig) -> int:
         "trained_tokens": round(state["epoch"] * train_budget.answer_tokens(config, dataset)),
         **{key: results[key] for key in sorted(results)},
     }
+    losses = loss_curve(state["log_history"])
+    if logged := [point["loss"] for point in losses if "loss" in point]:
+        counts["train_loss"] = fmean(logged)  # the Trainer's own leaves out what came before a resume
     run = ["--run", str(args.run)] if args.run else []
     seed = [] if args.seed is None else ["--seed", str(args.seed)]
     manifest.finish(
@@ -124,7 +128,7 @@ def finish(args: argparse.Namespace, config: TrainConfig) -> int:
         command=shlex.join(["bash", "scripts/train.sh", str(args.config_path), *run, *seed, *args.overrides]),
         prompt=prompts.wording_hash(prompts.student_messages(prompts.PROBE["question"])),
         processes=args.processes,
-        losses=loss_curve(state["log_history"]),
+        losses=losses,
     )
     print(f"{output_dir}: {json.dumps(counts)}")
     return 0

@@ -248,3 +248,18 @@ def test_a_question_without_all_samples_is_refused(tmp_path: Path):
     write_rows(scores, read_rows(scores)[:-1])
     with pytest.raises(DataError, match=r"1 question \(q1\) with fewer than 2 samples"):
         compare.main([str(tmp_path)])
+
+
+def test_what_was_trained_stands_beside_what_was_reached(tmp_path: Path):
+    """Rows, steps and trained tokens from the manifests of finished trainings; others are left out."""
+    for stem in ("baseline", "distilled"):
+        add_method(tmp_path, stem, one_sample(range(3)))
+    counts = {"rows": 6052, "steps": 570, "trained_tokens": 2143000, "train_runtime": 9.0}
+    for name, status in (("distilled", "done"), ("mixed", "running")):
+        path = tmp_path / f"train/{name}.manifest.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"stage": "train", "status": status, "counts": counts}), encoding="utf-8")
+    assert compared(tmp_path)["trainings"] == {
+        "distilled": {"rows": 6052, "steps": 570, "trained_tokens": 2143000, "eval_loss": None}
+    }
+    assert "| distilled | 6,052 | 570 | 2,143,000 |  |" in (tmp_path / "comparison.md").read_text(encoding="utf-8")
