@@ -84,7 +84,16 @@ def add_arguments(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
     """The flags of stages 1 and 4 that say what runs and how; `max_new_tokens` is the stage's default."""
     engine = parser.add_argument_group("model and engine")
     engine.add_argument("--backend", choices=BACKENDS, default="transformers", help="default transformers; fake has no model")
-    engine.add_argument("--batch_size", type=cli.positive_int, default=16, help="transformers: rows decoded together (default 16)")
+    engine.add_argument(
+        "--batch_size", type=cli.positive_int, metavar="ROWS", help="transformers: rows decoded together (default 64 on a CPU, 256 on a GPU)"
+    )
+    engine.add_argument(
+        "--max_batch_tokens",
+        type=cli.positive_int,
+        metavar="TOKENS",
+        help="transformers: what these rows may come to, prompts and --max_new_tokens: bounds the memory "
+        "(default 32768 on a CPU, what fits into 60 %% of the free memory on a GPU)",
+    )
     engine.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     engine.add_argument(
         "--dtype",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cotkit import generate
-from cotkit.backends import local_model
+from cotkit.backends import decoding, local_model
 from cotkit.backends import transformers_backend as backend
 from cotkit.files import DataError
 from cotkit.generate import Completion, Request, Sampling
@@ -20,8 +20,9 @@ REQUESTS = [
 ]
 
 
-def load(model: Path, sampling: Sampling, batch_size: int = 4, adapter: Path | None = None, seed: int = 1) -> Any:
-    args = argparse.Namespace(device="cpu", dtype="auto", batch_size=batch_size, seed=seed)
+def load(model: Path, sampling: Sampling, batch_size: int = 4, adapter: Path | None = None, seed: int = 1,
+         tokens: int | None = None) -> Any:  # fmt: skip
+    args = argparse.Namespace(device="cpu", dtype="auto", batch_size=batch_size, max_batch_tokens=tokens, seed=seed)
     return backend.load(args, str(model), str(adapter) if adapter else None, sampling)
 
 
@@ -47,7 +48,7 @@ def test_the_same_as_the_librarys_own_generate(tiny_model: Path, system: str):
     head = [{"role": "system", "content": system}] if system else []
     requests = [Request(request.id, 0, head + request.messages) for request in REQUESTS]
     ours = {request.id: completion for request, completion in engine.generate(requests)}
-    assert (len(engine._shared) >= backend.MIN_SHARED_TOKENS) == bool(system)
+    assert (len(engine._shared) >= decoding.MIN_SHARED_TOKENS) == bool(system)
     for request in requests:
         prompt = engine.tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, return_tensors="pt")
         ids = prompt["input_ids"]
@@ -73,7 +74,7 @@ def test_sampling_follows_the_softmax(tiny_model: Path):
 
     engine = load(tiny_model, Sampling(1, temperature=0.5))
     scores = torch.log(torch.tensor([0.5, 0.3, 0.2]))
-    rows = [backend._Row(Request(str(number), 0, []), [0]) for number in range(4000)]
+    rows = [decoding.Row(Request(str(number), 0, []), [0], engine.sampling) for number in range(4000)]
     for row in rows:
         row.generator = torch.Generator().manual_seed(row.request.seed(0))
     chosen = torch.tensor(engine._choose(scores.expand(4000, 3), rows))
@@ -85,7 +86,7 @@ def test_sampling_follows_the_softmax(tiny_model: Path):
 @pytest.mark.parametrize("ending", ["<|im_end|>", "<|endoftext|>", "<|im_start|>"])
 def test_every_end_of_turn_token_ends_a_text(tiny_model: Path, ending: str):
     engine = load(tiny_model, Sampling(12))
-    row = backend._Row(REQUESTS[0], [0])
+    row = decoding.Row(REQUESTS[0], [0], engine.sampling)
     assert engine._advance(row, engine.tokenizer.encode("x")[0]) is None
     done = engine._advance(row, engine.tokenizer.convert_tokens_to_ids(ending))
     assert done == Completion("x", "stop", 1, 2)
@@ -94,14 +95,14 @@ def test_every_end_of_turn_token_ends_a_text(tiny_model: Path, ending: str):
 @pytest.mark.parametrize("stop", [True, False])
 def test_a_text_ends_after_its_answer_line(tiny_model: Path, stop: bool):
     engine = load(tiny_model, Sampling(200, stop_at_answer=stop))
-    row = backend._Row(REQUESTS[0], [0])
+    row = decoding.Row(REQUESTS[0], [0], engine.sampling)
     tokens = engine.tokenizer.encode("#### x\n3+4=7\n#### 7\nNext problem: a b c d\n#### 8\n")
     ended = [number for number, token in enumerate(tokens) if engine._advance(row, token)]
     if not stop:
         assert not ended
         return
     assert ended
-    row = backend._Row(REQUESTS[0], [0])
+    row = decoding.Row(REQUESTS[0], [0], engine.sampling)
     done = next(filter(None, (engine._advance(row, token) for token in tokens)))
     assert (done.finish_reason, done.text.rstrip("\n")) == ("answer", "#### x\n3+4=7\n#### 7")
 
@@ -133,18 +134,64 @@ def test_memory_trouble_halves_the_batch_and_loses_nothing(tiny_model: Path, mon
 
     engine = load(tiny_model, Sampling(8), batch_size=9)
     expected = {request.id: completion for request, completion in engine.generate(REQUESTS)}
-    real, sizes = engine._decode, []
+    real, sizes = engine.model.forward, []
 
-    def small_memory(rows: list[Any]) -> Any:
-        sizes.append(len(rows))
-        if len(rows) > 2:
+    def small_memory(input_ids: Any, **options: Any) -> Any:
+        sizes.append(len(input_ids))
+        if len(input_ids) > 2:
             raise torch.OutOfMemoryError("fake")
-        yield from real(rows)
+        return real(input_ids=input_ids, **options)
 
-    monkeypatch.setattr(engine, "_decode", small_memory)
+    monkeypatch.setattr(engine.model, "forward", small_memory)
     assert {request.id: completion for request, completion in engine.generate(REQUESTS)} == expected
     assert max(sizes) == 9
-    assert min(sizes) <= 2
+    assert sizes.count(2) > 3
+
+
+def test_a_row_that_does_not_fit_alone_fails_alone(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    engine = load(tiny_model, Sampling(8), batch_size=3)
+    long = Request("long", 0, [{"role": "user", "content": "7 " * 300}])
+    real = engine.model.forward
+
+    def small_memory(input_ids: Any, **options: Any) -> Any:
+        if input_ids.shape[1] > 200:
+            raise torch.OutOfMemoryError("fake")
+        return real(input_ids=input_ids, **options)
+
+    expected = {request.id: completion for request, completion in engine.generate(REQUESTS)}
+    monkeypatch.setattr(engine.model, "forward", small_memory)
+    results = {request.id: completion for request, completion in engine.generate([*REQUESTS, long])}
+    assert "out of memory" in (results.pop("long").error or "")
+    assert results == expected
+
+
+def test_tokens_bound_the_rows_in_flight(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+    engine = load(tiny_model, Sampling(8), batch_size=9)
+    expected = {request.id: completion for request, completion in engine.generate(REQUESTS)}
+    needs = [len(local_model.encode(engine.tokenizer, request.messages, False)) + 8 for request in REQUESTS]
+    engine.batch_tokens = 2 * max(needs)
+    real, flight = decoding.Places.step, []
+
+    def watched(places: Any, model: Any) -> Any:
+        flight.append([row.need for row in places.live])
+        return real(places, model)
+
+    monkeypatch.setattr(decoding.Places, "step", watched)
+    assert {request.id: completion for request, completion in engine.generate(REQUESTS)} == expected
+    assert all(len(rows) * max(rows) <= engine.batch_tokens for rows in flight)
+    assert max(map(len, flight)) > 2  # shorter prompts later on: more of them fit
+
+
+def test_a_prompt_of_several_samples_is_computed_once(tiny_model: Path):
+    engine = load(tiny_model, Sampling(8, temperature=1.0), batch_size=9)
+    alone = {request.key: completion for request, completion in engine.generate(REQUESTS)}
+    columns = engine.work.prompt_columns
+    samples = [Request(request.id, sample, request.messages) for request in REQUESTS for sample in range(3)]
+    results = {request.key: completion for request, completion in engine.generate(samples)}
+    assert {key: results[key] for key in alone} == alone
+    assert engine.work.prompt_columns <= 1.5 * columns
 
 
 def test_an_adapter_is_loaded_and_changes_the_texts(tiny_model: Path, tiny_adapter: Path):
