@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -16,8 +17,11 @@ from cotkit.files import DataError
 from cotkit.model_files import fingerprint
 from cotkit.prompts import Message
 
+log = logging.getLogger(__name__)
+
 BACKENDS = ("transformers", "vllm", "openai", "fake")
 FINISH_REASONS = ("stop", "answer", "length", "error")
+MIN_THINKING_TOKENS = 4096  # a limit below this is taken for one that was meant for texts without thoughts
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,10 @@ def add_arguments(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
     engine = parser.add_argument_group("model and engine")
     engine.add_argument("--backend", choices=BACKENDS, default="transformers", help="default transformers; fake has no model")
     engine.add_argument(
-        "--batch_size", type=cli.positive_int, metavar="ROWS", help="transformers: rows decoded together (default 64 on a CPU, 256 on a GPU)"
+        "--batch_size",
+        type=cli.positive_int,
+        metavar="ROWS",
+        help="transformers: rows decoded together (default 64 on a CPU, 256 on a GPU)",
     )
     engine.add_argument(
         "--max_batch_tokens",
@@ -163,9 +170,19 @@ def sampling_from(args: argparse.Namespace) -> Sampling:
         raise DataError(f"--num_samples {args.num_samples} needs --temperature above 0: greedy samples are all the same")
     if not 0 < args.top_p <= 1 or args.temperature < 0 or args.top_k < 0:
         raise DataError("--top_p must be in (0, 1], --temperature and --top_k at least 0")
+    warn_of_thinking(args)
     return Sampling(
         args.max_new_tokens, args.temperature, args.top_p, args.top_k, args.thinking, args.stop_at_answer
     )
+
+
+def warn_of_thinking(args: argparse.Namespace) -> None:
+    """Says what makes thinking texts worthless: greedy decoding, which Qwen3's model card forbids, and a small limit."""
+    if args.thinking and args.temperature <= 0:
+        log.warning("warning: greedy thinking ends in loops; for Qwen3 --temperature 0.6 --top_p 0.95 --top_k 20")
+    if args.thinking and args.max_new_tokens < MIN_THINKING_TOKENS:
+        limit = args.max_new_tokens
+        log.warning("warning: --max_new_tokens %d cuts thoughts off before any answer; Qwen3's card says 32768", limit)
 
 
 def settings_of(sampling: Sampling, seed: int, backend: str) -> dict[str, Any]:

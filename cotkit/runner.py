@@ -22,12 +22,12 @@ from cotkit.files import DataError, Lock
 from cotkit.generate import Backend, Completion, Request
 from cotkit.jsonl import Appender, Row, read_json
 from cotkit.manifest import TWO_WAYS_OUT, Input, Manifest
+from cotkit.progress import Progress, earlier_seconds, speed, truncation_warning
 from cotkit.shards import Key, Records
 
 log = logging.getLogger(__name__)
 
 RANK0_PATIENCE_SECONDS = 120  # how long other ranks wait for rank 0 to check the inputs of the same launch
-TRUNCATED_WARNING_SHARE = 0.01
 
 
 @dataclass
@@ -75,18 +75,19 @@ def run(job: Job, args: argparse.Namespace) -> int:
         if not job.manifest.path.exists():
             raise DataError(f"{job.manifest.path}: is missing; without it nobody knows what the rank files were made from")
         with Lock(job.output):
-            return _merge(job, _known_records(job))
+            return _merge(job, _known_records(job), earlier_seconds(job.manifest.read(), shards.rank_files(job.output)))
     with Lock(shards.rank_file(job.output, job.rank)):
         if shards.prepares(job.rank, args.separate_folders):
             _prepare(job, state)
         else:
             _wait_for_rank0(job)
         done = _known_records(job).done
-        todo = [request for request in shards.share_of(job.requests, job.rank, job.world) if request.key not in done]
+        share = shards.share_of(job.requests, job.rank, job.world)
+        todo = [request for request in share if request.key not in done]
         if done:
             log.info("%s: %d of %d results are there already", job.output, len(done), len(job.requests))
         if todo:
-            _generate(job, todo)
+            _generate(job, todo, len(share))
     return _merge_if_last(job)
 
 
@@ -103,14 +104,15 @@ def _prepare(job: Job, state: str) -> None:
     if state == "resume":
         old = job.manifest.read()
         continues = old["status"] != "running" or old.get("continues", False)
+        earlier = earlier_seconds(old, left_over)
     else:
-        continues = False
+        continues, earlier = False, 0.0
         if left_over and not job.overwrite and not job.manifest.path.exists():
             raise DataError(f"{left_over[0]}: left over from an unknown run; move it away, or {TWO_WAYS_OUT}")
         for path in left_over:
             log.info("%s: belongs to an older run and is removed", path)
             path.unlink()
-    job.manifest.begin(launch=shards.launch_id(), continues=continues)
+    job.manifest.begin(launch=shards.launch_id(), continues=continues, earlier_seconds=earlier)
 
 
 def _wait_for_rank0(job: Job) -> None:
@@ -134,31 +136,20 @@ def _known_records(job: Job) -> Records:
     return records
 
 
-def _generate(job: Job, todo: list[Request]) -> None:
-    """Generates this rank's missing results; each is on the disk before the next is counted."""
-    from tqdm import tqdm
-
+def _generate(job: Job, todo: list[Request], total: int) -> None:
+    """Generates this rank's missing results, of `total` that it has to make; each is on the disk before the next is counted."""
     path = shards.rank_file(job.output, job.rank)
     with Appender(path) as appender:  # opened first: a full disk or a missing folder shows before the model loads
         if appender.torn_bytes:
             log.info("%s: cut off a torn last line of %d bytes", path, appender.torn_bytes)
         backend, launcher = job.load(), os.getppid()
-        begun, tokens, cut = time.monotonic(), 0, 0
-        # disable=None: silent where the output is not a terminal.
-        bar = tqdm(total=len(todo), unit="row", desc=job.output.name, disable=True if job.rank else None)
+        progress = Progress(job.output.name, total, total - len(todo), silent=job.rank > 0)
         for request, completion in backend.generate(todo):
             appender.append([job.to_row(request, completion)])
             if job.world > 1 and os.getppid() != launcher:
                 raise DataError("the launcher was killed, so this rank stops; the same command resumes")
-            tokens += completion.completion_tokens
-            cut += completion.finish_reason == "length"
-            seconds = time.monotonic() - begun
-            bar.update()
-            bar.set_postfix_str(f"{tokens / seconds:.0f} tokens/s, {cut / max(bar.n, 1):.0%} truncated")
-        bar.close()
-    log.info(
-        "%s: %d results, %d tokens in %.0f s (%.0f tokens/s)", path, len(todo), tokens, seconds, tokens / seconds
-    )
+            progress.add(completion)
+    log.info("%s: %s", path, progress.close())
 
 
 def _merge_if_last(job: Job) -> int:
@@ -171,25 +162,29 @@ def _merge_if_last(job: Job) -> int:
         if missing and job.world > 1:
             log.info("%s: rank %d is done; %d results of other ranks are missing", job.output, job.rank, len(missing))
             return 0
-        return _merge(job, records)
+        return _merge(job, records, job.manifest.read()["earlier_seconds"])
 
 
-def _merge(job: Job, records: Records) -> int:
-    """Writes the output, then the manifest, then removes the rank files; returns the exit code."""
+def _merge(job: Job, records: Records, earlier: float) -> int:
+    """Writes the output, then the manifest, then removes the rank files; returns the exit code.
+
+    `earlier` are the seconds of the launches before this one.
+    """
     shards.merge(job.output, records, job.keys)
     counts = count(records.rows(job.keys))
     if records.copies:
         counts["identical_copies"] = records.copies
     failed = [key for key in job.keys if key in records.failed]
-    seconds = round(time.monotonic() - job.started, 1)
+    now = round(time.monotonic() - job.started, 1)
+    spent = {"seconds": round(earlier + now, 1), "seconds_of_last_launch": now}
+    spent |= speed(counts, spent["seconds"])
     # The launch is kept: a rank that starts late must see that rank 0 has been here.
     status = "incomplete" if failed else "done"
-    job.manifest.finish([job.output], counts, status=status, seconds=seconds, launch=shards.launch_id())
+    job.manifest.finish([job.output], counts, status=status, **spent, launch=shards.launch_id())
     _remove_rank_files(job)
-    log.info("%s: %s", job.output, ", ".join(f"{name} {value}" for name, value in counts.items()))
-    if counts["truncated_share"] > TRUNCATED_WARNING_SHARE:
-        share = counts["truncated_share"]
-        log.info("warning: %.1f %% of the texts were cut at the token limit; raise --max_new_tokens", 100 * share)
+    log.info("%s: %s", job.output, ", ".join(f"{name} {value}" for name, value in {**counts, **spent}.items()))
+    if warning := truncation_warning(counts, job.settings):
+        log.info("%s", warning)
     if failed:
         reason = next(records.rows(failed[:1])).get("error")
         text = f"{len(failed)} results failed for good: {shards.show(*failed)} ({reason}); the same command tries again"

@@ -221,3 +221,14 @@ def test_greedy_samples_that_would_all_be_the_same_are_refused():
     args = argparse.Namespace(num_samples=2, temperature=0.0, top_p=1.0, top_k=0)
     with pytest.raises(DataError, match="needs --temperature"):
         generate.sampling_from(args)
+
+
+def test_thinking_is_warned_about_where_it_cannot_work(caplog: pytest.LogCaptureFixture):
+    usual = {"num_samples": 1, "top_p": 0.95, "top_k": 20, "stop_at_answer": True}
+    well = argparse.Namespace(thinking=True, temperature=0.6, max_new_tokens=32768, **usual)
+    generate.sampling_from(well)
+    generate.sampling_from(argparse.Namespace(thinking=False, temperature=0.0, max_new_tokens=512, **usual))
+    assert not caplog.text
+    generate.sampling_from(argparse.Namespace(thinking=True, temperature=0.0, max_new_tokens=512, **usual))
+    assert "--temperature 0.6 --top_p 0.95 --top_k 20" in caplog.text
+    assert "--max_new_tokens 512 cuts thoughts off" in caplog.text

@@ -34,8 +34,9 @@ MIN_SHARED_TOKENS = 8
 # Free places wait until they are this share of the batch: to fill or to drop them one by one would mean a run of the
 # model over a short prompt, or a copy of the whole cache, for each.
 WORTHWHILE_SHARE = 1 / 8
-# Prompts computed in one run of the model, in tokens with padding: enough to keep cores busy, and little memory.
-PREFILL_TOKENS = 4096
+# Prompts computed in one run of the model, in tokens with padding: enough to keep cores busy; more of them differ more in
+# length, which is padding.
+PREFILL_TOKENS = 1024
 
 
 @dataclass
