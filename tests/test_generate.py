@@ -33,7 +33,7 @@ def texts(model: Path, sampling: Sampling, **options: Any) -> dict[str, Completi
     return {request.id: completion for request, completion in results}
 
 
-@pytest.mark.parametrize("batch_size", [2, 7])
+@pytest.mark.parametrize("batch_size", [2, 7, 32])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_text_does_not_depend_on_the_batch_it_ran_in(tiny_model: Path, batch_size: int, temperature: float):
     sampling = Sampling(12, temperature=temperature, top_p=0.95 if temperature else 1.0)
