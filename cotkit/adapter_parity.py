@@ -6,7 +6,6 @@ from pathlib import Path
 
 from cotkit import prompts
 from cotkit.backends.local_model import encode, load_tokenizer, turn_end_ids
-from cotkit.backends.transformers_backend import TransformersBackend
 from cotkit.generate import Request, Sampling
 
 QUESTION = "Tom has 3 apples and buys 4 more. How many apples does he have?"
@@ -23,6 +22,8 @@ def compare(model_name: str, adapter: Path) -> str | None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    from cotkit.backends.decoding import Decoder
+
     messages = prompts.student_messages(QUESTION)
     serving, saved = load_tokenizer(model_name), load_tokenizer(str(adapter))
     if encode(serving, messages, False) != encode(saved, messages, False):
@@ -33,7 +34,7 @@ def compare(model_name: str, adapter: Path) -> str | None:
     attached = PeftModel.from_pretrained(model, str(adapter)).eval()
     texts = []
     for variant in (lambda: attached, attached.merge_and_unload):
-        backend = TransformersBackend(variant(), serving, Sampling(NEW_TOKENS), batch_size=1, seed=0)
+        backend = Decoder(variant(), serving, Sampling(NEW_TOKENS), batch_size=1, batch_tokens=1, seed=0)
         [(_, completion)] = backend.generate([Request("probe", 0, messages)])
         texts.append(completion.text)
     if texts[0] != texts[1]:

@@ -145,7 +145,7 @@ class Plan:
     def _generation(
         self, what: str, shape: Shape, keys: Row, rows: int, prompt: float, written: float, output: Path
     ) -> Line:
-        batch = min(int(keys.get("batch_size", 16)), rows)
+        batch = min(int(keys.get("batch_size", 64)), rows)
         seconds = estimates.generate_seconds(self.device, shape, -(-rows // self.devices), prompt, written, batch)
         memory = estimates.generate_bytes(shape, batch, prompt + keys["max_new_tokens"], self.half)
         return Line(what, rows, rows * (prompt + written), 0, seconds, memory, state_of(output))
