@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import os
 import time
@@ -37,7 +38,8 @@ def make_folder(folder: Path) -> None:
 class AtomicWriter:
     """A finished file, all or nothing: what is written appears under its name when the ``with`` block ends well.
 
-    Until then it is a hidden temporary file in the same folder, which an error removes. `sha256` is of all bytes.
+    Until then it is a hidden temporary file in the same folder, which an error removes, and after a kill the next writer
+    of the same file. `sha256` is of all bytes.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -47,6 +49,9 @@ class AtomicWriter:
 
     def __enter__(self) -> Self:
         make_folder(self.path.parent)
+        for stale in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.tmp"):
+            if not _alive(stale.name.rsplit(".", 2)[1]):
+                stale.unlink(missing_ok=True)
         self._file = open(self._temporary, "wb")
         return self
 
@@ -69,6 +74,17 @@ class AtomicWriter:
             with contextlib.suppress(OSError):  # closing flushes, which on a full disk fails once more
                 self._file.close()
             self._temporary.unlink(missing_ok=True)
+
+
+def _alive(pid: str) -> bool:
+    """Whether there is a process of that number, whoever owns it."""
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -3,14 +3,17 @@
 # are done, and compares the end with undisturbed runs. Exit code 1 if a byte differs or a row is lost or doubled.
 # Texts come from the fake backend; the pipeline trains a tiny random model for real.
 #
-#   bash scripts/soak.sh            200 kills, about 20 minutes
+#   bash scripts/soak.sh            200 kills, about 30 minutes
 #   bash scripts/soak.sh 20         20 kills
+#   bash scripts/soak.sh 20 teacher 20 kills of the teacher; also inference, pipeline
 #   SEED=7 bash scripts/soak.sh     other moments
 # shellcheck source=scripts/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
 kills="${1:-200}"
-[[ "$kills" =~ ^[1-9][0-9]*$ ]] || fail "usage: scripts/soak.sh [KILLS]"
+only="${2:-}"
+[[ "$kills" =~ ^[1-9][0-9]*$ && "$only" =~ ^(teacher|inference|pipeline)?$ ]] ||
+  fail "usage: scripts/soak.sh [KILLS [teacher|inference|pipeline]]"
 bash scripts/setup.sh
 RANDOM="${SEED:-1}"
 work="$(mktemp -d)"
@@ -78,10 +81,10 @@ command_of() { # KIND FOLDER: sets `command`; all that it writes lies in FOLDER
   esac
 }
 
-results() { # FOLDER: hash and name of every file that must not depend on what happened
-  (cd -- "$1" && find . -type f '(' -name '*.jsonl' -o -name '*.md' -o -name '*.json' -o -name adapter_model.safetensors ')' \
-    ! -name '*.manifest.json' ! -name 'report.*' ! -path '*/checkpoint-*' ! -path '*/train/distilled/*.json' ! -path '*/train/distilled/*.md' \
-    -exec sha256sum {} + | sort -k 2)
+results() { # FOLDER: hash and name of every result; not of files that hold times, nor of LLaMA-Factory's but the adapter
+  (cd -- "$1" && find . -type f '(' -name '*.jsonl' -o -name '*.md' -o -name '*.json' ')' \
+    ! -name '*.manifest.json' ! -name 'report.*' ! -path '*/train/distilled/*' -exec sha256sum {} + | sort -k 2)
+  find "$1" -path '*/train/distilled/adapter_model.safetensors' -exec sha256sum {} + | cut -c -64
 }
 
 generated() { # FOLDER: the ids of all generated rows, a line each, with the file's name before them
@@ -134,8 +137,16 @@ soak() { # KIND KILLS LONGEST: kills it KILLS times, each time after up to LONGE
   ((lost + doubled + differing == 0)) || broken=1
 }
 
+# Longest waits: torchrun takes seconds to start its ranks, a pipeline most of a minute to end.
+declare -A longest=([teacher]=5 [inference]=70 [pipeline]=250)
 make_preset
-soak teacher $(((kills + 2) / 3)) 5
-soak inference $(((kills + 1) / 3)) 70
-soak pipeline $((kills / 3)) 150
+for kind in teacher inference pipeline; do
+  share=$kills
+  [[ -n "$only" ]] || case "$kind" in
+    teacher) share=$(((kills + 2) / 3)) ;;
+    inference) share=$(((kills + 1) / 3)) ;;
+    pipeline) share=$((kills / 3)) ;;
+  esac
+  if [[ -z "$only" || "$only" == "$kind" ]]; then soak "$kind" "$share" "${longest[$kind]}"; fi
+done
 exit "$broken"

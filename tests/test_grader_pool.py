@@ -129,24 +129,6 @@ def test_refuses_less_than_one_worker() -> None:
         GraderPool(0)
 
 
-def test_hostile_answers_leave_the_neighbours_alone(tmp_path: Path) -> None:
-    canary = tmp_path / "canary"
-    hostile = bench().hostile_answers(str(canary))
-    assert len(hostile) == 50
-    neighbours = [Item(f"n{k}", "math500", EASY[0], f"\\boxed{{{(EASY, UNEQUAL)[k % 2][1]}}}") for k in range(50)]
-    items: list[Item] = []
-    for k, text in enumerate(hostile):
-        items += [Item(f"h{k}", *(("math500", r"\lfloor x \rfloor"), ("gsm8k", "5"))[k % 2], text), neighbours[k]]
-    before = {g.id: g for g in grade_many(neighbours, workers=2)}
-    start = time.monotonic()
-    graded = list(grade_many(items, workers=2))
-    assert time.monotonic() - start < len(hostile) * 1.2 + MARGIN_S
-    assert [g.id for g in graded] == [item.id for item in items]
-    assert all(g == before[g.id] for g in graded if g.id.startswith("n"))
-    assert all(g.verdict in ("wrong", "no_answer", "grader_timeout") for g in graded if g.id.startswith("h"))
-    assert not canary.exists() and not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("gold", [r"\frac{1}{2}", r"\lfloor x \rfloor"])
 def test_each_hostile_answer_is_within_its_budget(gold: str, tmp_path: Path) -> None:
     pool_is_warm = grade(Item("warm", "math500", *EASY[:2]))

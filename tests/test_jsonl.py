@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,16 @@ def test_an_error_while_writing_leaves_the_old_file_and_no_other(tmp_path: Path)
         raise ZeroDivisionError
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_one(tmp_path: Path):
+    path = tmp_path / "a[1].jsonl"
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    for pid in (killed.pid, os.getppid()):
+        (tmp_path / f".a[1].jsonl.{pid}.tmp").write_bytes(b"half")
+    jsonl.write_atomic(path, ROWS)
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, f".a[1].jsonl.{os.getppid()}.tmp"}
 
 
 def test_nan_is_never_written(tmp_path: Path):

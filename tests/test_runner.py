@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -129,40 +128,6 @@ def test_changed_settings_are_refused_by_key(data_root: Path, tiny_model: Path, 
     assert read_rows(output)[0]["completion_tokens"] <= 9
 
 
-def test_changed_problems_are_refused(data_root: Path, tiny_model: Path, tmp_path: Path):
-    output = tmp_path / "out.jsonl"
-    run_script(*infer(data_root, tiny_model, output))
-    write_rows(data_root / "gsm8k/test.jsonl", [problem(number, question="Other?") for number in range(8)])
-    refused(run_script(*infer(data_root, tiny_model, output), check=False), "problems", "content differs")
-
-
-def test_left_over_rank_files_are_never_merged(data_root: Path, tiny_model: Path, tmp_path: Path):
-    output = tmp_path / "out.jsonl"
-    shards.rank_file(output, 7).write_bytes(b'{"id": "gsm8k-test-00000", "sample": 0, "response": "stale"}\n')
-    refused(run_script(*infer(data_root, tiny_model, output), check=False), "out.jsonl.rank7", "left over")
-    assert not output.exists()
-
-
-def test_merging_names_what_is_missing(data_root: Path, tiny_model: Path, tmp_path: Path):
-    output = tmp_path / "out.jsonl"
-    alone = {"RANK": "0", "WORLD_SIZE": "2"}
-    run_script(*infer(data_root, tiny_model, output), **alone)
-    assert not output.exists()
-    refused(run_script(*infer(data_root, tiny_model, output, "--merge_only"), check=False),
-            "4 of 8 results are missing", "gsm8k-test-00001, gsm8k-test-00003")  # fmt: skip
-    assert not output.exists()
-    run_script(*infer(data_root, tiny_model, output), RANK="1", WORLD_SIZE="2")
-    assert len(read_rows(output)) == 8
-
-
-def test_two_runs_at_once_are_refused(data_root: Path, tiny_model: Path, tmp_path: Path):
-    from cotkit.files import Lock
-
-    output = tmp_path / "out.jsonl"
-    with Lock(shards.rank_file(output, 0)):
-        refused(run_script(*infer(data_root, tiny_model, output), check=False), f"process {os.getpid()} is writing")
-
-
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_with_a_hint(data_root: Path, tiny_model: Path, tmp_path: Path, signum: int, code: int):
     words = infer(data_root, tiny_model, tmp_path / "out.jsonl", "--batch_size", 1, "--max_new_tokens", 900)
@@ -232,12 +197,6 @@ def test_a_misfit_adapter_is_refused_and_binds_nobody(
     assert not (tmp_path / "out.jsonl").exists()
     run_script(*words)
     assert len(read_rows(tmp_path / "out.jsonl")) == 2
-
-
-def test_an_output_that_cannot_be_written_is_one_line(data_root: Path, tiny_model: Path, tmp_path: Path):
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    done = run_script(*infer(data_root, tiny_model, tmp_path / "file" / "out.jsonl"), check=False)
-    refused(done, "file: a folder is needed here, but a file is in the way")
 
 
 def test_names_with_blanks_and_shell_signs_work(data_root: Path, tiny_model: Path, tmp_path: Path, undisturbed: bytes):

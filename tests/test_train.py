@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import runpy
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -211,30 +208,6 @@ def test_preference_learning_goes_on_from_the_adapter_and_is_pulled_back_to_it(
     tuned, went_on = (load(tiny_model, Sampling(4), adapter=adapter).model for adapter in (trained, output))
     weights = [model.model.layers[0].self_attn.q_proj.weight for model in (tuned, went_on)]
     assert not weights[0].equal(weights[1])
-
-
-def test_a_killed_training_goes_on_from_its_last_whole_checkpoint(
-    tiny_model: Path, datasets_folder: Path, tmp_path: Path
-):
-    """SIGKILL after two checkpoints, the newest one then damaged as a kill in the middle of its writing would."""
-    output = tmp_path / "distilled"
-    words = train_words(tiny_model, datasets_folder, output, "save_strategy=steps", "save_steps=1", "num_train_epochs=40", "eval_strategy=steps", "eval_steps=1000",
-                        "save_total_limit=4")  # fmt: skip
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 200
-    while not any(int(path.name.split("-")[1]) >= 3 for path in output.glob("checkpoint-*")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    newest = max(output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    (newest / "trainer_state.json").write_text("", encoding="utf-8")
-    done = train(words)
-    assert done.returncode == 0, done.stderr
-    assert f"damaged-{newest.name}" in done.stdout
-    assert "resuming from checkpoint-" in done.stdout
-    assert steps_of(output) == 160
 
 
 def record(*words: str) -> int:
