@@ -53,7 +53,7 @@ def _add_rules(parser: cli.Parser) -> None:
     rule.add_argument("--skip_rules", nargs="*", choices=rules.REASONS, default=[], metavar="RULE", help="not applied")
     rule.add_argument("--banned", nargs="*", default=list(BANNED_PHRASES), metavar="PHRASE", help="whole words")
     rule.add_argument("--task_talk", nargs="*", default=list(TASK_TALK), metavar="PHRASE", help="whole words")
-    rule.add_argument("--min_words", type=int, default=default.min_words, metavar="N", help="of reasoning, default 5")
+    rule.add_argument("--min_words", type=int, default=default.min_words, metavar="N", help="of reasoning, default 3")
     rule.add_argument("--max_words", type=int, default=default.max_words, metavar="N", help="of reasoning, default 300")
     rule.add_argument(
         "--max_tokens",

@@ -34,7 +34,7 @@ class Parameters:
 
     banned: tuple[str, ...] = BANNED_PHRASES
     task_talk: tuple[str, ...] = TASK_TALK
-    min_words: int = 5
+    min_words: int = 3  # `Pregnant: 22(.50)=11 cows`: an official solution; nine of the 7,473 have fewer than 5 words
     max_words: int = 300
     max_tokens: int | None = None
     max_repeats: int = 2

@@ -19,8 +19,10 @@ from cotkit.answers import Item, answer_line_end, grade
 from cotkit.canonical import has_answer
 from cotkit.cli import nearest
 from cotkit.contamination import TestQuestions, ngrams
+from cotkit.extraction import NUMBER_DATASETS
 from cotkit.files import DataError
 from cotkit.jsonl import Row
+from cotkit.reached import stands_in
 from cotkit.record import Parameters, Record, Rejection, folded
 
 
@@ -158,6 +160,13 @@ def wrong_steps(record: Record) -> str | None:
     return "; ".join(step.text for step in record.steps if not step.holds)[:300] or None
 
 
+def unreached_answer(record: Record) -> str | None:
+    """The answer stands nowhere in the reasoning: whatever leads to it is not written down."""
+    answer = record.row["answer"]
+    reached = record.row["dataset"] not in NUMBER_DATASETS or stands_in(answer, record.text)
+    return f"{answer} stands only on the answer line" if reached is False else None
+
+
 def contaminated(record: Record, max_overlap: float) -> str | None:
     """A test set asks the question too."""
     found = record.tests.closest(record.row["question"]) if record.tests else None
@@ -221,6 +230,10 @@ RULES: dict[str, Rule] = {
     "wrong_steps": Rule(wrong_steps, (
         keep(GOOD), keep("<<10/4=2.5>>\n" + GOOD), keep("10/3 = 3.33\n" + GOOD), reject("He has 3+1=5 apples.\n#### 5"),
         reject("20% of 50 = 20\n" + GOOD), reject("17/2 = 8\n" + GOOD), keep("17/2 = 8\n" + GOOD, step_tolerance=0.1))),
+    "unreached_answer": Rule(unreached_answer, (
+        keep(GOOD), keep("He has five in the end.\n#### 5"), keep("Each costs $0.05.\n#### 5"), keep("x\n#### 1/2", answer="1/2"),
+        keep("It is 80 000 + 1 000 = 81 000.\n#### 81000", answer="81000"), reject("He has 2+2=4 apples.\n#### 5"),
+        reject("He has 15 apples.\n#### 5"))),
     "contaminated": Rule(contaminated, (
         keep(GOOD), keep(GOOD, tests=_TESTS, question="How many pears are 3 pears?"), reject(GOOD, tests=_TESTS),
         keep(GOOD, tests=_TESTS, max_overlap=1.1))),

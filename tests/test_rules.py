@@ -165,7 +165,10 @@ def test_official_solutions_are_kept_and_planted_faults_found(study: dict[str, A
     official, planted = found["official"], found["planted"]
     assert official["read"] == 7473
     assert official["kept_share"] >= 0.995
-    assert set(official["counts"]) == {"kept", "wrong_steps", "length"}
+    assert set(official["counts"]) == {"kept", "wrong_steps", "length", "unreached_answer"}
+    # Their last lines say another number than their answers.
+    unreached = [row["id"] for row in official["rejected"] if row["reason"] == "unreached_answer"]
+    assert [int(key[-5:]) for key in unreached] == [356, 1154, 2770, 4796]
     assert sum(result["planted"] for result in planted.values()) == 1000
     for name, result in planted.items():
         assert result["right"] >= 0.99 * result["planted"], name

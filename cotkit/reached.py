@@ -1,0 +1,28 @@
+"""Whether a reasoning arrives at its answer: does the number stand anywhere in it?"""
+
+from __future__ import annotations
+
+import re
+
+_WHOLE = re.compile(r"-?\d+")
+# A number as it is, and with blanks between its thousands: 80 000.
+_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
+_SPACED = re.compile(r"\d{1,3}(?: \d{3})+(?!\d)")
+_WORDS = ("zero no none nothing", "one once a", "two twice both", "three", "four", "five", "six", "seven", "eight", "nine",
+          "ten", "eleven", "twelve dozen")  # fmt: skip
+
+
+def stands_in(answer: str, text: str) -> bool | None:
+    """Whether a whole number stands in the text: in digits, as dollars for cents ($0.25 for 25), or up to 12 in words.
+
+    None for an answer of another kind, which can be written in more ways than can be looked for. The sign is not
+    compared: 5 - 8 leaves "3 too few".
+    """
+    if not _WHOLE.fullmatch(answer):
+        return None
+    wanted = float(answer.lstrip("-"))
+    found = {float(number.replace(",", "")) for number in _NUMBER.findall(text)}
+    found |= {float(number.replace(" ", "")) for number in _SPACED.findall(text)}
+    if wanted in found or wanted / 100 in found:
+        return True
+    return wanted < len(_WORDS) and not set(_WORDS[int(wanted)].split()).isdisjoint(re.findall(r"[a-z]+", text.lower()))
