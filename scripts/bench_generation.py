@@ -30,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,7 @@ def plain_loop(args: argparse.Namespace) -> Run:
     ends = sorted(local_model.turn_end_ids(tokenizer, model.generation_config))
 
     def run(requests: Sequence[Request]) -> list[Completion]:
-        completions = []
-        size = args.batch_size or PLAIN_BATCH
+        completions, size = [], args.batch_size or PLAIN_BATCH
         for start in range(0, len(requests), size):
             texts = [prompts.render(tokenizer, request.messages, False) for request in requests[start : start + size]]
             batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
@@ -120,8 +119,7 @@ def completed(tokenizer: Any, tokens: list[int], ends: list[int]) -> Completion:
     return Completion(text, "length" if length is None else "stop", 0, length or len(tokens))
 
 
-@contextlib.contextmanager
-def raw_vllm(args: argparse.Namespace) -> Iterator[Run]:
+def raw_vllm(args: argparse.Namespace) -> Run:
     """vLLM's own batch interface, with the settings that our backend gives its engine on a CPU."""
     from cotkit.backends import local_model, vllm_backend
 
@@ -145,7 +143,7 @@ def raw_vllm(args: argparse.Namespace) -> Iterator[Run]:
         first = [output.outputs[0] for output in outputs]
         return [Completion(one.text, str(one.finish_reason), 0, len(one.token_ids)) for one in first]
 
-    yield run
+    return run
 
 
 def backend_run(args: argparse.Namespace, part: str) -> Run:
@@ -158,26 +156,34 @@ def backend_run(args: argparse.Namespace, part: str) -> Run:
 def measure(args: argparse.Namespace) -> Row:
     """One part, in this process."""
     requests = requests_of(args)
-    with contextlib.ExitStack() as stack:
-        if args.only == "raw_vllm":
-            run = stack.enter_context(raw_vllm(args))
-        else:
-            run = plain_loop(args) if args.only == "plain" else backend_run(args, args.only)
-        run(requests[:WARM_UP])
-        begun = time.monotonic()
-        completions = run(requests)
-        seconds = time.monotonic() - begun
+    loads = {"plain": plain_loop, "raw_vllm": raw_vllm}
+    run = loads[args.only](args) if args.only in loads else backend_run(args, args.only)
+    run(requests[:WARM_UP])
+    begun, used = time.monotonic(), cpu_seconds()
+    completions = run(requests)
+    seconds, used = time.monotonic() - begun, cpu_seconds() - used
     answers = sum(one.finish_reason in ("stop", "answer") or answer_line_end(one.text) is not None for one in completions)
     tokens = sum(one.completion_tokens for one in completions)
-    return {"rows": len(completions), "answers": answers, "tokens": tokens, "seconds": seconds, "mib": peak_mib()}
+    found = {"rows": len(completions), "answers": answers, "tokens": tokens}
+    return {**found, "seconds": seconds, "cpu_seconds": used, "mib": peak_mib()}
+
+
+def processes() -> list[Any]:
+    """This process and the children that still live."""
+    import psutil
+
+    return [psutil.Process(), *psutil.Process().children(recursive=True)]
+
+
+def cpu_seconds() -> float:
+    """Time on all cores so far: what a busy machine disturbs least."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes())
 
 
 def peak_mib() -> float:
-    """Peak resident memory of this process and the children that still live, in MiB (VmHWM on Linux)."""
-    import psutil
-
+    """Peak resident memory of these processes in MiB (VmHWM on Linux); what they share is counted in each."""
     total = 0
-    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+    for process in processes():
         with contextlib.suppress(OSError):
             status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
             total += next((int(line.split()[1]) for line in status.split("\n") if line.startswith("VmHWM")), 0)
@@ -192,14 +198,16 @@ def measure_elsewhere(part: str, args: argparse.Namespace, argv: list[str]) -> R
     if done.returncode:
         raise DataError(f"{part} failed: {done.stderr.strip()[-1500:]}")
     found = json.loads(done.stdout.strip().split("\n")[-1])
-    speed = f"{found['answers'] / found['seconds']:.2f} answers/s, {found['tokens'] / found['seconds']:.0f} tokens/s"
-    print(f"{part}: {speed}, {found['seconds']:.1f} s, {found['mib']:.0f} MiB", file=sys.stderr, flush=True)
+    answers, tokens = (found[name] / found["seconds"] for name in ("answers", "tokens"))
+    costs = f"{found['seconds']:.1f} s, {found['cpu_seconds']:.1f} s of CPU, {found['mib']:.0f} MiB"
+    print(f"{part}: {answers:.2f} answers/s, {tokens:.0f} tokens/s, {costs}", file=sys.stderr, flush=True)
     return found
 
 
 def table(runs: dict[str, list[Row]]) -> str:
     """Medians of the repetitions; the first part is 1."""
-    lines = ["| part | answers | answers/s | x | tokens/s | x | peak MiB | seconds of each run |", "|---|" + "---|" * 7]
+    lines = ["| part | answers | answers/s | x | tokens/s | x | CPU s | peak MiB | seconds of each run |"]
+    lines.append("|---|" + "---|" * 8)
     medians = {
         part: [statistics.median(row[name] / row["seconds"] for row in rows) for name in ("answers", "tokens")]
         for part, rows in runs.items()
@@ -207,10 +215,11 @@ def table(runs: dict[str, list[Row]]) -> str:
     first = next(iter(medians.values()))
     for part, rows in runs.items():
         answers, tokens = medians[part]
-        ratios = [f"{value / base:.2f}" if base else "" for value, base in zip((answers, tokens), first, strict=True)]
+        ratios = [f"{value / base:.2f}" if base else "" for value, base in zip(medians[part], first, strict=True)]
         seconds = ", ".join(f"{row['seconds']:.1f}" for row in rows)
         lines.append(
             f"| {part} | {rows[0]['answers']} of {rows[0]['rows']} | {answers:.2f} | {ratios[0]} | {tokens:.0f} | {ratios[1]} "
+            f"| {statistics.median(row['cpu_seconds'] for row in rows):.1f} "
             f"| {statistics.median(row['mib'] for row in rows):.0f} | {seconds} |"
         )
     return "\n".join(lines) + "\n"

@@ -26,6 +26,7 @@ def test_the_plain_loop_and_ours_write_the_same_tokens(words: list[str], capsys:
         assert bench["main"]([*words, "--only", part]) == 0
         found[part] = json.loads(capsys.readouterr().out.strip().split("\n")[-1])
         assert found[part].pop("seconds") > 0
+        assert found[part].pop("cpu_seconds") > 0
         assert found[part].pop("mib") > 50
     assert found["plain"] == found["transformers_whole"]
     assert found["plain"]["rows"] == 8
@@ -51,6 +52,6 @@ def test_parts_that_cannot_run_are_left_out_or_refused(words: list[str]):
 
 
 def test_the_table_holds_medians_and_their_ratios():
-    slow = [{"rows": 4, "answers": 4, "tokens": 40, "seconds": second, "mib": 9} for second in (4.0, 5.0, 100.0)]
+    slow = [{"rows": 4, "answers": 4, "tokens": 40, "seconds": second, "cpu_seconds": 7.0, "mib": 9} for second in (4.0, 5.0, 100.0)]
     fast = [{**row, "seconds": row["seconds"] / 2} for row in slow]
-    assert "| fast | 4 of 4 | 1.60 | 2.00 | 16 | 2.00 | 9 | 2.0, 2.5, 50.0 |" in bench["table"]({"slow": slow, "fast": fast})
+    assert "| fast | 4 of 4 | 1.60 | 2.00 | 16 | 2.00 | 7.0 | 9 | 2.0, 2.5, 50.0 |" in bench["table"]({"slow": slow, "fast": fast})
