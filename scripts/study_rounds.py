@@ -1,8 +1,13 @@
 """Teacher tokens that rounds save: asking again only where nothing was kept, against a fixed number of samples for all.
 
-Reads   two filter runs' kept rows and the rejected rows beside them: all samples, each with its tokens and its fate
-Prints  tokens and coverage (problems with a kept sample) of every round and of every fixed number of samples, and how
-        many tokens fewer the rounds took for the same coverage
+Reads   the report of a filter run with rounds; with --fixed the kept and the rejected rows of a run of one round
+Prints  tokens and coverage (problems with a kept sample) after every round, and what the same coverage costs otherwise
+
+    python scripts/study_rounds.py --rounds outputs/smollm2_cpu/kept.jsonl
+
+Otherwise is, first, the same samples for all problems. They cover the same problems, since a text depends on nothing but
+its own seed and a problem that has a kept sample keeps it; a sample is reckoned at the mean tokens of its round. Second,
+as many samples of one kind as it takes, which another run has to make:
 
     python teacher_cot.py --config configs/smollm2_cpu/teacher.yaml --num_samples 4 --temperature 0.7 \\
         --output_path outputs/fixed/teacher.jsonl
@@ -10,9 +15,9 @@ Prints  tokens and coverage (problems with a kept sample) of every round and of 
         --output_path outputs/fixed/kept.jsonl
     python scripts/study_rounds.py --rounds outputs/smollm2_cpu/kept.jsonl --fixed outputs/fixed/kept.jsonl
 
-Tokens are those of prompts and completions together, which is what a teacher is paid for. The coverage of k samples is
-the mean over problems of the chance that k of their samples hold a kept one (pass@k), so that it does not hang on which
-sample came first. Between two numbers of samples, as many problems get one more as the coverage needs.
+Its coverage of k samples is the mean over problems of the chance that k of their samples hold a kept one (pass@k);
+between two numbers of samples, as many problems get one more as the coverage needs. Tokens are those of prompts and
+completions together, which is what a teacher is paid for.
 """
 
 from __future__ import annotations
@@ -58,6 +63,15 @@ def round_points(report: Row) -> list[Point]:
     return [Point(row["round"], row["total_tokens"], row["coverage"]) for row in report["rounds"]]
 
 
+def same_samples(report: Row) -> list[float]:
+    """After every round the tokens that the same samples take for all problems."""
+    totals = [0.0]
+    for row in report["rounds"]:
+        mean = (row["prompt_tokens"] + row["completion_tokens"]) / row["rows"]
+        totals.append(totals[-1] + mean * row["rows"] / row["problems"] * report["problems"])
+    return totals[1:]
+
+
 def fixed_points(samples: dict[str, list[bool]], tokens: int) -> list[Point]:
     """One point a number of samples, from none; `tokens` are those of all samples.
 
@@ -81,38 +95,39 @@ def tokens_for(coverage: float, points: Sequence[Point]) -> float | None:
     return None
 
 
-def compare(rounds: Sequence[Point], fixed: Sequence[Point]) -> list[Row]:
-    """For every round the tokens of a fixed number of samples of the same coverage, None beyond what was measured."""
-    rows = []
-    for point in rounds:
-        needed = tokens_for(point.coverage, fixed)
-        saved = None if needed is None else 1 - point.tokens / needed
-        rows.append({"rounds": point.number, "tokens": point.tokens, "coverage": point.coverage, "fixed_tokens": needed,
-                     "saved": saved})  # fmt: skip
-    return rows
+def saved(tokens: float, otherwise: float | None) -> str:
+    return "more than was measured" if otherwise is None else f"{otherwise:.0f} ({1 - tokens / otherwise:.1%} saved)"
+
+
+def fixed_of(rounds: Path, fixed: Path) -> list[Point]:
+    """The curve of the second run. Raises DataError where the two are not about the same problems."""
+    samples = fates(fixed)
+    if fates(rounds).keys() != samples.keys():
+        raise DataError(f"{rounds} and {fixed} are not about the same problems; run both with the same --limit")
+    return fixed_points(samples, read_json(fixed.with_suffix(".report.json"))["rounds"][-1]["total_tokens"])
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(__doc__)
     parser.add_argument("--rounds", type=Path, required=True, metavar="JSONL", help="kept rows of a run with rounds")
-    parser.add_argument("--fixed", type=Path, required=True, metavar="JSONL", help="kept rows of a run of one round")
+    parser.add_argument("--fixed", type=Path, metavar="JSONL", help="kept rows of a run of one round")
     parser.add_argument("--report_path", type=Path, metavar="JSON", help="also write everything there")
     args = parser.parse(argv)
-    samples = fates(args.fixed)
-    if fates(args.rounds).keys() != samples.keys():
-        raise DataError(f"{args.rounds} and {args.fixed} are not about the same problems; run both with the same --limit")
-    rounds = round_points(read_json(args.rounds.with_suffix(".report.json")))
-    fixed = fixed_points(samples, round_points(read_json(args.fixed.with_suffix(".report.json")))[-1].tokens)
-    print(f"{len(samples)} problems")
+    report = read_json(args.rounds.with_suffix(".report.json"))
+    fixed = fixed_of(args.rounds, args.fixed) if args.fixed else []
     for point in fixed[1:]:
-        print(f"samples for all, {point.number} each: {point.tokens:.0f} tokens, coverage {point.coverage:.1%}")
-    compared = compare(rounds, fixed)
-    for row in compared:
-        same = "more than was measured" if row["saved"] is None else f"{row['fixed_tokens']:.0f}, so {row['saved']:.1%} fewer"
-        did = f"rounds up to {row['rounds']}: {row['tokens']:.0f} tokens, coverage {row['coverage']:.1%}"
-        print(f"{did}; samples for all take for the same {same}")
+        print(f"samples of one kind, {point.number} each: {point.tokens:.0f} tokens, coverage {point.coverage:.1%}")
+    compared = []
+    for point, same in zip(round_points(report), same_samples(report), strict=True):
+        one_kind = tokens_for(point.coverage, fixed)
+        compared.append({**vars(point), "same_samples": same, "one_kind": one_kind})
+        otherwise = f"; samples of one kind take {saved(point.tokens, one_kind)}" if fixed else ""
+        print(
+            f"round {point.number}: {point.tokens:.0f} tokens, coverage {point.coverage:.1%}; the same samples for all "
+            f"{report['problems']} problems take {saved(point.tokens, same)}{otherwise}"
+        )
     if args.report_path is not None:
-        write_json_atomic(args.report_path, {"fixed": [vars(point) for point in fixed], "rounds": compared})
+        write_json_atomic(args.report_path, {"rounds": compared, "fixed": [vars(point) for point in fixed]})
     return 0
 
 
