@@ -38,8 +38,8 @@ def make_folder(folder: Path) -> None:
 class AtomicWriter:
     """A finished file, all or nothing: what is written appears under its name when the ``with`` block ends well.
 
-    Until then it is a hidden temporary file in the same folder, which an error removes, and after a kill the next writer
-    of the same file. `sha256` is of all bytes.
+    Until then it is a hidden temporary file in the same folder; an error removes it, and what a kill left behind goes
+    with the next writer of the same file. `sha256` is of all bytes.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

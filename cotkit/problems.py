@@ -46,7 +46,10 @@ def read_problems(path: Path, limit: int | None = None) -> list[Row]:
 
 
 def checked_problems(path: Path, lines: KeyTable) -> Iterator[Row]:
-    """The rows of a problem file one by one; raises DataError as `read_problems` does. `lines`: id -> line, filled here."""
+    """The rows of a problem file one by one; raises DataError as `read_problems` does.
+
+    `lines`, id -> line, is filled here.
+    """
     for number, row in read_numbered(path):
         where = f"{path}:{number}"
         row = with_id(row)
@@ -63,7 +66,7 @@ def checked_problems(path: Path, lines: KeyTable) -> Iterator[Row]:
 
 
 def with_id(row: Row) -> Row:
-    """The row itself, or one without an id under ``<dataset>-<split>-<16 hexadecimal digits of its content's SHA-256>``.
+    """The row itself; one without an id gets ``<dataset>-<split>-<16 hexadecimal digits of its content's SHA-256>``.
 
     The id comes first, as in prepared files; the same content has the same id in every file and run.
     """

@@ -34,7 +34,9 @@ def find_problem(problem_id: str, run: Path, data_root: Path) -> Row:
     for path in paths:
         if found := rows_of(path, problem_id):
             return found[0]
-    raise DataError(f"{problem_id}: stands in none of {len(paths)} files (teacher.jsonl of {run}, {data_root}/*/*.jsonl)")
+    raise DataError(
+        f"{problem_id}: stands in none of {len(paths)} files (teacher.jsonl of {run}, {data_root}/*/*.jsonl)"
+    )
 
 
 def section(title: str, text: str) -> str:
@@ -46,7 +48,8 @@ def teacher_samples(problem_id: str, run: Path) -> Iterator[str]:
     """What the teacher wrote, and whether the filter kept it."""
     kept = {row["sample"]: "kept" for row in rows_of(run / "kept.jsonl", problem_id)}
     rejected = {
-        row["sample"]: f"rejected, {row['reason']}: {row['detail']}" for row in rows_of(run / "kept.rejected.jsonl", problem_id)
+        row["sample"]: f"rejected, {row['reason']}: {row['detail']}"
+        for row in rows_of(run / "kept.rejected.jsonl", problem_id)
     }
     later = sorted(run.glob("teacher.round*.jsonl"), key=lambda path: (len(path.name), path.name))
     for path in [run / "teacher.jsonl", *later]:
@@ -79,7 +82,9 @@ def predictions(problem_id: str, run: Path) -> Iterator[str]:
 def trace(problem_id: str, run: Path, data_root: Path) -> Iterable[str]:
     """Every section about one problem."""
     problem = find_problem(problem_id, run, data_root)
-    yield section(f"{problem_id} ({problem['dataset']} {problem['split']}), gold {problem['answer']!r}", problem["question"])
+    yield section(
+        f"{problem_id} ({problem['dataset']} {problem['split']}), gold {problem['answer']!r}", problem["question"]
+    )
     yield from teacher_samples(problem_id, run)
     yield from training_rows(problem, run)
     yield from predictions(problem_id, run)
@@ -89,7 +94,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("id", help="of the problem, such as gsm8k-test-00012")
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="folder of the run")
-    parser.add_argument("--data_root", type=Path, default=Path("data"), metavar="DIR", help="prepared problems (default data)")
+    parser.add_argument(
+        "--data_root", type=Path, default=Path("data"), metavar="DIR", help="prepared problems (default data)"
+    )
     args = parser.parse_args(argv)
     print("\n\n".join(trace(args.id, args.run, args.data_root)))
     return 0

@@ -63,7 +63,7 @@ def recounted(output: Path, record: Row) -> Iterator[tuple[Path, Row, Row]]:
     """(file, what the manifest says of it, what is found in it) for every file whose counts the manifest tells."""
     counts = record["counts"]
     files = {Path(name).name: output.parent / name for name in record["outputs"]}
-    if record["stage"] in ("teacher_cot", "infer_parallel"):
+    if "prompt_tokens" in counts:  # generated rows
         found = count(read(output))
         yield output, {key: counts.get(key) for key in {**found, **counts} if key != "identical_copies"}, found
     elif "rows" in counts:
@@ -106,7 +106,9 @@ def unclaimed(run: Path, claimed: set[Path]) -> Iterator[str]:
     for path in sorted(run.rglob("*")):
         if LEFT_OVER.fullmatch(path.name):
             yield f"{path}: left over from a run that did not finish"
-        elif RESULT.fullmatch(path.name) and "train" not in path.relative_to(run).parts and path.resolve() not in claimed:
+        elif (
+            RESULT.fullmatch(path.name) and "train" not in path.relative_to(run).parts and path.resolve() not in claimed
+        ):
             yield f"{path}: no manifest says how it was made"
 
 

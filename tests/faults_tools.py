@@ -136,8 +136,12 @@ def make_preset(folder: Path, model: Path) -> Path:
     for unused in sorted((folder / "train").glob("*.yaml")):
         if unused.stem != "distilled":
             unused.unlink()
-    edit_yaml(folder / "train.yaml", methods=["distilled"], eval_dataset=None, model_name_or_path=str(model), num_train_epochs=6, learning_rate=0.03, save_strategy="steps",
-              save_steps=2, save_total_limit=4, eval_strategy="no", logging_steps=1, plot_loss=False)  # fmt: skip
+    training = {
+        "methods": ["distilled"], "eval_dataset": None, "model_name_or_path": str(model), "num_train_epochs": 6,
+        "learning_rate": 0.03, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 4, "eval_strategy": "no",
+        "logging_steps": 1, "plot_loss": False,
+    }  # fmt: skip
+    edit_yaml(folder / "train.yaml", **training)
     return folder
 
 
@@ -161,7 +165,9 @@ class Pipeline:
     def start(self) -> subprocess.Popen[bytes]:
         """In a process group of its own."""
         with open(self.log, "ab") as log:
-            return subprocess.Popen(self.words, cwd="/", env=self.environment, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(
+                self.words, cwd="/", env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
 
     def finish(self) -> tuple[int, str]:
         """Runs it to its end: (exit code, what it printed)."""

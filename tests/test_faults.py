@@ -250,14 +250,18 @@ def test_f05_a_full_disk_under_filter_and_score(tmp_path: Path):
         old = {path: path.read_bytes() for path in tmp_path.glob(f"{name}*") if "manifest" not in path.name}
         assert len(old) >= 2
         rows = read_rows(tmp_path / source)
-        write_rows(tmp_path / source, [{**row, "response": row["response"].replace("no model", "no other model")} for row in rows])
+        write_rows(
+            tmp_path / source,
+            [{**row, "response": row["response"].replace("no model", "no other model")} for row in rows],
+        )
         done = run_script("-c", FULL, *words, check=False, PYTHONPATH=str(ROOT), FULL=rf"/\.{name}")
         no_space(done, "No space left on device")
         assert {path: path.read_bytes() for path in old} == old
         run_script(*words)
         assert {path: path.read_bytes() for path in old} != old
-    done = subprocess.run(["bash", "-c", '"$@" >/dev/full', "-", sys.executable, *stages[1][0], "--explain", rows[0]["id"]],
-                          check=False, cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    explain = [sys.executable, *stages[1][0], "--explain", rows[0]["id"]]
+    shell = ["bash", "-c", '"$@" >/dev/full', "-", *explain]
+    done = subprocess.run(shell, check=False, cwd=ROOT, capture_output=True, text=True)
     no_space(done, "No space left on device")
 
 
@@ -279,8 +283,20 @@ def test_f06_the_output_folder(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/config.json").write_text("{}", encoding="utf-8")
     write_rows(tmp_path / "data/gsm8k/test.jsonl", [problem(0)])
-    words = ["infer_parallel.py", "--dataset", "gsm8k", "--data_root", tmp_path / "data", "--base_model", tmp_path / "empty"]
-    says = {"file": "a folder is needed here, but a file is in the way", "fixed": "Permission denied", "fixed/new": "Permission denied"}
+    words = [
+        "infer_parallel.py",
+        "--dataset",
+        "gsm8k",
+        "--data_root",
+        tmp_path / "data",
+        "--base_model",
+        tmp_path / "empty",
+    ]
+    says = {
+        "file": "a folder is needed here, but a file is in the way",
+        "fixed": "Permission denied",
+        "fixed/new": "Permission denied",
+    }
     for folder, needle in says.items():
         done = run_script("-c", BOUND, *words, "--output_path", tmp_path / folder / "out.jsonl", check=False)
         refused(done, f"{tmp_path / folder}", needle)
@@ -329,14 +345,26 @@ def test_f08_problems_without_ids(tmp_path: Path):
     (tmp_path / "run").mkdir()
     write_rows(folder / "data/gsm8k/test.jsonl", rows)
     write_rows(folder / "tests.jsonl", rows[:2])
-    words = ["--problems_path", folder / "problems.jsonl", "--test_paths", folder / "tests.jsonl", "--max_overlap", "0.99"]
+    words = [
+        "--problems_path",
+        folder / "problems.jsonl",
+        "--test_paths",
+        folder / "tests.jsonl",
+        "--max_overlap",
+        "0.99",
+    ]
     run_script(*filtering(folder), *words)
-    assert ids["a"][0] in {row["id"] for row in read_rows(folder / "kept.rejected.jsonl") if row["reason"] == "contaminated"}
+    assert ids["a"][0] in {
+        row["id"] for row in read_rows(folder / "kept.rejected.jsonl") if row["reason"] == "contaminated"
+    }
     run_script(*infer(folder, "p.jsonl", "fake"))
     run_script(*scoring(folder))
     assert [row["id"] for row in read_rows(folder / "p.scores.jsonl")] == ids["a"]
     assert rows[2]["question"] in run_script(*scoring(folder), "--explain", ids["a"][2]).stdout
-    assert rows[2]["question"] in run_script("scripts/trace.py", ids["a"][2], "--run", folder, "--data_root", folder / "data").stdout
+    assert (
+        rows[2]["question"]
+        in run_script("scripts/trace.py", ids["a"][2], "--run", folder, "--data_root", folder / "data").stdout
+    )
     for path in [folder / "datasets", *folder.glob("out*"), *folder.glob("kept*"), *folder.glob("p.*")]:
         path.rename((tmp_path / "run") / path.name)
     assert "is right" in run_script("scripts/verify.py", tmp_path / "run").stdout
@@ -358,7 +386,10 @@ MALFORMED: dict[str, tuple[bytes, str | None]] = {  # file, and what is said; No
     "Infinity": (LINE + b"\n" + OTHER.replace(b'"2"', b"Infinity") + b"\n", ":2: not a JSON record (Infinity"),
     "5,000 digits": (LINE + b"\n" + OTHER.replace(b'"2"', b"7" * 5000) + b"\n", ":2: not a JSON record"),
     "100,000 brackets": (LINE + b"\n" + OTHER.replace(b'"2"', b"[" * 100_000) + b"\n", ":2: nested too deeply"),
-    "duplicate key": (LINE + b"\n" + OTHER.replace(b"{", b'{"id": "x", ', 1) + b"\n", ":2: not a JSON record (key 'id'"),
+    "duplicate key": (
+        LINE + b"\n" + OTHER.replace(b"{", b'{"id": "x", ', 1) + b"\n",
+        ":2: not a JSON record (key 'id'",
+    ),
     "top-level array": (b"[" + LINE + b",\n" + OTHER + b"]\n", ":1: not a JSON record"),
     "wrong type": (LINE + b"\n" + OTHER.replace(b'"2"', b"2") + b"\n", ":2: field 'answer' must be str, found int"),
     "empty file": (b"", ": holds no problems"),
@@ -445,7 +476,12 @@ def test_f13_a_shard_missing_or_short(tmp_path: Path):
     assert not output.exists()
 
 
-REWORDED = "import sys, teacher_cot; from cotkit import cli, prompts; prompts.SYSTEM = 'Hm.'; sys.exit(cli.run(teacher_cot.main))"
+REWORDED = """
+import sys, teacher_cot
+from cotkit import cli, prompts
+prompts.SYSTEM = "Hm."
+sys.exit(cli.run(teacher_cot.main))
+"""
 
 
 def test_f14_changed_settings_and_inputs(tmp_path: Path):
@@ -465,7 +501,9 @@ def test_f14_changed_settings_and_inputs(tmp_path: Path):
     run_script(*words)
     write_rows(tmp_path / "problems.jsonl", [problem(number) for number in range(33)])
     start_counted(words, tmp_path / "ledger").communicate()
-    assert (tmp_path / "ledger").read_text(encoding="utf-8").split() == [problem(number)["id"] for number in (30, 31, 32)]
+    assert (tmp_path / "ledger").read_text(encoding="utf-8").split() == [
+        problem(number)["id"] for number in (30, 31, 32)
+    ]
     assert [row["id"] for row in read_rows(tmp_path / "out.jsonl")] == [problem(number)["id"] for number in range(33)]
     write_rows(tmp_path / "problems.jsonl", [problem(number, question="Else?") for number in range(33)])
     refused(run_script(*words, check=False), "its content differs")
@@ -507,7 +545,10 @@ def prediction(number: int, response: str, **changes: Any) -> dict[str, Any]:
     ("rows", "says"),
     [
         ([prediction(0, "#### 1"), prediction(2, "#### 3")], None),
-        ([prediction(0, "#### 1"), prediction(9, "#### 3")], "p.jsonl:2: id 'gsm8k-test-00009' is not among the 4 problems"),
+        (
+            [prediction(0, "#### 1"), prediction(9, "#### 3")],
+            "p.jsonl:2: id 'gsm8k-test-00009' is not among the 4 problems",
+        ),
         ([prediction(0, "#### 1")] * 2, "p.jsonl:2: gsm8k-test-00000 stands already in line 1"),
         ([], "p.jsonl: holds no predictions"),
     ],
@@ -603,7 +644,14 @@ def test_f19_generations_that_are_no_solution(tmp_path: Path):
         "no_answer_line  ": {"response": "He has some.", "thinking": "so \\boxed{5}"},
         "kept": {"response": good},
     }
-    base = {"sample": 0, "thinking": "", "finish_reason": "stop", "prompt_tokens": 9, "completion_tokens": 9, "model": "m"}
+    base = {
+        "sample": 0,
+        "thinking": "",
+        "finish_reason": "stop",
+        "prompt_tokens": 9,
+        "completion_tokens": 9,
+        "model": "m",
+    }
     teacher = [{**problem(4, id=f"gsm8k-test-{number:05d}"), **base, **row} for number, row in enumerate(rows.values())]
     write_rows(tmp_path / "out.jsonl", teacher)
     assert filter_teacher_cot.main(filtering(tmp_path)[1:]) == 0
@@ -613,7 +661,9 @@ def test_f19_generations_that_are_no_solution(tmp_path: Path):
 
 
 @pytest.mark.parametrize("template", ["qwen", "qwen3_nothink"])
-@pytest.mark.parametrize("system", [prompts.SYSTEM, "Think.", "Zähle → 𝕏.\nLine two & {braces}. " * 5], ids=["ours", "short", "long"])
+@pytest.mark.parametrize(
+    "system", [prompts.SYSTEM, "Think.", "Zähle → 𝕏.\nLine two & {braces}. " * 5], ids=["ours", "short", "long"]
+)
 def test_f20_what_llamafactory_loads(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, template: str, system: str
 ):
@@ -667,7 +717,16 @@ def test_f22_texts_depend_on_neither_batch_nor_ranks(tmp_path: Path, tiny_model:
     """Greedy, float32, questions of many lengths."""
     rows = [problem(number, question="apples " * (1 + 7 * (number % 4)) + f"{number}?") for number in range(9)]
     write_rows(tmp_path / "data/gsm8k/test.jsonl", rows)
-    words = ["--dataset", "gsm8k", "--data_root", str(tmp_path / "data"), "--base_model", str(tiny_model), "--max_new_tokens", "12"]
+    words = [
+        "--dataset",
+        "gsm8k",
+        "--data_root",
+        str(tmp_path / "data"),
+        "--base_model",
+        str(tiny_model),
+        "--max_new_tokens",
+        "12",
+    ]
     outputs = []
     for batch, world in ((1, 1), (2, 1), (7, 1), (7, 2)):
         output = tmp_path / f"{batch}-{world}.jsonl"
@@ -765,7 +824,9 @@ def disturbed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Dis
             continue
         kills[stage] = pipeline.killed_when(under_way(stage, pipeline.run))
         if stage == "train":
-            newest = max(pipeline.run.glob("train/distilled/checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+            newest = max(
+                pipeline.run.glob("train/distilled/checkpoint-*"), key=lambda path: int(path.name.split("-")[1])
+            )
             (newest / "trainer_state.json").write_text("", encoding="utf-8")
     return Disturbed(alone, pipeline, failures, kills, pipeline.finish())
 
@@ -792,7 +853,9 @@ def test_f24_the_end_is_that_of_an_undisturbed_run(disturbed: Disturbed):
     for run in (disturbed.alone.run, disturbed.pipeline.run):
         files = [path for path in run.rglob("*") if path.is_file() and "manifest" not in path.name]
         made = [path for path in files if path.suffix in (".jsonl", ".json", ".md") and path.name != "report.md"]
-        ends.append({str(path.relative_to(run)): path.read_bytes() for path in made if not {"train", "logs"} & {*path.parts}})
+        ends.append(
+            {str(path.relative_to(run)): path.read_bytes() for path in made if not {"train", "logs"} & {*path.parts}}
+        )
         adapter = run / "train/distilled/adapter_model.safetensors"
         ends[-1]["adapter"] = adapter.read_bytes()
     assert sorted(ends[0]) == sorted(ends[1])
@@ -801,13 +864,23 @@ def test_f24_the_end_is_that_of_an_undisturbed_run(disturbed: Disturbed):
     assert "is right" in run_script("scripts/verify.py", disturbed.pipeline.run).stdout
 
 
-@pytest.mark.parametrize("name", ["a b.jsonl", "it's \"x\".jsonl", "$(touch HACKED).jsonl", "new\nline.jsonl", "-x.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["a b.jsonl", 'it\'s "x".jsonl', "$(touch HACKED).jsonl", "new\nline.jsonl", "-x.jsonl"]
+)
 def test_f25_odd_names(tmp_path: Path, name: str):
     """As the output of one stage and the input of the next, from a folder of its own."""
     write_rows(tmp_path / "data/gsm8k/test.jsonl", [problem(number) for number in range(4)])
     fake, data = ["--backend", "fake"], ["--dataset", "gsm8k", "--data_root", "data"]
     for words in (
-        [ROOT / "teacher_cot.py", *fake, "--model_name", "fake", "--input_path", "data/gsm8k/test.jsonl", f"--output_path={name}"],
+        [
+            ROOT / "teacher_cot.py",
+            *fake,
+            "--model_name",
+            "fake",
+            "--input_path",
+            "data/gsm8k/test.jsonl",
+            f"--output_path={name}",
+        ],
         [ROOT / "filter_teacher_cot.py", f"--input_path={name}", f"--output_path=kept {name}"],
         [ROOT / "infer_parallel.py", *fake, *data, "--base_model", "fake", f"--output_path=answers {name}"],
         [ROOT / "score.py", *data, f"--pred_path=answers {name}"],
@@ -821,8 +894,8 @@ def test_f25_odd_names(tmp_path: Path, name: str):
 def test_f25_names_that_are_no_text_or_no_value_are_refused(tmp_path: Path):
     words = teach(tmp_path)[:-2]
     refused(run_script(*words, "--output_path", "-x.jsonl", check=False), "--output_path: expected one argument")
-    done = subprocess.run([sys.executable, *words, b"--output_path=\xff.jsonl"], check=False, cwd=tmp_path, capture_output=True,
-                          text=True)  # fmt: skip
+    command = [sys.executable, *words, b"--output_path=\xff.jsonl"]
+    done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True)
     refused(done, "not UTF-8")
     assert [path.name for path in tmp_path.iterdir()] == ["problems.jsonl"]
 
@@ -855,7 +928,10 @@ def test_f26_secrets_with_debug(tmp_path: Path):
 
 
 def test_f27_a_server_that_fails_in_every_way(tmp_path: Path):
-    """What passes is retried; what lasts is listed, ends in exit code 3, and is tried again by the next run. More: test_openai_backend.py."""
+    """What passes is retried; what lasts is listed, ends in exit code 3, and is tried again by the next run.
+
+    More of them, one by one: test_openai_backend.py.
+    """
     words = teach(tmp_path, model="m", rows=12)
     words[words.index("--backend") + 1] = "openai"
     words += ["--request_timeout", "1", "--max_retries", "2", "--concurrency", "1", "--base_url"]
@@ -878,7 +954,9 @@ def test_f27_a_server_that_fails_in_every_way(tmp_path: Path):
     assert Counter(row["finish_reason"] for row in read_rows(tmp_path / "out.jsonl")) == {"answer": 13, "length": 1}
 
 
-def test_f28_out_of_memory(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_f28_out_of_memory(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     """The batch halves until it fits; a row that does not fit alone is marked, and the next run tries it again."""
     import torch
     from transformers import Qwen2ForCausalLM
@@ -913,13 +991,19 @@ def test_f29_locale_folder_and_time_zone(tmp_path: Path):
     said = []
     for name, environment in (("ä", {}), ("ö", {"LC_ALL": "C", "PYTHONUTF8": "0", "TZ": "Asia/Kathmandu"})):
         folder = tmp_path / name
-        write_rows(folder / "data/gsm8k/test.jsonl", [problem(number, question=f"Wie → {number}?") for number in range(6)])
+        write_rows(
+            folder / "data/gsm8k/test.jsonl", [problem(number, question=f"Wie → {number}?") for number in range(6)]
+        )
         shutil.copy(folder / "data/gsm8k/test.jsonl", folder / "problems.jsonl")
         stages = [teach(folder), filtering(folder), infer(folder, "p.jsonl", "fake"), scoring(folder)]
         stages.append([*scoring(folder), "--explain", problem(3)["id"]])
         cwd = tmp_path if environment else ROOT
         said.append([run_script(*words, cwd=cwd, **environment).stdout for words in stages][-1])
-    files = [path for path in (tmp_path / "ä").rglob("*") if path.is_file() and "manifest" not in path.name and path.name[0] != "."]
+    files = [
+        path
+        for path in (tmp_path / "ä").rglob("*")
+        if path.is_file() and "manifest" not in path.name and path.name[0] != "."
+    ]
     assert len(files) > 10
     for path in files:
         assert (tmp_path / "ö" / path.relative_to(tmp_path / "ä")).read_bytes() == path.read_bytes(), path
