@@ -29,6 +29,7 @@ from cotkit.runner import count
 
 SUFFIX = ".manifest.json"
 RESULT = re.compile(r".*(\.jsonl|\.summary\.json)")
+GENERATED = ("teacher_cot", "infer_parallel", "critic")  # stages whose counts are those of cotkit.runner
 LEFT_OVER = re.compile(r".*\.rank\d+|\..*\.tmp")
 
 
@@ -63,10 +64,10 @@ def recounted(output: Path, record: Row) -> Iterator[tuple[Path, Row, Row]]:
     """(file, what the manifest says of it, what is found in it) for every file whose counts the manifest tells."""
     counts = record["counts"]
     files = {Path(name).name: output.parent / name for name in record["outputs"]}
-    if "prompt_tokens" in counts:  # generated rows
+    if record["stage"] in GENERATED:
         found = count(read(output))
         yield output, {key: counts.get(key) for key in {**found, **counts} if key != "identical_copies"}, found
-    elif "rows" in counts:
+    elif "rows" in counts and output.is_file():
         yield output, {"rows": counts["rows"]}, {"rows": rows_in(output)}
     for name, path in files.items():
         if name.endswith(".scores.jsonl"):
