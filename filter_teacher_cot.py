@@ -26,12 +26,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cotkit import cli, filter_config, generate, prompts
-from cotkit.contamination import TestQuestions, hash64
+from cotkit.contamination import TestQuestions
 from cotkit.files import AtomicWriter, DataError, Lock
 from cotkit.filter_report import Tally, show, write_markdown
 from cotkit.filtering import BY_ITSELF, NearDuplicates, Outcome, Plan, judged
 from cotkit.grader_pool import available_cores
 from cotkit.jsonl import Row, dumps, read_numbered, write_atomic, write_json_atomic
+from cotkit.keys import KeyTable
 from cotkit.manifest import Input, Manifest
 from cotkit.model_files import fingerprint
 from cotkit.problems import read_problems, with_id
@@ -52,7 +53,9 @@ def outcomes(args: argparse.Namespace, plan: Plan, teacher: TeacherFiles, accoun
     near_duplicates = NearDuplicates(plan.parameters, "near_duplicate" not in args.skip_rules)
     problem_ids = None
     if args.problems_path is not None:
-        problem_ids = {hash64(with_id(row)["id"]) for _, row in read_numbered(args.problems_path)}
+        problem_ids = KeyTable()
+        for number, row in read_numbered(args.problems_path):
+            problem_ids.add(with_id(row)["id"], number)
     large = sum(path.stat().st_size for path in teacher.paths) > SMALL_INPUT_BYTES
     workers = args.workers or (available_cores() if large else 1)
     for row, found in judged(teacher.rows(problem_ids), plan, workers):
@@ -132,14 +135,14 @@ def run(
     for row, outcome in rows if args.only_retry else split(rows, outputs):
         tally.add(row, outcome)
     first_rows, reasons = account.again()
-    write_atomic(outputs["retry"], retry_rows(teacher.rows(), first_rows, reasons))
+    write_atomic(outputs["retry"], retry_rows(teacher, first_rows, reasons))
     if args.only_retry:
         problems = int(account.first().sum())
         print(f"{args.output_path}: {len(reasons)} of {problems} problems have no kept sample and can be asked again")
         manifest.finish([args.output_path], {"rows": len(reasons), "problems": problems}, judged_by=rules)
         return
     print(show(tally.account(account, teacher.sizes, {})))
-    source = Source(teacher.rows, outputs["kept"], account, args.select, args.max_per_question)
+    source = Source(teacher, outputs["kept"], account, args.select, args.max_per_question)
     sizes = write_training_sets(args, source, folder)
     counts, examples = tally.account(account, teacher.sizes, sizes), tally.examples()
     write_json_atomic(outputs["report"], {**counts, "examples": examples})

@@ -23,7 +23,7 @@ MAX_REREAD = 4  # times a line's tokens may be read over, on top of 1,000: unclo
 MAX_POWER_BITS = 128  # of a power, checked before it is computed: about as large as the largest number
 
 _VULGAR = {"½": (1, 2), "¼": (1, 4), "¾": (3, 4), "⅓": (1, 3), "⅔": (2, 3), "⅛": (1, 8)}
-_PLAIN_OPERATOR = re.compile(r"([-+*/x×])")
+_PLAIN_OPERATOR = re.compile(r"([-+*/÷x×])")
 
 
 class Side(NamedTuple):
@@ -237,9 +237,9 @@ def _raise(base: Number, exponent: Number) -> Number:
     return Fraction(base) ** int(exponent)
 
 
-@lru_cache(maxsize=65536)  # of short texts: a solution repeats its numbers and its marks
+@lru_cache(maxsize=16_384)  # of short texts: a solution repeats its numbers and its marks
 def plain_value(text: str) -> Number | None:
-    """Exact value of numbers joined by + - * / x without blanks (`1200+2*3`); None for a division by zero."""
+    """Exact value of numbers joined by + - * / ÷ x without blanks (`1200+2*3`); None for a division by zero."""
     parts = _PLAIN_OPERATOR.split(text)
     total: Number = 0
     term = _plain_number(parts[0])
@@ -247,7 +247,7 @@ def plain_value(text: str) -> Number | None:
         value = _plain_number(operand)
         if operator == "+" or operator == "-":
             total, term = total + term, (value if operator == "+" else -value)
-        elif operator == "/":
+        elif operator in "/÷":
             if not value:
                 return None
             term = _divide(term, value)

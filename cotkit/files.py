@@ -39,13 +39,12 @@ class AtomicWriter:
     """A finished file, all or nothing: what is written appears under its name when the ``with`` block ends well.
 
     Until then it is a hidden temporary file in the same folder; an error removes it, and what a kill left behind goes
-    with the next writer of the same file. `sha256` is of all bytes.
+    with the next writer of the same file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        self._digest = hashlib.sha256()
 
     def __enter__(self) -> Self:
         make_folder(self.path.parent)
@@ -56,12 +55,7 @@ class AtomicWriter:
         return self
 
     def write(self, data: bytes) -> None:
-        self._digest.update(data)
         self._file.write(data)
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
@@ -96,12 +90,11 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes_atomic(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> str:
-    """Writes a file so that it is either the old one or the whole new one; returns the SHA-256 of what was written."""
+def write_bytes_atomic(path: str | os.PathLike[str], chunks: Iterable[bytes]) -> None:
+    """Writes a file so that it is either the old one or the whole new one."""
     with AtomicWriter(path) as writer:
         for chunk in chunks:
             writer.write(chunk)
-    return writer.sha256
 
 
 def write_if_changed(path: Path, data: bytes) -> None:

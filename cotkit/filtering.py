@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 import re
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import islice
 from multiprocessing import get_context
 from typing import Any
 
-from cotkit import prompts, rules
+from cotkit import rules
 from cotkit.answers import Item, grade
 from cotkit.contamination import TestQuestions, hash64
 from cotkit.jsonl import Row
 from cotkit.problems import CONTROL_TOKEN
 from cotkit.record import Parameters, Record, Rejection
 from cotkit.steps import Step
+from cotkit.token_count import Frame, read_frame, token_counter
 
 # Rows handed to a process at once: enough that handing over costs little, few enough to keep all busy to the end.
 CHUNK = 200
@@ -27,8 +27,6 @@ CHUNK = 200
 AHEAD = 3
 # Questions whose kept samples are remembered for near-duplicates: a teacher writes the samples of one together.
 REMEMBERED = 1000
-
-PROBE = "Which question stands here?"
 
 BY_ITSELF = tuple(name for name in rules.RULES if name != "near_duplicate")
 
@@ -40,7 +38,8 @@ _NOT_ARITHMETIC = re.compile(r"[^\d.+\-*/=()%^]")
 class Plan:
     """What a process needs to judge rows.
 
-    `raw` says whether a training set takes rows that are not kept, which are measured too then.
+    `raw` says whether a training set takes rows that are not kept, which are measured too then; `frame` is that of the
+    student's tokenizer, so that not every process has to read it.
     """
 
     parameters: Parameters
@@ -48,6 +47,7 @@ class Plan:
     student_model: str | None = None
     tests: TestQuestions | None = None
     raw: bool = False
+    frame: Frame | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,59 +63,12 @@ class Outcome:
     raw_fits: bool
 
 
-def token_counter(student_model: str | None) -> Callable[[Row, str], int] | None:
-    """A function that counts the student's tokens of a rendered training row: prompt, target and end of turn."""
-    if student_model is None:
-        return None
-    from cotkit.backends.local_model import load_tokenizer
-
-    tokenizer = load_tokenizer(student_model)
-
-    def rendered(question: str) -> str:
-        return prompts.render(tokenizer, prompts.student_messages(question), thinking=False)
-
-    # Templates put a question into the same frame; filling that in is much faster than rendering each row anew.
-    before, _, after = rendered(PROBE).partition(PROBE)
-    framed = rendered(PROBE + "\nHow many?") == before + PROBE + "\nHow many?" + after
-    tokens_of = _text_counter(tokenizer)
-    start, end = (_last_mark(tokenizer, text) for text in (before, after))
-    if not framed or start is None or end is None:
-        return lambda row, target: tokens_of(rendered(row["question"]) + target) + 1
-    # A mark such as <|im_start|> is cut out of the text first, so that what stands before it is encoded by itself.
-    fixed = tokens_of(before[:start]) + 1
-    prompt_tokens = lru_cache(maxsize=1)(lambda question: tokens_of(before[start:] + question + after[:end]))
-
-    def count(row: Row, target: str) -> int:
-        question = row["question"]
-        if question != question.strip():  # some templates strip a message
-            return tokens_of(rendered(question) + target) + 1
-        return fixed + prompt_tokens(question) + tokens_of(after[end:] + target)
-
-    return count
-
-
-def _text_counter(tokenizer: Any) -> Callable[[str], int]:
-    """The number of tokens of a text as it stands, by the fast tokenizer's own encoder where there is one."""
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    if fast is None:
-        return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return lambda text: len(fast.encode_batch_fast([text], add_special_tokens=False)[0])
-
-
-def _last_mark(tokenizer: Any, text: str) -> int | None:
-    """Where the last special token of a text starts, if it is one that takes no blanks from its left; else None."""
-    marks = [token for token in tokenizer.added_tokens_decoder.values() if token.special and token.content in text]
-    if any(token.lstrip or token.normalized for token in marks):
-        return None
-    return max((text.rindex(token.content) for token in marks), default=None)
-
-
 class Judge:
     """Judges rows by every rule that needs only the row."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._count_tokens = token_counter(plan.student_model)
+        self._count_tokens = token_counter(plan.student_model, plan.frame)
 
     def __call__(self, row: Row) -> Outcome:
         plan = self._plan
@@ -167,6 +120,14 @@ class NearDuplicates:
         return None if detail is None else Rejection("near_duplicate", detail)
 
 
+def _with_frame(plan: Plan) -> Plan:
+    """Reads the tokenizer's frame in a process that ends, so that what it imports stays in none."""
+    if plan.student_model is None:
+        return plan
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return replace(plan, frame=pool.submit(read_frame, plan.student_model).result())
+
+
 _judge: list[Judge] = []
 
 
@@ -188,7 +149,7 @@ def judged(rows: Iterable[Row], plan: Plan, workers: int) -> Iterator[tuple[Row,
     rows = iter(rows)
     waiting: deque[tuple[list[Row], Future[list[Outcome]]]] = deque()
     # Spawned, not forked: a fork would copy locks that other threads hold.
-    pool: Any = ProcessPoolExecutor(workers, get_context("spawn"), _start_process, (plan,))
+    pool: Any = ProcessPoolExecutor(workers, get_context("spawn"), _start_process, (_with_frame(plan),))
     try:
         while True:
             while len(waiting) < workers * AHEAD and (chunk := list(islice(rows, CHUNK))):

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from itertools import compress
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -76,8 +77,8 @@ def dumps(row: Row) -> bytes:
     return json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
 
 
-def read_numbered(path: str | os.PathLike[str]) -> Iterator[tuple[int, Row]]:
-    """Yields ``(line number from 1, record)``; blank lines are skipped but counted. Raises DataError."""
+def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
+    """Yields ``(line number from 1, bytes of a record)``, unparsed; blank lines are skipped but counted. Raises DataError."""
     with open_input(path) as file:
         for number in _count_from_one():
             line = file.readline(MAX_LINE_BYTES + 1)
@@ -88,13 +89,25 @@ def read_numbered(path: str | os.PathLike[str]) -> Iterator[tuple[int, Row]]:
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if line.strip():
-                yield number, loads(line, f"{path}:{number}")
+                yield number, line
+
+
+def read_numbered(path: str | os.PathLike[str]) -> Iterator[tuple[int, Row]]:
+    """Yields ``(line number from 1, record)``. Raises DataError."""
+    for number, line in read_lines(path):
+        yield number, loads(line, f"{path}:{number}")
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[Row]:
     """Yields the records of a file in order. Raises DataError with ``file:line``."""
     for _, row in read_numbered(path):
         yield row
+
+
+def read_chosen(path: str | os.PathLike[str], chosen: Iterable[bool]) -> Iterator[Row]:
+    """Yields the records at the true places of `chosen`; the others are not even parsed."""
+    for number, line in compress(read_lines(path), chosen):
+        yield loads(line, f"{path}:{number}")
 
 
 def _count_from_one() -> Iterator[int]:
@@ -165,14 +178,14 @@ class Appender:
         self._file.close()
 
 
-def write_atomic(path: str | os.PathLike[str], rows: Iterable[Row]) -> str:
-    """Writes records as a finished file, all or nothing; returns the file's SHA-256."""
-    return write_bytes_atomic(path, map(dumps, rows))
+def write_atomic(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
+    """Writes records as a finished file, all or nothing."""
+    write_bytes_atomic(path, map(dumps, rows))
 
 
-def write_json_atomic(path: str | os.PathLike[str], value: Any) -> str:
-    """Writes one indented JSON document (manifests, summaries), all or nothing; returns its SHA-256."""
-    return write_bytes_atomic(path, [json_bytes(value)])
+def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes one indented JSON document (manifests, summaries), all or nothing."""
+    write_bytes_atomic(path, [json_bytes(value)])
 
 
 def json_bytes(value: Any) -> bytes:

@@ -16,6 +16,7 @@ import shlex
 import sys
 import time
 from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -156,9 +157,12 @@ class Manifest:
 
     def finish(self, outputs: Iterable[Path], counts: Row, status: str = "done", **extra: Any) -> None:
         """Says that the run is whole; must be the stage's last write. Nothing is removed or overwritten after it."""
-        parent = self.output.parent
+        parent, paths = self.output.parent, list(outputs)
+        with ThreadPoolExecutor() as pool:  # hashing releases Python's lock
+            sums = list(pool.map(sha256_file, paths))
         hashes = {
-            os.path.relpath(path, parent): {"sha256": sha256_file(path), "bytes": path.stat().st_size} for path in outputs
+            os.path.relpath(path, parent): {"sha256": found, "bytes": path.stat().st_size}
+            for path, found in zip(paths, sums, strict=True)
         }
         self._write(status, hashes, counts, extra)
 

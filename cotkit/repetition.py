@@ -92,13 +92,15 @@ def garbled(text: str, known: str, max_foreign: float) -> str | None:
         return f"control token {mark[0]!r}"
     if broken := _BAD_CHARACTER.search(text):
         return f"broken character {broken[0]!r}"
-    if glued := _RUN_OF_LETTERS.search(text):
+    longest = max(map(len, text.split()), default=0)  # nearly always short, and told much faster
+    if longest > MAX_RUN_OF_LETTERS and (glued := _RUN_OF_LETTERS.search(text)):
         return f"{len(glued[0])} letters without a break: {glued[0][:30]!r}"
-    if text.isascii():
+    others = {char for char in set(text) if char > "\u02ff" and char.isalpha() and not _is_greek_or_latin(char)}
+    if not others.difference(known):
         return None
     letters = [char for char in text if char.isalpha()]
-    foreign = [char for char in letters if char > "\u02ff" and char not in known and not _is_greek_or_latin(char)]
-    if foreign and len(foreign) > max_foreign * len(letters):
+    foreign = [char for char in letters if char in others and char not in known]
+    if len(foreign) > max_foreign * len(letters):
         return f"{len(foreign)} of {len(letters)} letters are of another script: {''.join(foreign[:10])!r}"
     return None
 

@@ -1,12 +1,13 @@
 """Which of a question's samples go into a training set: an account of all rows in flat arrays, and choices over it.
 
-One row of the account takes 40 bytes, so that a million teacher rows fit in some tens of megabytes.
+One row of the account takes 32 bytes, so that a million teacher rows fit in some tens of megabytes.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cotkit.contamination import hash64
@@ -18,6 +19,7 @@ from cotkit.rules import REASONS
 if TYPE_CHECKING:
     import numpy as np
 
+    Rows = np.ndarray[Any, np.dtype[np.uint32]]  # positions of teacher rows, from 0
     Mask = np.ndarray[Any, np.dtype[np.bool_]]  # one bool a teacher row, in file order
 
 Select = Literal["first", "shortest", "all", "distinct"]
@@ -30,23 +32,25 @@ MOST_WORDS = 2**16 - 1  # what the account has room for
 
 # Of these reasons a row is a bad example of reasoning, and not merely of form.
 WRONG = ("wrong_answer", "wrong_steps")
+# Enough to tell a question's samples apart, and their sets of equations.
+LOW_BITS = 2**32 - 1
 
 _CODES = {None: 0} | {reason: number for number, reason in enumerate(REASONS, 1)}
 
 
 class Account:
-    """One entry a teacher row, in file order."""
+    """One entry a teacher row, in file order; complete before the first question about it is asked."""
 
     def __init__(self) -> None:
-        self._question, self._key, self._equations = array("Q"), array("Q"), array("Q")
+        self._hashes, self._samples, self._equations = array("Q"), array("I"), array("I")
         self._words, self._code, self._raw = array("I"), array("B"), array("B")
         self._prompt_tokens, self._completion_tokens = array("I"), array("I")
         self._gold_words = array("H")  # 0: no solution
 
     def add(self, row: Row, outcome: Outcome) -> None:
-        self._question.append(hash64(row["id"]))
-        self._key.append(hash64(f"{row['sample']} {row['id']}"))
-        self._equations.append(outcome.equations)
+        self._hashes.append(hash64(row["id"]))
+        self._samples.append(row["sample"] & LOW_BITS)
+        self._equations.append(outcome.equations & LOW_BITS)
         self._words.append(outcome.words)
         self._code.append(_CODES[outcome.rejection and outcome.rejection.reason])
         self._raw.append(outcome.raw_fits)
@@ -55,19 +59,53 @@ class Account:
         self._gold_words.append(min(len(row["solution"].split()), MOST_WORDS))
 
     def __len__(self) -> int:
-        return len(self._key)
+        return len(self._code)
+
+    @cached_property
+    def _questions(self) -> np.ndarray[Any, Any]:
+        """The number of each row's question, from 0 in the order in which they first appear."""
+        import numpy as np
+
+        hashes = _view(self._hashes)
+        order = np.argsort(hashes, kind="stable").astype("u4")
+        new = _leading(hashes[order], 1)
+        numbers = np.empty(len(self), "u4")
+        numbers[order] = np.cumsum(new, dtype="u4") - 1
+        first = np.sort(order[new])
+        appearance = np.empty(len(first), "u4")
+        appearance[numbers[first]] = np.arange(len(first), dtype="u4")
+        del hashes, order
+        self._hashes = array("Q")  # one number of 4 bytes in its place
+        return appearance[numbers]
+
+    def _keys(self, rows: Rows | slice, ranks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """One number a row: its question in the upper half, its rank in the lower."""
+        keys = self._questions[rows].astype("u8")
+        keys <<= 32
+        keys |= ranks[rows]
+        return keys
+
+    def _ordered(self, rows: Rows, ranks: np.ndarray[Any, Any]) -> tuple[Rows, np.ndarray[Any, Any]]:
+        """The rows sorted by (question, rank, position), and their `_keys`."""
+        import numpy as np
+
+        keys = self._keys(rows, ranks)
+        order = np.argsort(keys, kind="stable")
+        return rows[order], keys[order]
 
     def repeated(self) -> tuple[int, int] | None:
         """Positions of two rows with one (id, sample), the later one as early as possible; None if there are none."""
         import numpy as np
 
-        keys = _view(self._key)
-        order = np.argsort(keys, kind="stable")
-        same = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
-        if not len(same):
+        samples = _view(self._samples)
+        keys = self._keys(slice(None), samples)
+        keys.sort()
+        if _leading(keys, 1).all():
             return None
-        at = same[np.argmin(order[same + 1])]
-        return int(order[at]), int(order[at + 1])
+        rows, keys = self._ordered(np.arange(len(self), dtype="u4"), samples)
+        same = np.flatnonzero(keys[1:] == keys[:-1])
+        at = same[np.argmin(rows[same + 1])]
+        return int(rows[at]), int(rows[at + 1])
 
     def kept(self) -> Mask:
         """The kept rows."""
@@ -81,14 +119,28 @@ class Account:
         """The first row of each question."""
         import numpy as np
 
-        return _mask(np.unique(_view(self._question), return_index=True)[1], len(self))
+        return self._first_among(np.ones(len(self), bool))
+
+    def _first_among(self, among: Mask) -> Mask:
+        """The first row in `among` of each question that has one there; without sorting, which takes more memory."""
+        import numpy as np
+
+        backwards = np.flatnonzero(among).astype("u4")[::-1]
+        place = np.full(len(self), len(self), "u4")  # of a question's first row; where one is assigned twice, the last stays
+        place[self._questions[backwards]] = backwards
+        return _mask(place[place < len(self)], len(self))
+
+    def _asked(self, rows: Mask | slice) -> Mask:
+        """One bool a question: has it one of these rows?"""
+        import numpy as np
+
+        asked = np.zeros(int(self._questions.max(initial=0)) + 1, bool)
+        asked[self._questions[rows]] = True
+        return asked
 
     def _of_questions(self, rows: Mask) -> Mask:
         """All rows of the questions that have one in `rows`."""
-        import numpy as np
-
-        questions = _view(self._question)
-        return np.isin(questions, np.unique(questions[rows]))
+        return self._asked(rows)[self._questions]
 
     def again(self) -> tuple[Mask, list[str]]:
         """The first row of each question of which no sample is kept but one could be; why not, for each of them.
@@ -109,7 +161,7 @@ class Account:
         """
         import numpy as np
 
-        questions, kept = _view(self._question), self.kept()
+        kept, covered = self.kept(), np.zeros(len(self), bool)
         asked_in_all = int(self.first().sum())
         rounds: list[Row] = []
         start = 0
@@ -118,11 +170,12 @@ class Account:
                 "prompt_tokens": int(_view(self._prompt_tokens)[start:end].sum()),
                 "completion_tokens": int(_view(self._completion_tokens)[start:end].sum()),
             }
-            covered = len(np.unique(questions[:end][kept[:end]]))
+            covered[start:end] = kept[start:end]
+            questions = int(self._asked(covered).sum())
             so_far = rounds[-1]["total_tokens"] if rounds else 0
             rounds.append({
-                "round": number, "problems": len(np.unique(questions[start:end])), "rows": end - start,
-                "kept": int(kept[start:end].sum()), **tokens, "covered": covered, "coverage": covered / asked_in_all,
+                "round": number, "problems": int(self._asked(slice(start, end)).sum()), "rows": end - start,
+                "kept": int(kept[start:end].sum()), **tokens, "covered": questions, "coverage": questions / asked_in_all,
                 "total_tokens": so_far + sum(tokens.values()),
             })  # fmt: skip
             start = end
@@ -159,25 +212,17 @@ class Account:
         """
         import numpy as np
 
-        rows = np.flatnonzero(among)
+        if select == "first" and cap in (None, 1):
+            return self._first_among(among)
+        rows, words = np.flatnonzero(among).astype("u4"), _view(self._words)
         if select == "distinct":
-            rows = self._first_of_each(rows)
-        questions = _view(self._question)[rows]
-        rank_by = _view(self._words)[rows] if select == "shortest" else np.zeros(len(rows))
-        order = np.lexsort((rows, rank_by, questions))
+            rows, keys = self._ordered(rows, _view(self._equations))
+            rows = np.sort(rows[_leading(keys, 1)])
         most = cap or (1 if select in ("first", "shortest") else None)
-        rank = _rank(questions[order])
-        return _mask(rows[order] if most is None else rows[order][rank < most], len(self))
-
-    def _first_of_each(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """The first row of each (question, equations)."""
-        import numpy as np
-
-        questions, equations = _view(self._question)[rows], _view(self._equations)[rows]
-        order = np.lexsort((rows, equations, questions))
-        new = np.ones(len(rows), bool)
-        new[1:] = (np.diff(questions[order]) != 0) | (np.diff(equations[order]) != 0)
-        return rows[order][new]
+        if most is not None:
+            rows, keys = self._ordered(rows, words if select == "shortest" else np.zeros_like(words))
+            rows = rows[_leading(keys >> 32, most)]
+        return _mask(rows, len(self))
 
     def pairs(self) -> tuple[Mask, Mask]:
         """(chosen, rejected): a question's shortest kept row, and its wrong row that is nearest to it in length.
@@ -187,20 +232,19 @@ class Account:
         """
         import numpy as np
 
-        questions, words = _view(self._question), _view(self._words).astype("f8")
-        chosen = np.flatnonzero(self.choose(self.kept(), "shortest", None))
-        chosen = chosen[np.argsort(questions[chosen], kind="stable")]
-        wrong = np.flatnonzero(np.isin(_view(self._code), [_CODES[reason] for reason in WRONG]) & self.raw())
-        if not len(chosen) or not len(wrong):
-            return _mask(chosen[:0], len(self)), _mask(wrong[:0], len(self))
-        at = np.searchsorted(questions[chosen], questions[wrong]).clip(max=len(chosen) - 1)
-        partner = chosen[at]
-        long, short = np.maximum(words[wrong], words[partner]), np.minimum(words[wrong], words[partner])
-        fits = (questions[partner] == questions[wrong]) & (long <= MAX_LENGTH_RATIO * short)
-        wrong, partner = wrong[fits], partner[fits]
-        order = np.lexsort((wrong, np.abs(words[wrong] - words[partner]), questions[wrong]))
-        nearest = order[_rank(questions[wrong][order]) == 0]
-        return _mask(partner[nearest], len(self)), _mask(wrong[nearest], len(self))
+        words, questions = _view(self._words), self._questions
+        chosen = np.flatnonzero(self.choose(self.kept(), "shortest", None)).astype("u4")
+        partner = np.full(len(self), -1, "i4")  # of a question
+        partner[questions[chosen]] = chosen
+        wrong = np.flatnonzero(np.isin(_view(self._code), [_CODES[reason] for reason in WRONG]) & self.raw()).astype("u4")
+        wrong = wrong[partner[questions[wrong]] >= 0]
+        own, other = words[wrong].astype("i8"), words[partner[questions[wrong]]].astype("i8")
+        fits = np.maximum(own, other) <= MAX_LENGTH_RATIO * np.minimum(own, other)
+        gaps = np.zeros(len(self), "u4")
+        gaps[wrong] = np.abs(own - other)
+        nearest, keys = self._ordered(wrong[fits], gaps)
+        nearest = nearest[_leading(keys >> 32, 1)]
+        return _mask(partner[questions[nearest]], len(self)), _mask(nearest, len(self))
 
 
 def _view(values: array[int]) -> np.ndarray[Any, Any]:
@@ -217,11 +261,10 @@ def _mask(rows: np.ndarray[Any, Any], size: int) -> Mask:
     return mask
 
 
-def _rank(groups: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The place of each entry in its group, from 0; equal entries stand together."""
+def _leading(groups: np.ndarray[Any, Any], most: int) -> Mask:
+    """The first `most` entries of each run of equal ones."""
     import numpy as np
 
-    new = np.ones(len(groups), bool)
-    new[1:] = groups[1:] != groups[:-1]
-    starts = np.flatnonzero(new)
-    return np.arange(len(groups)) - starts[np.cumsum(new) - 1]
+    leading = np.ones(len(groups), bool)
+    leading[most:] = groups[most:] != groups[:-most]
+    return leading

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, compress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cotkit import prompts
 from cotkit.answers import Grade, extract
 from cotkit.canonical import reasoning
-from cotkit.jsonl import Row, read
+from cotkit.jsonl import Row, read_chosen
 from cotkit.problems import TRUNCATED
 from cotkit.selection import Account
 from cotkit.steps import find_steps
+from cotkit.teacher_files import TeacherFiles
 from cotkit.training_sets import Part, TrainingSet
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ TEACHER_ONLY = frozenset(
 
 @dataclass(frozen=True)
 class Source:
-    """The files of a filter run and its account; `teacher` opens the teacher's rows anew."""
+    """The files of a filter run and its account of their rows."""
 
-    teacher: Callable[[], Iterator[Row]]
+    teacher: TeacherFiles
     kept: Path
     account: Account
     select: str = "first"
@@ -42,24 +43,23 @@ class Source:
 
     def _part(self, part: Part) -> Iterator[Row]:
         if part.source == "gold":
-            return gold_rows(compress(self.teacher(), self.account.first()))
+            return gold_rows(self.teacher.chosen(self.account.first()))
         select, cap = part.select or self.select, part.cap or (self.cap if part.select is None else None)
         if part.source == "teacher":
-            raw = compress(self.teacher(), self.account.choose(self.account.raw(), select, cap))
+            raw = self.teacher.chosen(self.account.choose(self.account.raw(), select, cap))
             return (prompts.training_row(row["question"], row["response"].strip()) for row in raw)
         kept = self.account.kept()
-        chosen = compress(read(self.kept), self.account.choose(kept, select, cap)[kept])
+        chosen = read_chosen(self.kept, self.account.choose(kept, select, cap)[kept])
         return (prompts.training_row(row["question"], row["target"]) for row in chosen)
 
     def _pairs(self) -> Iterator[Row]:
         """Preference rows; a half waits for its other half, which a teacher writes close by."""
         chosen, rejected = self.account.pairs()
         kept = self.account.kept()
-        targets = compress(read(self.kept), chosen[kept])
+        targets = read_chosen(self.kept, chosen[kept])
         halves: dict[str, dict[str, str | None]] = {}
-        for row, good, bad in zip(self.teacher(), chosen, rejected, strict=True):
-            if not (good or bad):
-                continue
+        either = chosen | rejected
+        for row, good in zip(self.teacher.chosen(either), chosen[either], strict=True):
             half = halves.setdefault(row["id"], {})
             half["chosen" if good else "rejected"] = next(targets)["target"] if good else wrong_target(row)
             if len(half) == 2 and half["rejected"] is not None:
@@ -69,12 +69,12 @@ class Source:
                 yield {**prompt, "chosen": half["chosen"], "rejected": half["rejected"]}
 
 
-def retry_rows(teacher: Iterator[Row], again: Mask, reasons: Sequence[str]) -> Iterator[Row]:
+def retry_rows(teacher: TeacherFiles, again: Mask, reasons: Sequence[str]) -> Iterator[Row]:
     """The problems for another round, each with the reason in `retry`; one truncated earlier keeps its larger budget.
 
     `again` and `reasons` are `Account.again`'s.
     """
-    for row, reason in zip(compress(teacher, again), reasons, strict=True):
+    for row, reason in zip(teacher.chosen(again), reasons, strict=True):
         problem = {name: value for name, value in row.items() if name not in TEACHER_ONLY}
         yield {**problem, "retry": TRUNCATED if row.get("retry") == TRUNCATED else reason}
 

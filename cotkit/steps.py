@@ -31,13 +31,13 @@ _COMPUTES = re.compile(
 )
 # The commonest equations, `3 boxes x $4 = $12`: numbers, operators and one-word units. Where true they need no parser.
 _NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3}){1,8}|0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?|\.[0-9]{1,15}"
-_UNIT = r"[a-z]{3,}(?:/[a-z]+)?"
+_UNIT = r"(?: [a-z]{3,}(?:/[a-z]+)?|/[a-z]{2,}[a-rt-z]\b)"
 _PLAIN = re.compile(
-    rf"((?:{_NUMBER})(?: {_UNIT})?(?:(?: ?[-+*/] ?| [x×] )\$?(?:{_NUMBER})(?: {_UNIT})?){{1,12}}) *= *\$? *({_NUMBER})"
+    rf"((?:{_NUMBER}){_UNIT}?(?:(?: ?[-+*/÷] ?| [x×] )[$€£]?(?:{_NUMBER}){_UNIT}?){{1,12}}) *= *[$€£]? *({_NUMBER})"
 )
-_NOT_PLAIN = re.compile(rf"{_UNIT}|[ $,]")
-_PLAIN_START = re.compile(r"(?:(?!of)[a-z][a-z] |total of |[a-z][,:] )\$?$")
-_PLAIN_END = re.compile(r"[.,;]?\s*$|[.,;]\s|\s[a-z]{3,}\b(?!\s*[-+*/^(=])")
+_NOT_PLAIN = re.compile(rf"{_UNIT}|[ $€£,]")
+_PLAIN_START = re.compile(r"(?:(?!of)[A-Za-z][a-z] |[a-z]'s |total of |[a-z](?:, |: ?))[$€£]?$")
+_PLAIN_END = re.compile(r"[.,;]?\s*$|[.,;]\s|\s(?:[A-Za-z][a-z]{2,}|on|in|at|by|to)\b(?!\s*[-+*/^(=])")
 _MARK = re.compile(r"<<([^<>\n]*)>>")
 # A line that goes on from the one before, or into the one after (a dash there may also be a list).
 _LIST = "-*–−"
@@ -145,7 +145,7 @@ def _plain_steps(line: str) -> list[tuple[int, int]]:
     for match in _PLAIN.finditer(line):
         start, end = match.span()
         around = line[max(0, start - 24) : start] if start else ""
-        if around.strip(" $") and (not _PLAIN_START.search(around) or _COMPUTES.search(around.rstrip(" $"))):
+        if around.strip(" $€£") and (not _PLAIN_START.search(around) or _COMPUTES.search(around.rstrip(" $€£"))):
             return []
         if not _PLAIN_END.match(line, end):
             return []

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from cotkit import stats
@@ -72,8 +73,11 @@ class Strata:
     """Names the groups that a problem belongs to: MATH's level and subject, the quartile of its solution's length."""
 
     def __init__(self, problems: Iterable[Row]) -> None:
-        lengths = sorted(length for problem in problems if (length := _solution_words(problem)))
-        self._bounds = sorted({lengths[len(lengths) * quarter // 4] for quarter in (1, 2, 3)}) if lengths else []
+        counts = Counter(length for problem in problems if (length := _solution_words(problem)))
+        lengths = sorted(counts)
+        passed = list(accumulate(counts[length] for length in lengths))
+        quarters = (counts.total() * quarter // 4 for quarter in (1, 2, 3))
+        self._bounds = sorted({lengths[bisect_right(passed, quarter)] for quarter in quarters}) if lengths else []
 
     def of(self, problem: Row) -> dict[str, str]:
         """Kind of group -> name of the problem's group; names sort in the order in which to show them."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 
-from cotkit.contamination import hash64
 from cotkit.files import DataError
-from cotkit.jsonl import Row, read_numbered, require
+from cotkit.jsonl import Row, loads, read_lines, require
 from cotkit.problems import PROBLEM_FIELDS
 from cotkit.selection import Account
 
@@ -26,32 +25,39 @@ class TeacherFiles:
     limit: int | None = None
     sizes: list[int] = field(default_factory=list)
 
-    def rows(self, problem_ids: Collection[int] | None = None) -> Iterator[Row]:
+    def rows(self, problem_ids: Container[str] | None = None) -> Iterator[Row]:
         """The checked rows in order. Raises DataError for a missing field or an id that no problem has."""
-        for path, number, row in self._numbered():
+        for path, number, line in self._lines():
+            row = loads(line, f"{path}:{number}")
             require(row, TEACHER_FIELDS, f"{path}:{number}")
-            if problem_ids is not None and hash64(row["id"]) not in problem_ids:
+            if problem_ids is not None and row["id"] not in problem_ids:
                 raise DataError(
                     f"{path}:{number}: no problem has the id {row['id']!r}; remove the row or give its problems"
                 )
             yield row
 
-    def _numbered(self) -> Iterator[tuple[Path, int, Row]]:
-        """(file, line, row)."""
+    def chosen(self, mask: Iterable[bool]) -> Iterator[Row]:
+        """The rows at the true places of `mask`; the others are not even parsed."""
+        for path, number, line in compress(self._lines(), mask):
+            yield loads(line, f"{path}:{number}")
+
+    def _lines(self) -> Iterator[tuple[Path, int, bytes]]:
+        """(file, line number, line) of at most `limit` rows."""
         return islice(self._all(), self.limit)
 
-    def _all(self) -> Iterator[tuple[Path, int, Row]]:
+    def _all(self) -> Iterator[tuple[Path, int, bytes]]:
         self.sizes = [0] * len(self.paths)
         for at, path in enumerate(self.paths):
-            for number, row in read_numbered(path):
+            for number, line in read_lines(path):
                 self.sizes[at] += 1
-                yield path, number, row
+                yield path, number, line
 
     def refuse_repeated(self, account: Account) -> None:
         """Raises DataError naming both places where two rows have one (id, sample)."""
         if (positions := account.repeated()) is None:
             return
-        first, second = (entry for at, entry in enumerate(self._numbered()) if at in positions)
-        key = (second[2]["id"], second[2]["sample"])
+        first, second = (entry for at, entry in enumerate(self._lines()) if at in positions)
+        where = f"{second[0]}:{second[1]}"
+        row = loads(second[2], where)
         earlier = f"line {first[1]}" if first[0] == second[0] else f"{first[0]}:{first[1]}"
-        raise DataError(f"{second[0]}:{second[1]}: {key} stands already in {earlier}; remove one of the two")
+        raise DataError(f"{where}: {(row['id'], row['sample'])} stands already in {earlier}; remove one of the two")

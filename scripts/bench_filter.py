@@ -13,6 +13,7 @@ own; each sample words the solution anew, and some have one of the faults that t
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -52,17 +53,20 @@ FAULTS: tuple[tuple[int, Callable[[Row], Row]], ...] = (
     (1, lambda row: {"question": row["question"] + " Consider the table." + " 17 23 5 81 4" * 60}),
 )
 
-# Runs a script and reports the growth of its memory from the end of its imports, in KiB (ru_maxrss on Linux).
+# Runs a script and reports the peak of its memory after its imports and at its end, in KiB. (Linux; getrusage's ru_maxrss
+# will not do, since a process inherits it from the one that started it.)
 MEASURE = """
-import resource, runpy, sys
+import pathlib, re, runpy, sys
+peak = lambda: re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text(encoding="utf-8"))[1]
 sys.argv = sys.argv[1:]
 module = runpy.run_path(sys.argv[0])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 code = module["cli"].run(module["main"])
-print("MEMORY", before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print("MEMORY", before, peak())
 sys.exit(code)
 """
 POLL_S = 0.5
+MIN_WORKER_MIB = 20  # smaller ones only keep accounts for multiprocessing
 START_SHARE = 0.1  # of a run: by then every worker has its tokenizer and has judged rows
 
 
@@ -100,7 +104,7 @@ def written(problem: Row, rng: random.Random) -> str:
     """A teacher's wording of a solution."""
     lines = [rng.choice(LEADS) + line for line in problem["solution"].split("\n")]
     text = "\n".join(lines + ([rng.choice(ENDS)] if rng.random() < 0.5 else []))
-    return (text.replace("*", " x ") if rng.random() < 0.3 else text) + f"\n#### {problem['answer']}"
+    return (re.sub(r" ?\* ?", " x ", text) if rng.random() < 0.3 else text) + f"\n#### {problem['answer']}"
 
 
 def teacher_rows(number: int, samples: int, seed: int, leaked: list[str]) -> Iterator[Row]:
@@ -151,7 +155,8 @@ def bench(rows: int, args_of_filter: list[str], source: Path) -> Measured:
     print(f"{rows} rows, {source.stat().st_size / 2**20:.0f} MiB: {seconds:.1f} s, {rows / seconds:.0f} rows/s")
     print(f"  main process {before:.0f} MiB after imports, at most {peak:.0f} (+{peak - before:.0f})")
     growth = 0.0
-    for series in sorted(sizes.values(), key=len)[:-1]:  # the longest is the main process's
+    longest, *others = sorted(sizes.values(), key=len, reverse=True)  # the main process first
+    for series in (series for series in others if len(series) > len(longest) // 2 and max(series) > MIN_WORKER_MIB):
         start = series[int(len(series) * START_SHARE)]
         growth = max(growth, max(series) - start)
         print(f"  worker {start:.0f} MiB after a tenth of the run, at most {max(series):.0f} (+{max(series) - start:.0f})")
@@ -166,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--samples", type=cli.positive_int, default=4, metavar="K", help="of a problem, default 4")
     parser.add_argument("--student_model", default="data/models/SmolLM2-135M-Instruct", metavar="NAME")
     parser.add_argument("--workers", type=cli.positive_int, metavar="N", help="processes (default: the filter's own)")
-    parser.add_argument("--folder", type=Path, metavar="DIR", help="keep the rows and the outputs there")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="keep all files there, and use the rows again")
     args = parser.parse(argv)
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
@@ -177,7 +182,8 @@ def main(argv: list[str] | None = None) -> int:
         measured = []
         for rows in (max(1, args.rows // 10), args.rows):
             source = folder / f"rows-{rows}-{args.samples}.jsonl"
-            write_atomic(source, teacher_rows(rows, args.samples, args.seed, [row["question"] for row in read(tests)]))
+            if not source.exists():
+                write_atomic(source, teacher_rows(rows, args.samples, args.seed, [row["question"] for row in read(tests)]))
             measured.append(bench(rows, words, source))
     small, large = measured
     print(f"ratio of the times {large.seconds / small.seconds:.1f}; growth +{large.growth_mib:.0f} MiB, "

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, SHARED_DATA, problem, read_rows, write_rows
 
-from cotkit import filtering, prompts, repetition, rules
+from cotkit import filtering, prompts, repetition, rules, token_count
 from cotkit.contamination import TestQuestions
 from cotkit.files import DataError
 from cotkit.record import Parameters, Rejection
@@ -144,7 +144,7 @@ def test_tokens_are_those_of_the_rendered_row(tiny_model: Path):
     from cotkit.backends.local_model import load_tokenizer
 
     tokenizer = load_tokenizer(str(tiny_model))
-    count = filtering.token_counter(str(tiny_model))
+    count = token_count.token_counter(str(tiny_model))
     assert count is not None
     for question in ("How many?", "  Tom, 4 eggs\n", "a {b} <|im_end|> $5"):
         text = prompts.render(tokenizer, prompts.student_messages(question), thinking=False) + GOOD
