@@ -116,6 +116,25 @@ def run_script(*words: Any, check: bool = True, cwd: Path = ROOT, **environment:
     return done
 
 
+# Runs a stage and prints by how many KiB its memory grew over its size after imports (numpy is imported late). Its own
+# high-water mark: ru_maxrss would be inherited from the process that started it.
+_GROWTH = """
+import importlib, pathlib, re, sys, numpy
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text(encoding="utf-8"))[1])
+stage = importlib.import_module(sys.argv[1])
+before = peak()
+code = stage.cli.run(lambda: stage.main(sys.argv[2:]))
+print("GROWTH", peak() - before)
+sys.exit(code)
+"""
+
+
+def memory_growth(stage: str, *words: Any, check: bool = True) -> tuple[subprocess.CompletedProcess[str], int]:
+    """Runs a stage by its module's name; what came of it, and KiB at its peak over its size after imports (Linux)."""
+    done = run_script("-c", _GROWTH, stage, *words, check=check, PYTHONPATH=str(ROOT))
+    return done, int(done.stdout.split("GROWTH")[1])
+
+
 def refused(done: subprocess.CompletedProcess[str], *needles: str) -> None:
     """The command failed with one line on stderr that holds every needle, and no traceback."""
     assert done.returncode in (1, 2), done

@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 from answer_cases import CASES
 from chat_server import ChatServer
-from conftest import ROOT, problem, read_rows, refused, run_script, write_rows
+from conftest import ROOT, memory_growth, problem, read_rows, refused, run_script, write_rows
 from faults_tools import (
     CANARIES,
     STAGES,
@@ -417,10 +417,7 @@ def test_f10_long_files_and_lines(tmp_path: Path):
     base = {"sample": 0, "dataset": "gsm8k", "finish_reason": "stop"}
     predictions = [{"id": problem(number)["id"], "response": f"#### {number + 1}", **base} for number in range(rows)]
     write_rows(tmp_path / "p.jsonl", predictions)
-    code = "import resource, sys, score; peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; " \
-        "before = peak(); score.main(sys.argv[1:]); print(peak() - before)"  # fmt: skip
-    done = run_script("-c", code, *scoring(tmp_path)[1:], PYTHONPATH=str(ROOT))
-    assert int(done.stdout.split()[-1]) < 30 * 1024  # kB
+    assert memory_growth("score", *scoring(tmp_path)[1:])[1] < 30 * 1024
     write_rows(tmp_path / "p.jsonl", [{**predictions[0], "response": "7" * 50_000_000}])
     refused(run_script(*scoring(tmp_path), check=False), "p.jsonl:1: the line is longer than 16 MiB")
 

@@ -7,59 +7,37 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import CHATML, ROOT, make_tokenizer, problem, refused, run_script, write_rows
+from conftest import CHATML, make_tokenizer, memory_growth, problem, refused, write_rows
 
 from cotkit import prompts, repetition, rules, steps, token_count
 from cotkit.answers import Item, grade
 from cotkit.jsonl import Row
 from cotkit.record import BANNED_PHRASES, TASK_TALK, Record
 
-# Prints the peak of memory over its size after imports, in KiB. (ru_maxrss would be inherited from the tests' process.)
-GROWTH = """
-import pathlib, re, sys, numpy, filter_teacher_cot as stage
-peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text(encoding="utf-8"))[1])
-before = peak()
-code = stage.cli.run(lambda: stage.main(sys.argv[1:]))
-print("GROWTH", peak() - before)
-sys.exit(code)
-"""
-BYTES_A_ROW = 100  # 100 MB for a million
 
-
-def filter_words(path: Path) -> list[Any]:
-    return ["-c", GROWTH, "--input_path", path, "--output_path", path.with_suffix("") / "kept.jsonl"]
-
-
-def growth_of(folder: Path, rows: int) -> int:
-    """KiB by which the filter grows over so many rows, two samples a problem, judged by the cheap rules."""
-    path = folder / f"{rows}.jsonl"
+def test_f10_memory_hardly_grows_with_the_rows(tmp_path: Path):
+    """50,000 rows, two samples a problem, judged by the cheap rules: were they held as records, they would take 100 MB."""
     extra = {"thinking": "", "finish_reason": "stop", "prompt_tokens": 9, "completion_tokens": 9, "model": "m"}
     made: list[Row] = []
-    for number in range(rows):
+    for number in range(50_000):
         asked = problem(number // 2)
         text = f"{number} is said.\n#### {int(asked['answer']) + number % 3 // 2}"
         made.append({**asked, **extra, "sample": number % 2, "response": text})
-    write_rows(path, made)
+    path = write_rows(tmp_path / "teacher.jsonl", made)
     dear = ["garbled", "task_talk", "banned_phrase", "repetition", "length", "wrong_steps"]
-    done = run_script(*filter_words(path), "--workers", 1, "--skip_rules", *dear, PYTHONPATH=str(ROOT))
-    return int(done.stdout.split("GROWTH")[1])
-
-
-def test_f10_memory_does_not_grow_with_the_rows(tmp_path: Path):
-    few, many = 10_000, 60_000
-    grown = growth_of(tmp_path, many) - growth_of(tmp_path, few)
-    assert grown * 1024 < BYTES_A_ROW * (many - few)
+    words = ["--input_path", path, "--output_path", tmp_path / "kept.jsonl", "--workers", 1, "--skip_rules", *dear]
+    assert memory_growth("filter_teacher_cot", *words)[1] < 40 * 1024
 
 
 def test_f10_a_line_of_50_mb(tmp_path: Path):
     row = {**problem(1), "sample": 0, "response": "7" * 50_000_000, "finish_reason": "stop", "prompt_tokens": 9}
     path = write_rows(tmp_path / "teacher.jsonl", [{**row, "completion_tokens": 9}])
-    done = run_script(*filter_words(path), check=False, PYTHONPATH=str(ROOT))
+    words = ["--input_path", path, "--output_path", tmp_path / "kept.jsonl"]
+    done, grown = memory_growth("filter_teacher_cot", *words, check=False)
     refused(done, "teacher.jsonl:1: the line is longer than 16 MiB")
-    assert int(done.stdout.split("GROWTH")[1]) < 100 * 1000
+    assert grown < 100 * 1000
 
 
 @pytest.mark.parametrize(
