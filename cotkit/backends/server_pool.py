@@ -15,11 +15,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, Generic, TypeVar
 
 log = logging.getLogger(__name__)
 
 FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS = 1.0, 60.0  # doubled in between; also the most that a Retry-After is obeyed
+CLOSING_SECONDS = 3.0  # an interrupted run waits so long for its connections to close
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -97,6 +100,9 @@ class Server:
         self.rests_until = max(self.rests_until, now + pause)
 
 
+Running = dict[asyncio.Task[Result], tuple[int, Server, float]]  # number of the item, server, when it began
+
+
 class Pool(Generic[Item, Result]):
     """Servers that all do the same. Both an item and a server may fail `max_retries` times before they are given up."""
 
@@ -113,20 +119,40 @@ class Pool(Generic[Item, Result]):
             attempt: tries an item on the server with that URL; raises AttemptError.
             close: awaited when all is done.
         """
-        with asyncio.Runner() as runner:  # leaving it, by a signal too, cancels what still runs
-            # A signal that arrives inside a task ends the run; asyncio need not report it once more.
-            runner.get_loop().set_exception_handler(lambda *_: None)
-            results = self._results(items, attempt)
-            while (result := runner.run(_following(results))) is not None:
+        finished: SimpleQueue[tuple[Item, Result | AttemptError] | None] = SimpleQueue()
+
+        async def work() -> None:
+            running: Running[Result] = {}
+            try:
+                async for result in self._results(items, attempt, running):
+                    finished.put(result)
+            finally:
+                for attempted in running:
+                    attempted.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
+                await close()
+
+        # In a thread of its own, since signals are handled in the main thread: one that broke into the event loop would
+        # leave it in a state in which it cannot be closed.
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(work())
+        task.add_done_callback(lambda _: finished.put(None))
+        thread = Thread(target=loop.run_until_complete, args=(asyncio.wait([task]),), daemon=True)
+        thread.start()
+        try:
+            while (result := finished.get()) is not None:
                 yield result
-            runner.run(close())
+        finally:
+            loop.call_soon_threadsafe(task.cancel)
+            thread.join(CLOSING_SECONDS)
+        task.result()  # raises what nobody expected
+        loop.close()
 
     async def _results(
-        self, items: Sequence[Item], attempt: Attempt[Item, Result]
+        self, items: Sequence[Item], attempt: Attempt[Item, Result], running: Running[Result]
     ) -> AsyncIterator[tuple[Item, Result | AttemptError]]:
         waiting = [(0.0, number) for number in range(len(items))]  # a heap of (not before this time, which item)
         attempts = [0] * len(items)
-        running: dict[asyncio.Task[Result], tuple[int, Server, float]] = {}
         while waiting or running:
             now = time.monotonic()
             while waiting and waiting[0][0] <= now and (server := self._free(now)):
@@ -164,7 +190,7 @@ class Pool(Generic[Item, Result]):
         return server if server.free_slots(now) > 0 else None
 
     async def _ended(
-        self, running: dict[asyncio.Task[Result], Any], waiting: list[tuple[float, int]], now: float
+        self, running: Running[Result], waiting: list[tuple[float, int]], now: float
     ) -> set[asyncio.Task[Result]]:
         """Waits until an attempt ends or a new one may be started; the attempts that have ended."""
         times = [server.rests_until for server in self.servers if not server.given_up]
@@ -174,7 +200,3 @@ class Pool(Generic[Item, Result]):
             return (await asyncio.wait(running, timeout=pause, return_when=asyncio.FIRST_COMPLETED))[0]
         await asyncio.sleep(pause or 0)
         return set()
-
-
-async def _following(results: AsyncIterator[Result]) -> Result | None:
-    return await anext(results, None)
