@@ -437,13 +437,14 @@ def test_a_dry_run_asks_nobody(tmp_path: Path):
     refused(run_script("teacher_cot.py", *words(tmp_path, "h"), "--dry-run", check=False), "an address such as")
 
 
+@pytest.mark.parametrize("then", ["hang", "answer"])
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_f23_signals_while_servers_are_silent(tmp_path: Path, signum: int, code: int):
-    with ChatServer("answer", then="hang") as server:
-        command = [sys.executable, str(ROOT / "teacher_cot.py"), *words(tmp_path, server, rows=30)]
+def test_f23_signals_while_servers_are_silent_or_busy(tmp_path: Path, signum: int, code: int, then: str):
+    with ChatServer("answer", then=then, seconds=0.03) as server:
+        command = [sys.executable, str(ROOT / "teacher_cot.py"), *words(tmp_path, server, rows=2000)]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60
-        while len(server.bodies) < 16:
+        while len(server.bodies) < (16 if then == "hang" else 60):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         process.send_signal(signum)
