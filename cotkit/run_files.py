@@ -97,10 +97,13 @@ def read_curves(run: Path) -> dict[str, Curve]:
     """method -> its losses, for every finished training of the run."""
     curves = {}
     for log in run.glob("train/*/trainer_log.jsonl"):
-        rows = list(read(log))
+        manifest = log.parent.with_name(log.parent.name + MANIFEST_ENDING)
+        # The log of a resumed training holds some steps twice, its manifest each once.
+        whole = read_json(manifest).get("losses") if manifest.is_file() else None
+        rows = whole or [{"step": row["current_steps"], **row} for row in read(log)]
         curves[log.parent.name] = Curve(
-            [(row["current_steps"], row["loss"]) for row in rows if "loss" in row],
-            [(row["current_steps"], row["eval_loss"]) for row in rows if "eval_loss" in row],
+            [(row["step"], row["loss"]) for row in rows if "loss" in row],
+            [(row["step"], row["eval_loss"]) for row in rows if "eval_loss" in row],
         )
     return dict(sorted(curves.items(), key=lambda item: method_order(item[0])))
 

@@ -26,7 +26,7 @@ ADAPTERS = ("adapter_name_or_path", "ref_model_adapters")
 # Keys that change nothing in the trained weights; an adapter's path is replaced by its content.
 NOT_IDENTITY = ("output_dir", "report_to", "run_name", "logging_steps", "plot_loss", "overwrite_cache", "dataset_dir",
                 "preprocessing_num_workers", "dataloader_num_workers", "save_steps", "save_strategy",
-                "save_total_limit", "disable_tqdm", "methods", "deepspeed", "fsdp", "fsdp_config", "ref_model",
+                "save_total_limit", "disable_tqdm", "eval_on_start", "methods", "deepspeed", "fsdp", "fsdp_config", "ref_model",
                 *ADAPTERS)  # fmt: skip
 
 

@@ -1015,9 +1015,13 @@ def test_f30_training_killed_and_its_newest_checkpoint_damaged(disturbed: Distur
     resumed = re.search(r"resuming from checkpoint-(\d+)", printed)
     assert damaged and resumed
     assert 0 < int(resumed[1]) < int(damaged[1])
-    steps = [jsonl.read_json(pipeline.run / "train/distilled.manifest.json")["counts"]["steps"]
-             for pipeline in (disturbed.alone, disturbed.pipeline)]  # fmt: skip
-    assert steps[0] == steps[1] > int(damaged[1])
+    records = [jsonl.read_json(pipeline.run / "train/distilled.manifest.json")
+               for pipeline in (disturbed.alone, disturbed.pipeline)]  # fmt: skip
+    for key in ("steps", "rows", "trained_tokens"):
+        assert records[0]["counts"][key] == records[1]["counts"][key]
+    assert records[1]["counts"]["steps"] > int(damaged[1])
+    whole, resumed_curve = ([point["step"] for point in record["losses"]] for record in records)
+    assert whole == resumed_curve
 
 
 def test_f31_nothing_that_runs_data_as_code():

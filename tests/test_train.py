@@ -161,8 +161,8 @@ def test_a_real_training_makes_an_adapter_that_inference_takes(tiny_model: Path,
     assert counts["trained_tokens"] == 2 * train_budget.answer_tokens(config, "distilled")
     assert {"distilled", "gold_dev"} == set(manifest["inputs"])
     losses = manifest["losses"]
-    assert [point["step"] for point in losses] == [2, 4, 6, 8]
-    assert losses[-1]["eval_loss"] == counts["eval_loss"] < losses[1]["eval_loss"]
+    assert [point["step"] for point in losses] == [0, 2, 4, 6, 8]
+    assert losses[-1]["eval_loss"] == counts["eval_loss"] < losses[2]["eval_loss"] < losses[0]["eval_loss"]
 
     words = train_words(tiny_model, datasets_folder, trained)
     again = train(words)
@@ -282,6 +282,21 @@ def test_processes_divide_the_rows_of_a_step(tiny_model: Path, datasets_folder: 
     assert train_budget.spread(config, 2) == {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     config = small_config(tiny_model, datasets_folder)
     assert train_budget.spread(config, 2) == {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}
+
+
+def test_another_machine_joins_with_the_same_yaml_and_keeps_no_record(
+    tiny_model: Path, datasets_folder: Path, tmp_path: Path, capsys: Any
+):
+    words = train_words(tiny_model, datasets_folder, tmp_path / "o")[2:]
+    assert record("join", "--processes", "4", *words) == 4
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "o.yaml")
+    assert [path.name for path in tmp_path.glob("o*")] == ["o.yaml"]
+    first = (tmp_path / "o.yaml").read_bytes()
+    assert record("begin", "--processes", "4", *words) == 4
+    assert (tmp_path / "o.yaml").read_bytes() == first
+    values = yaml.safe_load(first)
+    assert values["per_device_train_batch_size"] * values["gradient_accumulation_steps"] * 4 == 4
+    assert not {"budget", "methods"} & set(values)
 
 
 def test_a_seed_and_an_adapter_of_the_same_run_have_their_place():
