@@ -1020,8 +1020,8 @@ def test_f30_training_killed_and_its_newest_checkpoint_damaged(disturbed: Distur
     for key in ("steps", "rows", "trained_tokens"):
         assert records[0]["counts"][key] == records[1]["counts"][key]
     assert records[1]["counts"]["steps"] > int(damaged[1])
-    whole, resumed_curve = ([point["step"] for point in record["losses"]] for record in records)
-    assert whole == resumed_curve
+    curves = [[point["step"] for point in record["losses"] if "loss" in point] for record in records]
+    assert curves[0] == curves[1]
 
 
 def test_f31_nothing_that_runs_data_as_code():
