@@ -37,10 +37,19 @@ def check(config: TrainConfig, this_machine: bool = True) -> None:
     """
     check_keys(config)
     check_template(config)
+    check_evaluation(config)
     config.datasets()
     if this_machine:
         check_precision(config)
         check_start(config)
+
+
+def check_evaluation(config: TrainConfig) -> None:
+    """What is evaluated needs a set: the Trainer says so only when it begins."""
+    values = config.values
+    for key, off in (("eval_strategy", "no"), ("eval_on_start", False), ("load_best_model_at_end", False)):
+        if values.get(key, off) not in (off, None) and not (values.get("eval_dataset") or values.get("val_size")):
+            raise DataError(f"{config.where(key)}: there is no eval_dataset to evaluate on; name one, or set {key}: {str(off).lower()}")
 
 
 def check_start(config: TrainConfig) -> None:

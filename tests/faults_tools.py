@@ -139,7 +139,7 @@ def make_preset(folder: Path, model: Path) -> Path:
     training = {
         "methods": ["distilled"], "eval_dataset": None, "model_name_or_path": str(model), "num_train_epochs": 6,
         "learning_rate": 0.03, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 4, "eval_strategy": "no",
-        "logging_steps": 1, "plot_loss": False,
+        "eval_on_start": False, "logging_steps": 1, "plot_loss": False,
     }  # fmt: skip
     edit_yaml(folder / "train.yaml", **training)
     return folder

@@ -225,6 +225,7 @@ def record(*words: str) -> int:
         ("learning_rate", "an override is written key=value"),
         ("learning_rat=1", "LLaMA-Factory has no key 'learning_rat'; did you mean 'learning_rate'?"),
         ("bf16=true", "`bf16: True`: this machine has no GPU"),
+        ("eval_dataset=null", "there is no eval_dataset to evaluate on"),
         ("template=qwen2", "has no template 'qwen2'; did you mean 'qwen"),
         ("template=llama3", "does not belong to"),
         ("per_device_train_batch_size=3", "3 x 1 rows a step cannot be divided among 2 processes"),
