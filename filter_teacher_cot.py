@@ -91,7 +91,7 @@ def write_training_sets(args: argparse.Namespace, source: Source, folder: Path) 
 def rules_of(args: argparse.Namespace, parameters: Parameters) -> Row:
     """Everything by which rows are judged, as JSON reads it back."""
     rules = {
-        "rules": vars(parameters),
+        **vars(parameters),
         "skip_rules": sorted(args.skip_rules),
         "ngram": args.ngram,
         "student": args.student_model and fingerprint(args.student_model),

@@ -125,7 +125,7 @@ def test_a_second_run_changes_nothing_and_new_rules_are_refused(tmp_path: Path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "teacher.jsonl"}
     assert "done already" in run_filter(tmp_path, rows).stdout
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.name != "teacher.jsonl"} == before
-    refused(run_filter(tmp_path, rows, "--max_words", 7, check=False), "rules:", "--overwrite")
+    refused(run_filter(tmp_path, rows, "--max_words", 7, check=False), "(max_words: 300 -> 7)", "--overwrite")
     run_filter(tmp_path, [*rows, teacher_row(5, GOOD)])  # more teacher rows: it is computed anew
     assert len(read_rows(tmp_path / "kept.rejected.jsonl")) == 1
 
