@@ -34,6 +34,7 @@ SHARES = {"gold": (1, 0), "teacher_raw": (1, 0), "distilled": (0.9, 0), "rejecti
           "preference": (0.1, 0.1)}  # fmt: skip
 RUBRIC = 300  # tokens that tell a critic what to rate
 MARKS = 15  # tokens that a chat template writes itself
+OPEN = 0.5  # share of the problems asked in a round of which the filter keeps nothing; more with a weak teacher
 SAMPLED_ROWS = 500  # of a file, for the mean length of its texts
 
 
@@ -102,7 +103,7 @@ class Plan:
 
     def lines(self) -> Iterator[Line]:
         yield self._teacher()
-        yield Line("filter", self.problems.rows * self.teacher.get("num_samples", 1), 0, 0, 5, 0, state_of(self.run / "kept.jsonl"))
+        yield Line("filter", self._teacher_rows(), 0, 0, 5, 0, state_of(self.run / "kept.jsonl"))
         variants: list[tuple[str, TrainConfig | None]] = [("baseline", None)]
         for path in self.methods:
             for seed in self.seeds:
@@ -129,9 +130,16 @@ class Plan:
             yield self._generation(f"critic on {dataset}", estimates.shape_of(keys["model_name"]), keys, rows, prompt,
                                    keys.get("max_new_tokens", 256) / 2, self.run / f"predictions/{dataset}/none")  # fmt: skip
 
+    def _teacher_rows(self) -> int:
+        """Samples of all rounds, if each later one asks for `OPEN` of the problems of the one before."""
+        usual = self.teacher.get("num_samples", 1)
+        rounds = cli.rounds_of(self.preset / "teacher.yaml")
+        samples = (int(entry.get("num_samples", (usual, 1))[0]) for entry in rounds)
+        return round(sum(self.problems.rows * OPEN**at * number for at, number in enumerate(samples)))
+
     def _teacher(self) -> Line:
         shape = estimates.shape_of(self.teacher["model_name"])
-        texts, samples = self.problems, self.teacher.get("num_samples", 1)
+        texts = self.problems
         rewriting = self.teacher.get("mode") == "rewrite"
         prompt = texts.prompt + (texts.solution if rewriting else 0)  # the worked example is computed once
         self.disk["models from the hub"] = sum(
@@ -139,7 +147,7 @@ class Plan:
             for name in {self.teacher["model_name"], self.infer["base_model"]}
             if not Path(name).is_dir()
         )
-        return self._generation("teacher", shape, self.teacher, texts.rows * samples, prompt, texts.solution,
+        return self._generation("teacher", shape, self.teacher, self._teacher_rows(), prompt, texts.solution,
                                 self.run / "teacher.jsonl")  # fmt: skip
 
     def _generation(
