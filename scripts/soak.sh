@@ -109,26 +109,33 @@ start_over() { # KIND
 }
 
 broken=0
-soak() { # KIND KILLS LONGEST: kills it KILLS times, each time after up to LONGEST tenths of a second
-  local killed=0 pid
+soak() { # KIND KILLS: kills it KILLS times, each after up to half of the time that an undisturbed run takes
+  local killed=0 pid status began=$SECONDS longest
   say "$1: $2 kills"
   passes=0 lost=0 doubled=0 differing=0 torn=0
   start_over "$1"
   command_of "$1" "$work/$1"
   "${command[@]}" >"$work/log" 2>&1 || fail "$1 does not run by itself: $(tail -n 5 "$work/log")"
+  longest=$(((SECONDS - began) / 2 + 1)) # seconds
   mv -- "$work/$1" "$work/$1-alone"
   start_over "$1"
   while ((killed < $2)); do
     setsid "${command[@]}" >"$work/log" 2>&1 &
     pid=$!
-    sleep "$((RANDOM % $3 / 10)).$((RANDOM % 10))$((RANDOM % 10))"
-    if kill -KILL -- "-$pid" 2>/dev/null; then killed=$((killed + 1)); fi
-    if wait "$pid" 2>/dev/null; then # it had finished before
-      check "$1"
-      start_over "$1"
-    fi
+    sleep "$((RANDOM % longest)).$((RANDOM % 10))$((RANDOM % 10))"
+    kill -KILL -- "-$pid" 2>/dev/null || true
+    status=0
+    wait "$pid" 2>/dev/null || status=$?
+    case $status in
+      137) killed=$((killed + 1)) ;;
+      0) # it had finished before
+        check "$1"
+        start_over "$1"
+        ;;
+      *) sleep 1 ;; # ranks of a launcher that was killed still hold the output; they end after their current row
+    esac
   done
-  sleep 2 # ranks whose launcher was killed stop after their current row
+  sleep 2
   "${command[@]}" >"$work/log" 2>&1 || fail "$1 does not finish after the kills: $(tail -n 5 "$work/log")"
   check "$1"
   start_over "$1"
@@ -137,8 +144,6 @@ soak() { # KIND KILLS LONGEST: kills it KILLS times, each time after up to LONGE
   ((lost + doubled + differing == 0)) || broken=1
 }
 
-# Longest waits: torchrun takes seconds to start its ranks, a pipeline most of a minute to end.
-declare -A longest=([teacher]=5 [inference]=70 [pipeline]=250)
 make_preset
 for kind in teacher inference pipeline; do
   share=$kills
@@ -147,6 +152,6 @@ for kind in teacher inference pipeline; do
     inference) share=$(((kills + 1) / 3)) ;;
     pipeline) share=$((kills / 3)) ;;
   esac
-  if [[ -z "$only" || "$only" == "$kind" ]]; then soak "$kind" "$share" "${longest[$kind]}"; fi
+  if [[ -z "$only" || "$only" == "$kind" ]]; then soak "$kind" "$share"; fi
 done
 exit "$broken"
