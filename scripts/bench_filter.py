@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,7 @@ FAULTS: tuple[tuple[int, Callable[[Row], Row]], ...] = (
     (3, lambda row: {"response": f"{body(row)}\nThere are {row['answer']} in the end."}),
     (3, lambda row: {"response": body(row) + "\n#### x"}),
     (2, lambda row: {"response": f"#### {row['answer']}"}),
+    (2, lambda row: {"response": f"We look at all that the text says and so we find it.\n#### {row['answer']}"}),
     (2, lambda row: {"response": f"<think>{body(row)}</think>\n{row['response']}"}),
     (2, lambda row: {"response": "<think>" + row["response"]}),
     (2, lambda row: {"response": "苹果有五个，总共是很多很多。" + row["response"]}),
@@ -71,9 +73,10 @@ START_SHARE = 0.1  # of a run: by then every worker has its tokenizer and has ju
 
 
 class Measured(NamedTuple):
-    """One run: wall time, growth of the main process over its imports, largest growth of a worker over its start."""
+    """One run: wall and CPU time, growth of the main process over its imports, the largest of a worker over its start."""
 
     seconds: float
+    cpu_seconds: float
     growth_mib: float
     worker_growth_mib: float
 
@@ -122,12 +125,12 @@ def teacher_rows(number: int, samples: int, seed: int, leaked: list[str]) -> Ite
         number -= samples
 
 
-def run(words: list[str]) -> tuple[str, float, dict[int, list[float]]]:
-    """Runs MEASURE with these arguments: what it prints, seconds, and MiB of every process at each poll."""
+def run(words: list[str]) -> tuple[str, float, float, dict[int, list[float]]]:
+    """Runs MEASURE with these arguments: what it prints, seconds, CPU seconds, MiB of every process at each poll."""
     import psutil
 
     sizes: dict[int, list[float]] = {}
-    begun = time.monotonic()
+    begun, busy = time.monotonic(), _cpu_seconds()
     with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
         process = subprocess.Popen([sys.executable, "-c", MEASURE, *words], cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
         root = psutil.Process(process.pid)
@@ -138,21 +141,28 @@ def run(words: list[str]) -> tuple[str, float, dict[int, list[float]]]:
                 except psutil.Error:  # it ended meanwhile
                     continue
             time.sleep(POLL_S)
-        seconds = time.monotonic() - begun
+        seconds, busy = time.monotonic() - begun, _cpu_seconds() - busy
         said.seek(0)
         text = said.read()
     if process.returncode:
         raise DataError(f"the filter failed: {text.strip()[-500:]}")
-    return text, seconds, sizes
+    return text, seconds, busy, sizes
+
+
+def _cpu_seconds() -> float:
+    """CPU time of all processes that have ended, user and system: what a busy machine disturbs least."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def bench(rows: int, args_of_filter: list[str], source: Path) -> Measured:
     """One run of the filter; prints its figures. Raises DataError if it fails."""
     output = source.with_name(f"kept-{rows}.jsonl")
     words = [str(ROOT / "filter_teacher_cot.py"), "--input_path", str(source), "--output_path", str(output), *args_of_filter]
-    text, seconds, sizes = run(words)
+    text, seconds, busy, sizes = run(words)
     before, peak = (int(word) / 1024 for word in text.rpartition("MEMORY")[2].split())
-    print(f"{rows} rows, {source.stat().st_size / 2**20:.0f} MiB: {seconds:.1f} s, {rows / seconds:.0f} rows/s")
+    print(f"{rows} rows, {source.stat().st_size / 2**20:.0f} MiB: {seconds:.1f} s, {rows / seconds:.0f} rows/s; "
+          f"{busy:.0f} CPU seconds, {busy / rows * 1e6:.0f} microseconds a row")  # fmt: skip
     print(f"  main process {before:.0f} MiB after imports, at most {peak:.0f} (+{peak - before:.0f})")
     growth = 0.0
     longest, *others = sorted(sizes.values(), key=len, reverse=True)  # the main process first
@@ -162,7 +172,7 @@ def bench(rows: int, args_of_filter: list[str], source: Path) -> Measured:
         print(f"  worker {start:.0f} MiB after a tenth of the run, at most {max(series):.0f} (+{max(series) - start:.0f})")
     counts = read_json(output.with_suffix(".report.json"))
     print(f"  kept {counts['kept']}, " + ", ".join(f"{name} {number}" for name, number in counts["rejected"].items()), flush=True)
-    return Measured(seconds, peak - before, growth)
+    return Measured(seconds, busy, peak - before, growth)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -186,7 +196,8 @@ def main(argv: list[str] | None = None) -> int:
                 write_atomic(source, teacher_rows(rows, args.samples, args.seed, [row["question"] for row in read(tests)]))
             measured.append(bench(rows, words, source))
     small, large = measured
-    print(f"ratio of the times {large.seconds / small.seconds:.1f}; growth +{large.growth_mib:.0f} MiB, "
+    print(f"ratio of the times {large.seconds / small.seconds:.1f}, of the CPU times "
+          f"{large.cpu_seconds / small.cpu_seconds:.1f}; growth +{large.growth_mib:.0f} MiB, "
           f"of a worker +{large.worker_growth_mib:.0f} MiB")  # fmt: skip
     return 0
 
