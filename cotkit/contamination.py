@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +62,17 @@ class TestQuestions:
     def __init__(self, questions: Iterable[tuple[str, str]], size: int) -> None:
         self.size = size
         self.ids: list[str] = []
-        found: list[tuple[int, int]] = []
+        grams, owners = array("q"), array("I")
         for number, (test_id, question) in enumerate(questions):
             self.ids.append(test_id)
-            found.extend((gram, number) for gram in set(ngram_hashes(question, size)))
-        found.sort()
-        self._grams = array("q", (gram for gram, _ in found))
-        self._owners = array("I", (owner for _, owner in found))
+            found = set(ngram_hashes(question, size))
+            grams.extend(found)
+            owners.extend(repeat(number, len(found)))
+        order = sorted(range(len(grams)), key=grams.__getitem__)
+        self._grams = array("q", map(grams.__getitem__, order))
+        self._owners = array("I", map(owners.__getitem__, order))
         # Most n-grams are in no test question: one byte tells, without a search.
-        self._mask = (1 << (SLOTS_PER_GRAM * len(found)).bit_length()) - 1
+        self._mask = (1 << (SLOTS_PER_GRAM * len(order)).bit_length()) - 1
         self._taken = bytearray(self._mask + 1)
         for gram in self._grams:
             self._taken[gram & self._mask] = 1
