@@ -37,8 +37,12 @@ def gather(run: Path) -> Report:
     comparison = read_json(run / "comparison.json")
     manifests, curves = read_manifests(run), read_curves(run)
     sections = report_sections.comparison_sections(comparison)
-    if (run / "kept.report.json").is_file():
-        sections.append(report_sections.filter_section(read_json(run / "kept.report.json")))
+    account_path = run / "kept.report.json"
+    if account_path.is_file():
+        account = read_json(account_path)
+        if "rounds" not in account:
+            raise DataError(f"{account_path}: was written by an older filter; run filter_teacher_cot.py --overwrite")
+        sections.append(report_sections.filter_section(account))
     if curves:
         order = [method["method"] for method in comparison["datasets"][0]["methods"]]
         sections.append(report_sections.training_section(curves, manifests, order))

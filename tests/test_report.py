@@ -92,3 +92,9 @@ def test_a_missing_prediction_is_shown_as_missing(run: Path, tmp_path: Path) -> 
 def test_a_run_that_was_not_compared_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(lambda: make_report.main([str(tmp_path)])) == 1
     assert "run scripts/compare.py first" in capsys.readouterr().err
+
+
+def test_an_older_account_of_the_filter_is_refused_by_name(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "kept.report.json").write_text('{"read": 80, "kept": 74}', encoding="utf-8")
+    assert cli.run(lambda: make_report.main([str(run)])) == 1
+    assert "kept.report.json: was written by an older filter" in capsys.readouterr().err
