@@ -70,7 +70,7 @@ def test_training_takes_about_what_was_measured(tokens: int, measured: float):
 
 def test_the_plan_counts_rows_and_steps_and_knows_what_is_done(preset: Path, tmp_path: Path, capsys: Any):
     said = plan(capsys, preset)
-    assert "| teacher | 35 |" in said  # three rounds: 20 problems, then half as many, then half of those
+    assert "| teacher | 39 |" in said  # five rounds: 20 problems, and in each later one half as many
     assert "| train strong_baseline | 20 |" in said  # one gold row a problem
     assert "| train distilled | 18 |" in said  # nine in ten are kept
     assert "| 10 |" in said.split("train strong_baseline")[1].splitlines()[0]  # 20 rows, batch 4, 2 epochs
