@@ -24,17 +24,15 @@ from cotkit.generate import Completion, Request
 from cotkit.jsonl import Row
 from cotkit.manifest import Input
 from cotkit.model_files import fingerprint
-from cotkit.problems import DATASETS, problem_path, read_problems
+from cotkit.problems import add_test_set_arguments, problem_path, read_problems
 
 
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
     stage = parser.add_argument_group("stage 4")
-    stage.add_argument("--dataset", required=True, choices=DATASETS, help="which test set")
+    add_test_set_arguments(stage)
     stage.add_argument("--base_model", required=True, metavar="NAME", help="the student: hub name, folder or served name")
     stage.add_argument("--lora_path", metavar="DIR", help="adapter folder; without it the base model answers")
-    stage.add_argument("--data_root", type=Path, default=Path("data"), help="prepared problems (default data)")
-    stage.add_argument("--split", default="test", help="default test")
     stage.add_argument("--output_path", type=Path, required=True, metavar="JSONL", help="predictions")
     generate.add_arguments(parser, max_new_tokens=512)
     return parser

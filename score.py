@@ -32,7 +32,7 @@ from cotkit.files import AtomicWriter, DataError, Lock
 from cotkit.jsonl import Row, dumps, read_json, write_json_atomic
 from cotkit.manifest import Input, Manifest, path_for
 from cotkit.pairing import Predictions, Problems, rows_asked
-from cotkit.problems import DATASETS, problem_path
+from cotkit.problems import add_test_set_arguments, problem_path
 from cotkit.seed_protocol import grade_seed
 from cotkit.summary import SCHEMA, Strata, Tally, one_line, score_row
 
@@ -42,9 +42,7 @@ Ratings = dict[tuple[str, int], float | None]  # the critic's, by (id, sample)
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
     stage = parser.add_argument_group("stage 5")
-    stage.add_argument("--dataset", required=True, choices=DATASETS, help="which test set")
-    stage.add_argument("--data_root", type=Path, default=Path("data"), help="prepared problems (default data)")
-    stage.add_argument("--split", default="test", help="default test")
+    add_test_set_arguments(stage)
     stage.add_argument("--pred_path", type=Path, required=True, metavar="JSONL", help="predictions")
     stage.add_argument("--output_path", type=Path, metavar="JSON", help="summary (default <stem>.summary.json)")
     stage.add_argument("--explain", metavar="ID", help="only show how the predictions on this problem are graded")

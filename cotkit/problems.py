@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from cotkit.files import DataError
 from cotkit.jsonl import Row, read_numbered, require
@@ -24,6 +25,13 @@ TRUNCATED = "truncated"
 
 # Text that a chat template would read as its own marks: a question with an end-of-turn mark adds a turn of its own.
 CONTROL_TOKEN = re.compile(r"<\|[A-Za-z0-9_]{1,40}\|>|</?think>")
+
+
+def add_test_set_arguments(group: Any) -> None:
+    """The flags of an argparse group that say which prepared problems are meant; see `problem_path`."""
+    group.add_argument("--dataset", required=True, choices=DATASETS, help="which test set")
+    group.add_argument("--data_root", type=Path, default=Path("data"), help="prepared problems (default data)")
+    group.add_argument("--split", default="test", help="default test")
 
 
 def read_problems(path: Path, limit: int | None = None) -> list[Row]:

@@ -15,6 +15,7 @@ from cotkit.selection import Account
 TEACHER_FIELDS = {
     **PROBLEM_FIELDS, "sample": int, "response": str, "finish_reason": str, "prompt_tokens": int, "completion_tokens": int,
 }  # fmt: skip
+COUNTS = ("prompt_tokens", "completion_tokens")
 
 
 @dataclass
@@ -30,6 +31,9 @@ class TeacherFiles:
         for path, number, line in self._lines():
             row = loads(line, f"{path}:{number}")
             require(row, TEACHER_FIELDS, f"{path}:{number}")
+            for name in COUNTS:
+                if not 0 <= row[name] < 2**32:  # what the filter's account keeps of a row has 32 bits
+                    raise DataError(f"{path}:{number}: {name} {row[name]} is no number of tokens; remove the row")
             if problem_ids is not None and row["id"] not in problem_ids:
                 raise DataError(
                     f"{path}:{number}: no problem has the id {row['id']!r}; remove the row or give its problems"

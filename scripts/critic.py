@@ -32,7 +32,7 @@ from cotkit.generate import Completion, Request, Sampling
 from cotkit.jsonl import Row, json_bytes, read, read_json
 from cotkit.manifest import Input, path_for
 from cotkit.pairing import Predictions, Problems, rows_asked
-from cotkit.problems import DATASETS, problem_path
+from cotkit.problems import add_test_set_arguments, problem_path
 
 CONTROLS = "controls"  # the name of their files, as a system's stem
 
@@ -40,9 +40,7 @@ CONTROLS = "controls"  # the name of their files, as a system's stem
 def build_parser() -> cli.Parser:
     parser = cli.Parser(__doc__)
     stage = parser.add_argument_group("critic")
-    stage.add_argument("--dataset", required=True, choices=DATASETS, help="which test set")
-    stage.add_argument("--data_root", type=Path, default=Path("data"), help="prepared problems (default data)")
-    stage.add_argument("--split", default="test", help="default test")
+    add_test_set_arguments(stage)
     stage.add_argument("--pred_path", type=Path, nargs="+", required=True, metavar="JSONL", help="a file a system")
     stage.add_argument("--model_name", required=True, metavar="NAME", help="the judge: hub name or folder")
     stage.add_argument("--critic_limit", type=cli.positive_int, default=200, metavar="N", help="problems (default 200)")

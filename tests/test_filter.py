@@ -137,6 +137,7 @@ def test_a_second_run_changes_nothing_and_new_rules_are_refused(tmp_path: Path):
         ([teacher_row(4, GOOD), teacher_row(4, GOOD)], ":2: ('gsm8k-test-00004', 0) stands already in line 1"),
         ([problem(4)], ":1: field 'sample' is missing"),
         ([teacher_row(4, 5)], ":1: field 'response' must be str, found int"),  # type: ignore[arg-type]
+        ([{**teacher_row(4, GOOD), "prompt_tokens": -1}], ":1: prompt_tokens -1 is no number of tokens"),
         ([teacher_row(4, "no")], "training set distilled: no rows are left"),
     ],
 )
