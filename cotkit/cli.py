@@ -43,7 +43,9 @@ class Parser(argparse.ArgumentParser):
         early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         early.add_argument("--config", type=Path)
         early.add_argument("--round", type=int, default=1)
+        early.add_argument("--dataset")
         found = early.parse_known_args(argv)[0]
+        self._dataset = found.dataset
         if found.config is not None:
             self._apply(found.config, found.round)
         return self.parse_args(argv)
@@ -70,9 +72,24 @@ class Parser(argparse.ArgumentParser):
             action = actions.get(key.replace("-", "_"))
             if action is None:
                 raise DataError(f"{config}:{line}: unknown key {key!r}{nearest(key, actions)}")
-            action.required = False
-            converted[action.dest] = _convert(action, value, f"{config}:{line}: {key}")
+            for found in self._of_dataset(action, value, f"{config}:{line}: {key}"):
+                converted[action.dest] = found
+                action.required = False
         return converted
+
+    def _of_dataset(self, action: argparse.Action, value: Any, where: str) -> list[Any]:
+        """The value as one item; of a mapping, ``limit: {gsm8k: 100, math500: 50}``, the entry of --dataset, or no item.
+
+        Only stages that take one data set have mappings.
+        """
+        asked = next((one for one in self._actions if one.dest == "dataset" and one.nargs is None), None)
+        if not isinstance(value, dict) or asked is None:
+            return [_convert(action, value, where)]
+        for name in value:
+            if name not in asked.choices:
+                raise DataError(f"{where}: no data set {name!r}{nearest(str(name), asked.choices)}")
+        entries = {name: _convert(action, entry, where) for name, entry in value.items()}
+        return [entries[self._dataset]] if self._dataset in entries else []
 
 
 def whole_number(text: str, least: int = 0) -> int:

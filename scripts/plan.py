@@ -114,11 +114,12 @@ class Plan:
             yield from self._evaluation(dataset, variants)
 
     def _evaluation(self, dataset: str, variants: list[tuple[str, TrainConfig | None]]) -> Iterator[Line]:
-        texts = texts_of(Path("data") / dataset / "test.jsonl", self.limit or self.infer.get("limit"))
-        most = self.infer["max_new_tokens"]
+        keys = {key: value.get(dataset) if isinstance(value, dict) else value for key, value in self.infer.items()}
+        texts = texts_of(Path("data") / dataset / "test.jsonl", self.limit or keys.get("limit"))
+        most = keys["max_new_tokens"]
         for name, config in variants:
             yield self._generation(
-                f"infer {name} on {dataset}", self.student, self.infer, texts.rows, texts.prompt,
+                f"infer {name} on {dataset}", self.student, keys, texts.rows, texts.prompt,
                 # Untrained, most texts run on; trained, they are like solutions.
                 min(most, max(texts.solution, self.problems.solution)) if config else 0.9 * most,
                 self.run / f"predictions/{dataset}/{name}.jsonl",

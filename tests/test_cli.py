@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -80,6 +81,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path):
         ("needed: [x]\n", ":1: needed: a single value is expected"),
         ("dry-run: maybe\nneeded: x", ":1: dry-run must be true or false"),
         ("size: 1\nsize: 2\n", ":2: key 'size' stands twice"),
+        ("size: {x: 1}\nneeded: x\n", ":1: size: a single value is expected"),
         ("- a\n", ":1: `key: value` lines are expected"),
         ("a: [\n", "not valid YAML"),
         ("needed: !!python/object/apply:os.system [touch canary]\n", "not valid YAML"),
@@ -92,6 +94,30 @@ def test_bad_files_are_refused_by_line(tmp_path: Path, monkeypatch: pytest.Monke
         make_parser().parse(["--config", str(config)])
     assert says in str(refusal.value)
     assert not (tmp_path / "canary").exists()
+
+
+def of_dataset(config: Path, dataset: str) -> int | None:
+    parser = make_parser()
+    parser.add_argument("--dataset", choices=("gsm8k", "amc23", "aime"))
+    size: int = parser.parse(["--config", str(config), "--needed", "x", "--dataset", dataset]).size
+    return size
+
+
+def test_a_value_may_differ_between_data_sets(tmp_path: Path):
+    config = write(tmp_path / "c.yaml", "size: {gsm8k: 5, amc23: 7}\n")
+    assert [of_dataset(config, name) for name in ("gsm8k", "amc23", "aime")] == [5, 7, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("size: {gsm8k: 5, amc: 7}\n", ":1: size: no data set 'amc'; did you mean 'amc23'?"),
+        ("size: {gsm8k: 5, amc23: many}\n", ":1: size: 'many' does not fit"),
+    ],
+)
+def test_every_data_set_s_value_is_checked(tmp_path: Path, text: str, says: str):
+    with pytest.raises(DataError, match=re.escape(says)):
+        of_dataset(write(tmp_path / "c.yaml", text), "gsm8k")
 
 
 def test_a_missing_config_is_one_line():
@@ -109,7 +135,7 @@ def test_bad_input_is_refused_before_anything_heavy_is_loaded(tmp_path: Path):
 def test_presets_share_their_methods():
     presets = [path.parent for path in ROOT.glob("configs/*/data.yaml")]
     methods = [{path.stem for path in preset.glob("train/*.yaml")} for preset in presets]
-    assert len(presets) == 3
+    assert len(presets) == 4
     assert all(found == methods[0] for found in methods), methods
     assert {"strong_baseline", "teacher_raw", "distilled", "rejection_sampled", "mixed", "dpo"} == methods[0]
     for path in ROOT.glob("configs/*/train/*.yaml"):
