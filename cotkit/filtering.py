@@ -68,13 +68,14 @@ class Judge:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        self._rules = {name: rules.RULES[name].bound(plan.parameters) for name in plan.names}
         self._count_tokens = token_counter(plan.student_model, plan.frame)
 
     def __call__(self, row: Row) -> Outcome:
         plan = self._plan
         verdict = grade(Item(row["id"], row["dataset"], row["answer"], row["response"], row["finish_reason"]))
         record = Record(row, verdict, plan.parameters, self._count_tokens, plan.tests)
-        rejection = rules.judge(record, plan.names)
+        rejection = rules.judge(record, self._rules)
         raw_fits = plan.raw and self._raw_fits(row)
         if rejection is not None:
             return Outcome(rejection, "", None, record.words, [], 0, raw_fits)

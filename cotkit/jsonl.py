@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -40,6 +41,7 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> Row:
     return row
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique_pairs)
 
 
@@ -74,21 +76,18 @@ def loads(line: bytes, where: str) -> Row:
 
 def dumps(row: Row) -> bytes:
     """One record as one line with its ``\\n``. Keys keep their order; NaN and lone surrogates raise ValueError."""
-    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
+    return _ENCODER.encode(row).encode("utf-8") + b"\n"
 
 
 def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
     """Yields ``(line number from 1, bytes of a record)``, unparsed; blank lines are skipped but counted. Raises DataError."""
     with open_input(path) as file:
-        for number in _count_from_one():
-            line = file.readline(MAX_LINE_BYTES + 1)
-            if not line:
-                return
+        for number, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES + 1), b""), 1):
             if len(line) > MAX_LINE_BYTES:
                 raise DataError(f"{path}:{number}: the line is longer than {MAX_LINE_BYTES >> 20} MiB; a wrong file?")
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
-            if line.strip():
+            if line and not line.isspace():
                 yield number, line
 
 
@@ -108,13 +107,6 @@ def read_chosen(path: str | os.PathLike[str], chosen: Iterable[bool]) -> Iterato
     """Yields the records at the true places of `chosen`; the others are not even parsed."""
     for number, line in compress(read_lines(path), chosen):
         yield loads(line, f"{path}:{number}")
-
-
-def _count_from_one() -> Iterator[int]:
-    number = 1
-    while True:
-        yield number
-        number += 1
 
 
 def require(row: Row, fields: dict[str, type], where: str) -> None:

@@ -95,6 +95,8 @@ def garbled(text: str, known: str, max_foreign: float) -> str | None:
     longest = max(map(len, text.split()), default=0)  # nearly always short, and told much faster
     if longest > MAX_RUN_OF_LETTERS and (glued := _RUN_OF_LETTERS.search(text)):
         return f"{len(glued[0])} letters without a break: {glued[0][:30]!r}"
+    if text.isascii():
+        return None
     others = {char for char in set(text) if char > "\u02ff" and char.isalpha() and not _is_greek_or_latin(char)}
     if not others.difference(known):
         return None

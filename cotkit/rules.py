@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 from cotkit import repetition
@@ -24,6 +24,8 @@ from cotkit.files import DataError
 from cotkit.jsonl import Row
 from cotkit.reached import stands_in
 from cotkit.record import Parameters, Record, Rejection, folded
+
+Objection = Callable[[Record], str | None]
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,9 @@ class Rule:
     def parameters(self) -> tuple[str, ...]:
         return tuple(inspect.signature(self.function).parameters)[1:]
 
-    def detail(self, record: Record) -> str | None:
-        """What the rule found in the record, None if it has no objection."""
-        return self.function(record, **{name: getattr(record.parameters, name) for name in self.parameters})
+    def bound(self, parameters: Parameters) -> Objection:
+        """The rule with its parameters: gives what it found in a record, None if it has no objection."""
+        return partial(self.function, **{name: getattr(parameters, name) for name in self.parameters})
 
 
 def failed(record: Record) -> str | None:
@@ -189,8 +191,11 @@ def near_duplicate(record: Record, max_similarity: float) -> str | None:
 
 def near_duplicate_of(text: str, others: Sequence[str], max_similarity: float) -> str | None:
     """The largest Jaccard similarity of the sets of runs of 3 words, if it is at least `max_similarity`."""
-    own = _trigrams(text)
-    similarity = max(len(own & its) / max(1, len(own | its)) for its in map(_trigrams, others))
+    own, similarity = _trigrams(text), 0.0
+    for its in map(_trigrams, others):
+        if min(len(own), len(its)) >= max_similarity * max(len(own), len(its)):  # else it cannot be so large
+            common = len(own & its)
+            similarity = max(similarity, common / max(1, len(own) + len(its) - common))
     return f"similarity {similarity:.2f} with a kept sample" if similarity >= max_similarity else None
 
 
@@ -247,10 +252,10 @@ RULES: dict[str, Rule] = {
 REASONS = tuple(RULES)
 
 
-def judge(record: Record, names: Iterable[str] = REASONS) -> Rejection | None:
-    """The first objection of the named rules to a record, or None."""
-    for name in names:
-        detail = RULES[name].detail(record)
+def judge(record: Record, rules: dict[str, Objection]) -> Rejection | None:
+    """The first objection of rules that are bound to their parameters, or None."""
+    for name, objection in rules.items():
+        detail = objection(record)
         if detail is not None:
             return Rejection(name, detail)
     return None
@@ -275,7 +280,8 @@ def record_of(example: Example, parameters: Parameters) -> Record:
 
 def check_example(name: str, example: Example, parameters: Parameters, place: str) -> None:
     """Raises DataError where a rule contradicts an example of its own."""
-    found = RULES[name].detail(record_of(example, parameters))
+    record = record_of(example, parameters)
+    found = RULES[name].bound(record.parameters)(record)
     if (found is None) != example.keep:
         wanted = "keep" if example.keep else "reject"
         raise DataError(f"{place}: rule {name} must {wanted} {example.response[:60]!r}, but finds {found}; mend one of them")

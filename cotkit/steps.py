@@ -18,8 +18,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
-from cotkit.arithmetic import Reader, Side, plain_value
+from cotkit.arithmetic import Number, Reader, Side, plain_value
 from cotkit.arithmetic_tokens import STARTS, Token, single_letter, tokenize
 from cotkit.step_readings import Line, agree, doubtful, other_readings
 
@@ -149,10 +150,15 @@ def _plain_steps(line: str) -> list[tuple[int, int]]:
             return []
         if not _PLAIN_END.match(line, end):
             return []
-        if plain_value(_NOT_PLAIN.sub("", match[1])) != plain_value(match[2].replace(",", "")):
+        if _plain_side(match[1]) != plain_value(match[2].replace(",", "")):
             return []
         spans.append((start, end))
     return spans if len(spans) == line.count("=") else []
+
+
+@lru_cache(maxsize=4096)  # samples of one question write the same equations
+def _plain_side(text: str) -> Number | None:
+    return plain_value(_NOT_PLAIN.sub("", text))
 
 
 def _starts_cleanly(tokens: list[Token], first: int) -> bool:

@@ -11,7 +11,7 @@ import filter_teacher_cot
 from cotkit import rules
 from cotkit.answers import Item, grade
 from cotkit.files import DataError
-from cotkit.record import BANNED_PHRASES, Record
+from cotkit.record import BANNED_PHRASES, Parameters, Record
 
 
 def teacher_row(number: int, response: str, **changes: Any) -> dict[str, Any]:
@@ -43,7 +43,7 @@ CASES = {
 @pytest.mark.parametrize(("reason", "row"), [(reason, row) for reason, rows in CASES.items() for row in rows])
 def test_each_rule_gives_its_reason(reason: str, row: dict[str, Any]):
     verdict = grade(Item(row["id"], row["dataset"], row["answer"], row["response"], row["finish_reason"]))
-    found = rules.judge(Record(row, verdict))
+    found = rules.judge(Record(row, verdict), {name: rule.bound(Parameters()) for name, rule in rules.RULES.items()})
     assert (found.reason if found else "kept") == reason
 
 
