@@ -42,7 +42,7 @@ from cotkit.set_rows import Source, gold_rows, retry_rows
 from cotkit.teacher_files import TeacherFiles
 from cotkit.training_sets import parse_sets, write_dataset_info, write_training_set
 
-# Starting a process that counts tokens takes some seconds: so many bytes of rows are judged here in the same time.
+# Smaller inputs are judged here: processes take a second to start, and each holds a tokenizer.
 SMALL_INPUT_BYTES = 20 * 2**20
 
 Judged = tuple[Row, Outcome]

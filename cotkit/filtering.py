@@ -8,6 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from multiprocessing import get_context
 from typing import Any
@@ -19,7 +20,7 @@ from cotkit.jsonl import Row
 from cotkit.problems import CONTROL_TOKEN
 from cotkit.record import Parameters, Record, Rejection
 from cotkit.steps import Step
-from cotkit.token_count import Frame, read_frame, token_counter
+from cotkit.token_count import Frame, read_frame_alone, token_counter
 
 # Rows handed to a process at once: enough that handing over costs little, few enough to keep all busy to the end.
 CHUNK = 200
@@ -92,7 +93,12 @@ class Judge:
 
 def equations_key(steps: Iterable[Step]) -> int:
     """64 bits that two texts share if they write the same set of equations, whatever words and order."""
-    return hash64("\n".join(sorted({_NOT_ARITHMETIC.sub("", _TIMES.sub("*", step.text)) for step in steps})))
+    return hash64("\n".join(sorted({_bare_equation(step.text) for step in steps})))
+
+
+@lru_cache(maxsize=4096)  # samples of one question write the same equations
+def _bare_equation(text: str) -> str:
+    return _NOT_ARITHMETIC.sub("", _TIMES.sub("*", text))
 
 
 class NearDuplicates:
@@ -126,7 +132,7 @@ def _with_frame(plan: Plan) -> Plan:
     if plan.student_model is None:
         return plan
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return replace(plan, frame=pool.submit(read_frame, plan.student_model).result())
+        return replace(plan, frame=pool.submit(read_frame_alone, plan.student_model).result())
 
 
 _judge: list[Judge] = []
@@ -144,7 +150,7 @@ def _judge_chunk(rows: list[Row]) -> list[Outcome]:
 def judged(rows: Iterable[Row], plan: Plan, workers: int) -> Iterator[tuple[Row, Outcome]]:
     """Every row with its outcome, in order, as a stream; with one worker in this process."""
     if workers == 1:
-        judge = Judge(plan)
+        judge = Judge(_with_frame(plan))
         yield from ((row, judge(row)) for row in rows)
         return
     rows = iter(rows)

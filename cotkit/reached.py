@@ -8,6 +8,7 @@ _WHOLE = re.compile(r"-?\d+")
 # A number as it is, and with blanks between its thousands: 80 000.
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
 _SPACED = re.compile(r"\d{1,3}(?: \d{3})+(?!\d)")
+_OF_NUMBERS = tuple("0123456789.,")
 _WORDS = ("zero no none nothing", "one once a", "two twice both", "three", "four", "five", "six", "seven", "eight", "nine",
           "ten", "eleven", "twelve dozen")  # fmt: skip
 
@@ -20,9 +21,18 @@ def stands_in(answer: str, text: str) -> bool | None:
     """
     if not _WHOLE.fullmatch(answer):
         return None
+    if _stands_plainly(answer.lstrip("-"), text):
+        return True
     wanted = float(answer.lstrip("-"))
     found = {float(number.replace(",", "")) for number in _NUMBER.findall(text)}
     found |= {float(number.replace(" ", "")) for number in _SPACED.findall(text)}
     if wanted in found or wanted / 100 in found:
         return True
     return wanted < len(_WORDS) and not set(_WORDS[int(wanted)].split()).isdisjoint(re.findall(r"[a-z]+", text.lower()))
+
+
+def _stands_plainly(digits: str, text: str) -> bool:
+    """Whether its first occurrence is a number of its own: nearly always so, and told much faster."""
+    at = text.find(digits)
+    before, after = text[max(0, at - 1) : max(0, at)], text[at + len(digits) : at + len(digits) + 1]
+    return at >= 0 and before not in _OF_NUMBERS and after not in _OF_NUMBERS

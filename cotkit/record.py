@@ -61,7 +61,7 @@ def folded(text: str) -> str:
 
 @dataclass
 class Record:
-    """A teacher row with its verdict, and what the rules look at, each computed once and only if asked for."""
+    """A teacher row with its verdict, and what the rules look at, computed once; what takes time, only if it is asked for."""
 
     row: Row
     grade: Grade
@@ -70,17 +70,10 @@ class Record:
     tests: TestQuestions | None = None
     others: Sequence[str] = ()  # targets of the question's samples that are kept already
 
-    @cached_property
-    def text(self) -> str:
-        return reasoning(self.row, self.grade)
-
-    @cached_property
-    def folded(self) -> str:
-        return folded(self.text)
-
-    @cached_property
-    def words(self) -> int:
-        return len(self.text.split())
+    def __post_init__(self) -> None:
+        self.text = reasoning(self.row, self.grade)
+        self.folded = folded(self.text)
+        self.words = len(self.text.split())
 
     @cached_property
     def steps(self) -> list[Step]:

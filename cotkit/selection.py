@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cotkit.contamination import hash64
@@ -35,6 +35,7 @@ WRONG = ("wrong_answer", "wrong_steps")
 # Enough to tell a question's samples apart, and their sets of equations.
 LOW_BITS = 2**32 - 1
 
+_hash_of_id = lru_cache(maxsize=1)(hash64)  # samples of one question stand together
 _CODES = {None: 0} | {reason: number for number, reason in enumerate(REASONS, 1)}
 
 
@@ -48,7 +49,7 @@ class Account:
         self._gold_words = array("H")  # 0: no solution
 
     def add(self, row: Row, outcome: Outcome) -> None:
-        self._hashes.append(hash64(row["id"]))
+        self._hashes.append(_hash_of_id(row["id"]))
         self._samples.append(row["sample"] & LOW_BITS)
         self._equations.append(outcome.equations & LOW_BITS)
         self._words.append(outcome.words)

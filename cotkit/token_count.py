@@ -7,6 +7,8 @@ handed on as texts; counting with them needs only the package tokenizers.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -58,6 +60,14 @@ def read_frame(student_model: str) -> Frame | None:
     if fast is None or start is None or end is None or not (strips or keeps):
         return None
     return Frame(fast.to_str(), before[:start], before[start:], after[:end], after[end:], strips)
+
+
+def read_frame_alone(student_model: str) -> Frame | None:
+    """`read_frame`, for a process that does nothing else: torch stays out of it, which is most of the time it takes."""
+    if "torch" not in sys.modules:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # for importlib: there is none
+        os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"  # that models need it
+    return read_frame(student_model)
 
 
 def _framed_counter(frame: Frame) -> Counter:
