@@ -98,8 +98,13 @@ class Plan:
         self.student = estimates.shape_of(self.infer["base_model"])
         self.disk: dict[str, float] = {}
 
-    def _keys(self, stage: str) -> dict[str, Any]:
-        return {key: value for key, (value, _) in cli.read_yaml(self.preset / f"{stage}.yaml").items()}
+    def _keys(self, stage: str, dataset: str | None = None) -> dict[str, Any]:
+        """The stage's YAML; of a value that differs between test sets this one's, or none."""
+        values = {key: value for key, (value, _) in cli.read_yaml(self.preset / f"{stage}.yaml").items()}
+        if dataset is None:
+            return values
+        own = {key: value.get(dataset) if isinstance(value, dict) else value for key, value in values.items()}
+        return {key: value for key, value in own.items() if value is not None}
 
     def lines(self) -> Iterator[Line]:
         yield self._teacher()
@@ -114,7 +119,7 @@ class Plan:
             yield from self._evaluation(dataset, variants)
 
     def _evaluation(self, dataset: str, variants: list[tuple[str, TrainConfig | None]]) -> Iterator[Line]:
-        keys = {key: value.get(dataset) if isinstance(value, dict) else value for key, value in self.infer.items()}
+        keys = {"max_new_tokens": 512, **self._keys("infer", dataset)}  # infer_parallel.py's default
         texts = texts_of(Path("data") / dataset / "test.jsonl", self.limit or keys.get("limit"))
         most = keys["max_new_tokens"]
         for name, config in variants:
@@ -125,7 +130,7 @@ class Plan:
                 self.run / f"predictions/{dataset}/{name}.jsonl",
             )  # fmt: skip
         if (self.preset / "critic.yaml").is_file():
-            keys = self._keys("critic")
+            keys = self._keys("critic", dataset)
             rows = min(keys.get("critic_limit", texts.rows), texts.rows) * len(variants) + keys.get("controls", 0)
             prompt = texts.prompt + 2 * texts.solution + RUBRIC
             yield self._generation(f"critic on {dataset}", estimates.shape_of(keys["model_name"]), keys, rows, prompt,
