@@ -568,8 +568,8 @@ def test_f16_predictions_and_gold(tmp_path: Path, rows: list[dict[str, Any]], sa
 
 
 HOSTILE = """
-import json, pathlib, re, resource, sys, time
-from test_grader_pool import EASY, UNEQUAL, bench
+import json, os, resource, sys, time
+from test_grader_pool import EASY, UNEQUAL, bench, resident_mb
 from cotkit.answers import Item, grade_many
 golds = (("math500", EASY[0]), ("gsm8k", "5"))
 items = []
@@ -581,9 +581,8 @@ verdicts, last = [], began
 for grade in grade_many(items, workers=2):
     slowest, last = max(slowest, time.monotonic() - last), time.monotonic()
     verdicts.append(grade.verdict)
-# Of this process the kernel's high-water mark: ru_maxrss would be inherited from the pytest that started it.
-own = int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text(encoding="utf-8"))[1])
-peak = max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+# ru_maxrss of this process itself would be inherited from the pytest that started it.
+peak = max(resident_mb(os.getpid()) * 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 print(json.dumps([verdicts, slowest, time.monotonic() - began, peak]))
 """
 
