@@ -35,6 +35,7 @@ SHARES = {"gold": (1, 0), "teacher_raw": (1, 0), "distilled": (0.9, 0), "rejecti
 RUBRIC = 300  # tokens that tell a critic what to rate
 MARKS = 15  # tokens that a chat template writes itself
 OPEN = 0.5  # share of the problems asked in a round of which the filter keeps nothing; more with a weak teacher
+NEW_TOKENS = {"teacher": 512, "infer": 512, "critic": 256}  # the defaults of the scripts' --max_new_tokens
 SAMPLED_ROWS = 500  # of a file, for the mean length of its texts
 
 
@@ -99,12 +100,12 @@ class Plan:
         self.disk: dict[str, float] = {}
 
     def _keys(self, stage: str, dataset: str | None = None) -> dict[str, Any]:
-        """The stage's YAML; of a value that differs between test sets this one's, or none."""
+        """The stage's YAML; of a value that differs between test sets this one's, or the script's default."""
         values = {key: value for key, (value, _) in cli.read_yaml(self.preset / f"{stage}.yaml").items()}
-        if dataset is None:
-            return values
-        own = {key: value.get(dataset) if isinstance(value, dict) else value for key, value in values.items()}
-        return {key: value for key, value in own.items() if value is not None}
+        if dataset is not None:
+            own = {key: value.get(dataset) if isinstance(value, dict) else value for key, value in values.items()}
+            values = {key: value for key, value in own.items() if value is not None}
+        return {"max_new_tokens": NEW_TOKENS[stage], **values} if stage in NEW_TOKENS else values
 
     def lines(self) -> Iterator[Line]:
         yield self._teacher()
@@ -119,7 +120,7 @@ class Plan:
             yield from self._evaluation(dataset, variants)
 
     def _evaluation(self, dataset: str, variants: list[tuple[str, TrainConfig | None]]) -> Iterator[Line]:
-        keys = {"max_new_tokens": 512, **self._keys("infer", dataset)}  # infer_parallel.py's default
+        keys = self._keys("infer", dataset)
         texts = texts_of(Path("data") / dataset / "test.jsonl", self.limit or keys.get("limit"))
         most = keys["max_new_tokens"]
         for name, config in variants:
@@ -134,7 +135,7 @@ class Plan:
             rows = min(keys.get("critic_limit", texts.rows), texts.rows) * len(variants) + keys.get("controls", 0)
             prompt = texts.prompt + 2 * texts.solution + RUBRIC
             yield self._generation(f"critic on {dataset}", estimates.shape_of(keys["model_name"]), keys, rows, prompt,
-                                   keys.get("max_new_tokens", 256) / 2, self.run / f"predictions/{dataset}/none")  # fmt: skip
+                                   keys["max_new_tokens"] / 2, self.run / f"predictions/{dataset}/none")  # fmt: skip
 
     def _teacher_rows(self) -> int:
         """Samples of all rounds, if each later one asks for `OPEN` of the problems of the one before."""

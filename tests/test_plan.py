@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,21 @@ def test_the_plan_counts_rows_and_steps_and_knows_what_is_done(preset: Path, tmp
     assert "| train distilled.seed1 | 12 |" in said  # counted, not expected
     assert said.count("| train dpo.seed") == 2
     assert "begun, goes on" in plan(capsys, preset).split("train distilled")[1].splitlines()[0]
+
+
+def test_a_value_may_differ_between_test_sets_and_be_left_out_for_one(preset: Path, tmp_path: Path, capsys: Any):
+    """infer.yaml says how long a gsm8k text may be, not how many rows; critic.yaml is read in the same way."""
+    write_rows(tmp_path / "data/gsm8k/test.jsonl", [problem(number) for number in range(20)])
+    study = shutil.copytree(ROOT / "configs/smollm2_study", tmp_path / "study")
+    infer = study / "infer.yaml"
+    infer.write_text(infer.read_text(encoding="utf-8").replace(", gsm8k: 100}", "}").replace("300", "5"), encoding="utf-8")
+    critic = "model_name: data/models/SmolLM2-135M-Instruct\ncritic_limit: {gsm8k: 3}\ncontrols: 2\n"
+    (study / "critic.yaml").write_text(critic, encoding="utf-8")
+    said = plan(capsys, study, "--methods", "distilled")
+    assert "| infer distilled on gsm_symbolic | 5 |" in said
+    assert "| infer distilled on gsm8k | 20 |" in said  # no entry: all of them
+    assert "| critic on gsm_symbolic | 12 |" in said  # of two systems all rows of the file's first 5, and the controls
+    assert "| critic on gsm8k | 8 |" in said
 
 
 def test_what_does_not_fit_into_the_device_is_marked(preset: Path, capsys: Any):
