@@ -110,7 +110,8 @@ def _prepare(job: Job, state: str) -> None:
         if left_over and not job.overwrite and not job.manifest.path.exists():
             raise DataError(f"{left_over[0]}: left over from an unknown run; move it away, or {TWO_WAYS_OUT}")
         for path in left_over:
-            log.info("%s: belongs to an older run and is removed", path)
+            if path.stat().st_size:  # a start that failed left nothing worth a word
+                log.info("%s: belongs to an older run and is removed", path)
             path.unlink()
     job.manifest.begin(launch=shards.launch_id(), continues=continues, earlier_seconds=earlier)
 

@@ -105,6 +105,14 @@ def data_root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.fixture
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers that failed are asked again soon."""
+    from cotkit.backends import server_pool
+
+    monkeypatch.setattr(server_pool, "FIRST_DELAY_SECONDS", 0.02)
+
+
 def run_script(*words: Any, check: bool = True, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs ``python SCRIPT ARGS`` as a user would; with `check` a failure shows its output."""
     done = subprocess.run(

@@ -928,7 +928,7 @@ def test_f26_secrets_with_debug(tmp_path: Path):
 def test_f27_a_server_that_fails_in_every_way(tmp_path: Path):
     """What passes is retried; what lasts is listed, ends in exit code 3, and is tried again by the next run.
 
-    More of them, one by one: test_openai_backend.py.
+    More of them, one by one: test_openai_faults.py.
     """
     words = teach(tmp_path, model="m", rows=12)
     words[words.index("--backend") + 1] = "openai"

@@ -1,252 +1,25 @@
-"""The openai backend against loopback servers that misbehave by plan (F27), alone and in a pool."""
+"""The openai backend: what it asks, what it reads, and what it refuses before anything is sent."""
 
 from __future__ import annotations
 
 import json
-import random
-import signal
-import subprocess
-import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import ChatServer, text_for
-from conftest import ROOT, problem, read_rows, refused, run_script, write_rows
+from chat_server import ChatServer
+from conftest import problem, read_rows, refused, run_script, write_rows
+from openai_tools import teach, whole, words
 
 import infer_parallel
 import teacher_cot
-from cotkit import cli, prompts
-from cotkit.answers import answer_line_end
-from cotkit.backends import openai_backend, server_pool
-from cotkit.backends.server_pool import AttemptError, Blame, Pool
+from cotkit import cli
+from cotkit.backends import openai_backend
 from cotkit.files import DataError
 from cotkit.generate import Request, Sampling
 
-CANARY = "sk-canary-0123456789"
-PASSING = [
-    429, 500, 503, (502, "<html>Bad Gateway</html>"), "hang", "cut", "cut_in_the_text", "broken_json", "deep_json",
-    "page", "empty_choices", "null_content", "number_as_content", "tool_call", "no_reason", "error_in_the_text",
-]  # fmt: skip
-
-LASTING = [429, 500, "hang", "cut", "broken_json", "empty_choices", "null_content"]
-
-
-@pytest.fixture(autouse=True)
-def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_pool, "FIRST_DELAY_SECONDS", 0.02)
-
-
-def words(folder: Path, *servers: ChatServer | str, rows: int = 1, more: tuple[Any, ...] = ()) -> list[str]:
-    """The command line of a teacher run over so many problems."""
-    path = folder / "problems.jsonl"
-    if not path.exists():
-        write_rows(path, [problem(number) for number in range(rows)])
-    urls = [server if isinstance(server, str) else server.url for server in servers]
-    flags = ["--input_path", path, "--output_path", folder / "out.jsonl", "--model_name", "m", "--backend", "openai"]
-    return [str(word) for word in [*flags, "--base_url", *urls, *more]]
-
-
-def teach(folder: Path, *servers: ChatServer | str, rows: int = 1, more: tuple[Any, ...] = ()) -> tuple[int, list[Any]]:
-    """(exit code, rows of the output)."""
-    code = teacher_cot.main(words(folder, *servers, rows=rows, more=more))
-    return code, read_rows(folder / "out.jsonl")
-
-
-def written_for(number: int, stop: bool = True) -> str:
-    """What the servers write for a problem."""
-    text = text_for({"messages": prompts.teacher_messages(problem(number), "rewrite")})
-    return text[: answer_line_end(text)] if stop else text
-
-
-def whole(rows: list[Any], number: int) -> bool:
-    """Every problem once, in order, with its own text."""
-    expected = [(problem(number)["id"], written_for(number)) for number in range(number)]
-    return [(row["id"], row["response"]) for row in rows] == expected
-
-
-@pytest.mark.parametrize("stop", ["--stop_at_answer", "--no-stop_at_answer"])
-@pytest.mark.parametrize("fault", PASSING, ids=str)
-def test_f27_a_passing_fault_is_survived(tmp_path: Path, fault: Any, stop: str):
-    with ChatServer(fault) as server:
-        code, rows = teach(tmp_path, server, more=(stop, "--request_timeout", 0.5))
-    assert code == 0
-    assert len(server.bodies) == 2
-    assert rows[0]["response"] == written_for(0, stop == "--stop_at_answer")
-    assert rows[0]["finish_reason"] == ("answer" if stop == "--stop_at_answer" else "stop")
-
-
-def test_f27_silence_within_a_text(tmp_path: Path):
-    with ChatServer("hang_in_the_text") as server:
-        assert teach(tmp_path, server, more=("--request_timeout", 0.5))[0] == 0
-    assert len(server.bodies) == 2
-
-
-@pytest.mark.parametrize("fault", LASTING, ids=str)
-def test_f27_a_lasting_fault_ends_in_an_error_and_is_retried_by_the_next_run(tmp_path: Path, fault: Any, capsys: Any):
-    more = ("--request_timeout", 0.3, "--max_retries", 2)
-    with ChatServer(then=fault) as server:
-        code, rows = teach(tmp_path, server, more=more)
-    assert code == cli.SOME_ITEMS_FAILED
-    assert len(server.bodies) == (2 if fault == "hang" else 3)
-    assert rows[0]["finish_reason"] == "error"
-    assert rows[0]["response"] == ""
-    assert server.url in rows[0]["error"]
-    assert len(rows[0]["error"]) < 300
-    assert "1 results failed for good: gsm8k-test-00000" in capsys.readouterr().err
-    assert teacher_cot.main([*words(tmp_path, server), "--is_done"]) == cli.NOT_DONE
-    with ChatServer() as server:
-        code, rows = teach(tmp_path, server)
-    assert code == 0
-    assert whole(rows, 1)
-    assert "error" not in rows[0]
-
-
-@pytest.mark.parametrize("code", [400, 413, 422])
-def test_f27_a_refused_request_is_not_repeated_and_the_others_go_on(tmp_path: Path, code: int):
-    said = {"message": "This model's maximum context length is 512 tokens. " + "x" * 5000}
-    with ChatServer((code, said)) as server:
-        exit_code, rows = teach(tmp_path, server, rows=3, more=("--concurrency", 1))
-    assert exit_code == cli.SOME_ITEMS_FAILED
-    assert len(server.bodies) == 3
-    assert sorted(row["finish_reason"] for row in rows) == ["answer", "answer", "error"]
-    error = next(row["error"] for row in rows if row["finish_reason"] == "error")
-    assert f"HTTP {code}: This model's maximum context" in error
-    assert len(error) < 300
-
-
-@pytest.mark.parametrize("code", [401, 404])
-def test_f27_a_wrong_key_or_model_ends_at_once(tmp_path: Path, code: int):
-    with ChatServer(then=(code, {"message": "The model `m` does not exist."})) as server:
-        exit_code, rows = teach(tmp_path, server, rows=30, more=("--concurrency", 2))
-    assert exit_code == cli.SOME_ITEMS_FAILED
-    assert len(server.bodies) <= 2
-    assert all("The model `m` does not exist" in row["error"] for row in rows)
-
-
-def test_f27_an_address_without_its_path_is_pointed_out(tmp_path: Path):
-    with ChatServer(then=404) as server:
-        _, rows = teach(tmp_path, server.url.removesuffix("/v1"))
-    assert "HTTP 404: it is broken (does the address end in /v1?)" in rows[0]["error"]
-
-
-def test_f27_a_text_cut_at_the_token_limit(tmp_path: Path):
-    with ChatServer(text="3+4", reason="length") as server:
-        code, rows = teach(tmp_path, server)
-    assert (code, rows[0]["finish_reason"], rows[0]["response"]) == (0, "length", "3+4")
-
-
-def test_f27_retry_after_is_honoured(tmp_path: Path):
-    with ChatServer("later") as server:
-        assert teach(tmp_path, server)[0] == 0
-    assert server.times[1] - server.times[0] >= 0.7
-
-
-def test_f27_a_busy_server_costs_no_row_its_tries(tmp_path: Path):
-    """Three refusals for being busy, then an answer, over and over: more than any row's two tries."""
-    plan = [fault for _ in range(6) for fault in (429, 429, 503, "answer")]
-    with ChatServer(*plan) as server:
-        code, rows = teach(tmp_path, server, rows=6, more=("--concurrency", 1, "--max_retries", 3))
-    assert code == 0
-    assert whole(rows, 6)
-
-
-def test_f27_a_server_killed_in_the_middle(tmp_path: Path):
-    """Two processes share the work; one gets SIGKILL: every row arrives once, as in a run that nothing disturbs."""
-    command = [sys.executable, str(ROOT / "tests/chat_server.py"), "0.05"]
-    servers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    try:
-        urls = [server.stdout.readline().strip() for server in servers]  # type: ignore[union-attr]
-        code_and_rows = run_and_kill(tmp_path, urls, servers[1])
-    finally:
-        for server in servers:
-            server.kill()
-            server.communicate()
-    assert code_and_rows[0] == 0
-    assert whole(code_and_rows[1], 60)
-
-
-def run_and_kill(folder: Path, urls: list[str], victim: subprocess.Popen[str]) -> tuple[int, list[Any]]:
-    """A teacher run of 60 rows during which a server is killed as soon as 15 are there."""
-    backend = teacher_cot.generate.load_backend
-
-    class Watched:
-        def __init__(self, *args: Any) -> None:
-            self.backend = backend(*args)
-
-        def generate(self, requests: Any) -> Iterator[Any]:
-            for number, result in enumerate(self.backend.generate(requests)):
-                if number == 15:
-                    victim.kill()
-                yield result
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teacher_cot.generate, "load_backend", Watched)
-        return teach(folder, *urls, rows=60, more=("--concurrency", 4))
-
-
-def test_f27_no_server_at_all(tmp_path: Path):
-    """Two addresses where nobody listens: all rows fail soon; with a server there the same command does them."""
-    with ChatServer() as one, ChatServer() as other:
-        pass
-    begun = time.monotonic()
-    code, rows = teach(tmp_path, one, other, rows=100, more=("--max_retries", 2))
-    assert time.monotonic() - begun < 30  # a safety limit; it takes under a second
-    assert code == cli.SOME_ITEMS_FAILED
-    assert len(rows) == 100
-    assert all("cannot be reached" in row["error"] for row in rows)
-    with ChatServer() as server:
-        code, rows = teach(tmp_path, server)
-    assert code == 0
-    assert whole(rows, 100)
-
-
-def test_f26_a_key_that_is_echoed_appears_nowhere(tmp_path: Path):
-    """Six servers, one request each, that repeat the key in a body, a page or a text."""
-    faults: list[Any] = [("echo", 400), ("echo", 401), ("echo", 429), ("echo", 500), ("echo_page", 0), ("echo_in_the_text", 0)]
-    with ExitStack() as stack:
-        servers = [stack.enter_context(ChatServer(then=fault, code=code)) for fault, code in faults]
-        more = ("--max_retries", 0, "--concurrency", 1, "--debug")
-        flags = words(tmp_path, *servers, rows=len(servers), more=more)
-        done = run_script("teacher_cot.py", *flags, check=False, OPENAI_API_KEY=CANARY)
-    assert done.returncode == cli.SOME_ITEMS_FAILED
-    assert all(server.keys[0] == f"Bearer {CANARY}" for server in servers)
-    said = done.stdout.encode() + done.stderr.encode()
-    written = b"".join(path.read_bytes() for path in tmp_path.iterdir())
-    assert b"Incorrect API key provided: Bearer ***" in written
-    assert b"canary" not in said + written
-
-
-def test_work_goes_to_whoever_is_free_and_no_server_gets_too_much(tmp_path: Path):
-    with ChatServer(seconds=0.02) as fast, ChatServer(seconds=0.4) as slow:
-        code, rows = teach(tmp_path, fast, slow, rows=60, more=("--concurrency", 3))
-    assert code == 0
-    assert whole(rows, 60)
-    assert len(fast.bodies) > 2 * len(slow.bodies) > 0
-    assert len(fast.bodies) + len(slow.bodies) == 60
-    assert max(fast.most_running, slow.most_running) == 3
-
-
-def test_a_server_that_only_fails_leaves_the_work_to_the_others(tmp_path: Path):
-    with ChatServer(seconds=0.02) as good, ChatServer(then=500) as bad:
-        code, rows = teach(tmp_path, good, bad, rows=40, more=("--concurrency", 2, "--max_retries", 3))
-    assert code == 0
-    assert whole(rows, 40)
-    assert len(bad.bodies) <= 2 + 3
-
-
-def test_two_ranks_share_the_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with ChatServer() as server:
-        for rank in "01":
-            monkeypatch.setenv("RANK", rank)
-            assert teacher_cot.main(words(tmp_path, server, rows=9)) == 0
-    assert whole(read_rows(tmp_path / "out.jsonl"), 9)
-    assert len(server.bodies) == 9
+pytestmark = pytest.mark.usefixtures("short_delays")
 
 
 def test_the_stream_is_closed_at_the_answer(tmp_path: Path):
@@ -437,23 +210,6 @@ def test_a_dry_run_asks_nobody(tmp_path: Path):
     refused(run_script("teacher_cot.py", *words(tmp_path, "h"), "--dry-run", check=False), "an address such as")
 
 
-@pytest.mark.parametrize("then", ["hang", "answer"])
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_f23_signals_while_servers_are_silent_or_busy(tmp_path: Path, signum: int, code: int, then: str):
-    with ChatServer("answer", then=then, seconds=0.03) as server:
-        command = [sys.executable, str(ROOT / "teacher_cot.py"), *words(tmp_path, server, rows=2000)]
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 60
-        while len(server.bodies) < (16 if then == "hang" else 60):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(signum)
-        _, errors = process.communicate(timeout=5)
-    assert process.returncode == code, errors
-    assert "the same command resumes" in errors
-    assert "Traceback" not in errors
-
-
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [("3", 3.0), ("0.5", 0.5), (None, 0.0), ("", 0.0), ("-1", 0.0), ("soon", 0.0), ("Sun, 06 Nov 1994 08:49:37 GMT", 0.0)],
@@ -466,35 +222,3 @@ def test_a_retry_after_date_in_the_future():
     from email.utils import formatdate
 
     assert 50 < openai_backend.retry_after(formatdate(time.time() + 60)) <= 60
-
-
-def test_every_item_comes_out_once_whatever_fails(monkeypatch: pytest.MonkeyPatch):
-    """Random faults of every kind, some items poisonous, some servers dead: 40 pools, no item lost or doubled."""
-    monkeypatch.setattr(server_pool, "FIRST_DELAY_SECONDS", 0.0005)
-    for seed in range(40):
-        chance = random.Random(seed)
-        dead = set(chance.sample("abc", chance.randrange(3)))
-        poison = set(chance.sample(range(60), 5))
-        pool: Pool[int, str] = Pool("abc", concurrency=4, max_retries=4)
-        made: Counter[int] = Counter()
-
-        async def attempt(url: str, item: int) -> str:
-            if url in dead:  # noqa: B023
-                raise AttemptError("dead", Blame.SERVER)
-            if item in poison:  # noqa: B023
-                raise AttemptError("poison", chance.choice([Blame.ITEM, Blame.EITHER]))  # noqa: B023
-            if chance.random() < 0.1:  # noqa: B023
-                raise AttemptError("now and then", chance.choice([Blame.SERVER, Blame.EITHER]))  # noqa: B023
-            made[item] += 1  # noqa: B023
-            return f"made {item}"
-
-        async def close() -> None:
-            pass
-
-        results = dict(pool.run(range(60), attempt, close))
-        assert set(results) == set(range(60))
-        good = {item for item, result in results.items() if isinstance(result, str)}
-        assert all(results[item] == f"made {item}" for item in good)
-        assert made == Counter(good)
-        assert not good & poison
-        assert len(good) >= 50
