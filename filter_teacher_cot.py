@@ -193,9 +193,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     tests = TestQuestions.read(args.test_paths, args.ngram) if args.test_paths else None
     sets = [] if args.only_retry else args.sets
-    raw = any(part.source in ("teacher", "pairs") for declared in sets for part in declared.parts)
+    sources = {part.source for declared in sets for part in declared.parts}
     names = tuple(name for name in BY_ITSELF if name not in args.skip_rules)
-    plan = Plan(parameters, names, args.student_model, tests, raw)
+    plan = Plan(parameters, names, args.student_model, tests, not sources.isdisjoint(("teacher", "pairs")), "whole" in sources)
     if args.dry_run:
         _, outcome = next(judged([first], plan, workers=1))
         print(f"{first['id']}: {outcome.rejection or 'kept'}")

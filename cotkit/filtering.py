@@ -18,6 +18,7 @@ from cotkit.answers import Item, grade
 from cotkit.contamination import TestQuestions, hash64
 from cotkit.jsonl import Row
 from cotkit.problems import CONTROL_TOKEN
+from cotkit.reached import calculates_results_of
 from cotkit.record import Parameters, Record, Rejection
 from cotkit.steps import Step
 from cotkit.token_count import Frame, read_frame_alone, token_counter
@@ -39,8 +40,9 @@ _NOT_ARITHMETIC = re.compile(r"[^\d.+\-*/=()%^]")
 class Plan:
     """What a process needs to judge rows.
 
-    `raw` says whether a training set takes rows that are not kept, which are measured too then; `frame` is that of the
-    student's tokenizer, so that not every process has to read it.
+    `raw` says whether a training set takes rows that are not kept, which are measured too then, and `whole` whether one
+    takes only those that leave no step out; `frame` is that of the student's tokenizer, so that not every process has to
+    read it.
     """
 
     parameters: Parameters
@@ -48,12 +50,17 @@ class Plan:
     student_model: str | None = None
     tests: TestQuestions | None = None
     raw: bool = False
+    whole: bool = False
     frame: Frame | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was found in one row; `equations` identifies the set of its equations, `raw_fits` an untouched response."""
+    """What was found in one row.
+
+    `equations` identifies the set of its equations; `raw_fits` says that the training can take the untouched response,
+    `whole` that a kept row calculates every result that the reference solution calculates.
+    """
 
     rejection: Rejection | None
     target: str
@@ -62,6 +69,7 @@ class Outcome:
     changes: list[str]
     equations: int
     raw_fits: bool
+    whole: bool = False
 
 
 class Judge:
@@ -81,7 +89,8 @@ class Judge:
         if rejection is not None:
             return Outcome(rejection, "", None, record.words, [], 0, raw_fits)
         target, changes = record.canonical
-        return Outcome(None, target, record.tokens, record.words, changes, equations_key(record.steps), raw_fits)
+        whole = plan.whole and calculates_results_of(row["solution"], record.text)
+        return Outcome(None, target, record.tokens, record.words, changes, equations_key(record.steps), raw_fits, whole)
 
     def _raw_fits(self, row: Row) -> bool:
         """Whether the training can take the response as it is: some text, no control tokens, not too long."""

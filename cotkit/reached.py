@@ -1,13 +1,17 @@
-"""Whether a reasoning arrives at its answer: does the number stand anywhere in it?"""
+"""Whether a reasoning arrives at its answer, and by way of what the reference solution calculates."""
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+
+from cotkit.steps import find_steps
 
 _WHOLE = re.compile(r"-?\d+")
 # A number as it is, and with blanks between its thousands: 80 000.
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
 _SPACED = re.compile(r"\d{1,3}(?: \d{3})+(?!\d)")
+_COMPUTED = re.compile(r"[+*/^×÷]")
 _OF_NUMBERS = tuple("0123456789.,")
 _WORDS = ("zero no none nothing", "one once a", "two twice both", "three", "four", "five", "six", "seven", "eight", "nine",
           "ten", "eleven", "twelve dozen")  # fmt: skip
@@ -29,6 +33,23 @@ def stands_in(answer: str, text: str) -> bool | None:
     if wanted in found or wanted / 100 in found:
         return True
     return wanted < len(_WORDS) and not set(_WORDS[int(wanted)].split()).isdisjoint(re.findall(r"[a-z]+", text.lower()))
+
+
+def calculates_results_of(solution: str, text: str) -> bool:
+    """Whether every result that the solution calculates is calculated in the text too; False where there is none.
+
+    A text that does so left no step out. One that does not may have taken another way instead.
+    """
+    results = _results(solution)
+    return bool(results) and results <= _results(text)
+
+
+@lru_cache(maxsize=4096)  # samples of one problem share its solution
+def _results(text: str) -> frozenset[float]:
+    """The right sides of the equations that are one number: 12 of 3*4=12, nothing of 12=3*4."""
+    sides = (step.text.rpartition("=")[2] for step in find_steps(text))
+    numbers = (_NUMBER.findall(side) for side in sides if not _COMPUTED.search(side))
+    return frozenset(float(found[0].replace(",", "")) for found in numbers if len(found) == 1)
 
 
 def _stands_plainly(digits: str, text: str) -> bool:

@@ -28,6 +28,9 @@ SELECTIONS: tuple[str, ...] = get_args(Select)
 # A pair teaches nothing about reasoning if its sides differ most in length.
 MAX_LENGTH_RATIO = 2.0
 
+# Bits of what else is known of a row; see `Outcome`.
+RAW_FITS, WHOLE = 1, 2
+
 MOST_WORDS = 2**16 - 1  # what the account has room for
 
 # Of these reasons a row is a bad example of reasoning, and not merely of form.
@@ -44,7 +47,7 @@ class Account:
 
     def __init__(self) -> None:
         self._hashes, self._samples, self._equations = array("Q"), array("I"), array("I")
-        self._words, self._code, self._raw = array("I"), array("B"), array("B")
+        self._words, self._code, self._marks = array("I"), array("B"), array("B")
         self._prompt_tokens, self._completion_tokens = array("I"), array("I")
         self._gold_words = array("H")  # 0: no solution
 
@@ -54,7 +57,7 @@ class Account:
         self._equations.append(outcome.equations & LOW_BITS)
         self._words.append(outcome.words)
         self._code.append(_CODES[outcome.rejection and outcome.rejection.reason])
-        self._raw.append(outcome.raw_fits)
+        self._marks.append(RAW_FITS * outcome.raw_fits | WHOLE * outcome.whole)
         self._prompt_tokens.append(row["prompt_tokens"])
         self._completion_tokens.append(row["completion_tokens"])
         self._gold_words.append(min(len(row["solution"].split()), MOST_WORDS))
@@ -114,7 +117,11 @@ class Account:
 
     def raw(self) -> Mask:
         """The rows whose response can be trained on as it is."""
-        return _view(self._raw) == 1
+        return _view(self._marks) & RAW_FITS > 0
+
+    def whole(self) -> Mask:
+        """The kept rows that calculate every result of the reference solution."""
+        return self.kept() & (_view(self._marks) & WHOLE > 0)
 
     def first(self) -> Mask:
         """The first row of each question."""

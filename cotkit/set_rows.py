@@ -49,7 +49,8 @@ class Source:
             raw = self.teacher.chosen(self.account.choose(self.account.raw(), select, cap))
             return (prompts.training_row(row["question"], row["response"].strip()) for row in raw)
         kept = self.account.kept()
-        chosen = read_chosen(self.kept, self.account.choose(kept, select, cap)[kept])
+        among = self.account.whole() if part.source == "whole" else kept
+        chosen = read_chosen(self.kept, self.account.choose(among, select, cap)[kept])
         return (prompts.training_row(row["question"], row["target"]) for row in chosen)
 
     def _pairs(self) -> Iterator[Row]:

@@ -4,6 +4,7 @@ A set is declared in one line, ``NAME = SOURCE [SELECTION] [CAP] [+ SOURCE ...]`
 
     distilled = kept first              the first kept sample of each question
     rejection_sampled = kept distinct 4 up to four kept samples with different equations
+    distilled_whole = whole first       of those that leave no result of the data set's own solution out
     mixed = gold + kept first           the data set's own solution and the teacher's
     teacher_raw = teacher first         untouched responses, kept or not, to measure the filter itself
     preference = pairs                  shortest kept sample against one with a wrong answer or a false calculation
@@ -35,7 +36,7 @@ BUILT_IN = {
     "mixed": "gold + kept",
     "preference": "pairs",
 }
-SOURCES = ("gold", "teacher", "kept", "pairs")
+SOURCES = ("gold", "teacher", "kept", "whole", "pairs")
 # Every preset trains on it; without it the filter let nothing pass.
 NEEDED = "distilled"
 

@@ -172,6 +172,18 @@ def test_declared_sets_are_written_and_an_empty_one_is_left_out(tmp_path: Path):
     assert not (folder / "preference.jsonl").exists()
 
 
+def test_whole_rows_calculate_what_the_reference_solution_calculates(tmp_path: Path):
+    """In their own order and words; a row that only names the results, or lacks one, is kept but not whole."""
+    solution = "Tom buys 2*3=<<2*3=6>>6 apples.\nWith the 4 he has that is 10 = 6 + 4, so he has 6+4=10 apples, half of it 10/2=5.0."
+    whole = "Six are bought: $3 x 2 = $6. Together 4+6 = 10 = 2*5, and each gets 10/2 = 5.\n#### 5"
+    named = "He buys 6 more, has 10 and gives half of them away: 10/2=5.\n#### 5"
+    rows = [teacher_row(4, named, solution=solution), teacher_row(4, whole, solution=solution, sample=1),
+            teacher_row(5, GOOD, answer="5", solution="He has five.")]  # fmt: skip
+    run_filter(tmp_path, rows, "--sets", "distilled = kept all", "complete = whole first")
+    assert len(read_rows(tmp_path / "datasets/distilled.jsonl")) == 3
+    assert [row["output"] for row in read_rows(tmp_path / "datasets/complete.jsonl")] == [whole]
+
+
 def test_problems_without_a_kept_sample_are_written_for_another_round(tmp_path: Path):
     run_filter(tmp_path, [teacher_row(4, WRONG), teacher_row(5, GOOD), teacher_row(5, "no", sample=1),
                           teacher_row(4, GOOD, sample=1)])  # fmt: skip
