@@ -16,6 +16,7 @@ import json
 import shlex
 import shutil
 import sys
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cotkit import cli, generate, prompts, train_budget, train_checks
 from cotkit.files import DataError, write_if_changed
-from cotkit.jsonl import Row, read_json
+from cotkit.jsonl import Row, read, read_json
 from cotkit.train_config import TrainConfig, read_config
 
 
@@ -100,6 +101,19 @@ def loss_curve(log: list[Row]) -> list[Row]:
     return [points[step] for step in sorted(points)]
 
 
+def seconds_of_earlier_launches(log: Path) -> float:
+    """What a resumed training took before: LLaMA-Factory's log counts from 0 in each launch, up to its last entry."""
+    elapsed = [seconds(row["elapsed_time"]) for row in read(log)] if log.is_file() else []
+    return sum(before for before, after in pairwise(elapsed) if after < before)
+
+
+def seconds(clock: str) -> float:
+    """Of a `str(timedelta)`, as in 0:05:19 and 1 day, 2:00:00."""
+    days, _, rest = clock.rpartition(" day")
+    hours, minutes, rest = rest.split(" ")[-1].split(":")
+    return 86400 * int(days or 0) + 3600 * int(hours) + 60 * int(minutes) + float(rest)
+
+
 def finish(args: argparse.Namespace, config: TrainConfig) -> int:
     output_dir = config.output_dir
     weights = output_dir / "adapter_model.safetensors"
@@ -119,7 +133,8 @@ def finish(args: argparse.Namespace, config: TrainConfig) -> int:
     }
     losses = loss_curve(state["log_history"])
     if logged := [point["loss"] for point in losses if "loss" in point]:
-        counts["train_loss"] = fmean(logged)  # the Trainer's own leaves out what came before a resume
+        counts["train_loss"] = fmean(logged)  # the Trainer's own leaves out what came before a resume, as the next one does
+    counts["train_runtime"] += seconds_of_earlier_launches(output_dir / "trainer_log.jsonl")
     run = ["--run", str(args.run)] if args.run else []
     seed = [] if args.seed is None else ["--seed", str(args.seed)]
     manifest.finish(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, SMOLLM2
+from conftest import ROOT, SMOLLM2, write_rows
 from test_generate import Sampling, load
 
 from cotkit import prompts, train_budget, train_checks
@@ -318,6 +318,14 @@ def test_a_method_is_trained_after_the_one_it_starts_from():
         methods_of(preset, "dpo")
     with pytest.raises(DataError, match="no method 'distiled'; did you mean 'distilled'"):
         methods_of(preset, "distiled")
+
+
+def test_the_seconds_of_a_resumed_training_are_those_of_all_launches(tmp_path: Path):
+    clocks = ["0:00:16", "0:05:57", "0:06:09", "0:00:15", "0:04:34", "1 day, 0:00:01", "2 days, 1:00:00", "0:00:09"]
+    log = write_rows(tmp_path / "trainer_log.jsonl", [{"current_steps": 1, "elapsed_time": clock} for clock in clocks])
+    earlier = runpy.run_path(str(ROOT / "scripts/train_record.py"))["seconds_of_earlier_launches"]
+    assert earlier(log) == 369 + 2 * 86400 + 3600  # the last launch is not among them
+    assert earlier(tmp_path / "none") == 0
 
 
 def test_secrets_drawn_from_the_environment_are_not_written_down(
