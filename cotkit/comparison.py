@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,13 +15,12 @@ from cotkit import stats
 from cotkit.files import DataError
 from cotkit.jsonl import Row, read_json, read_numbered, require
 from cotkit.manifest import difference, path_for
-from cotkit.run_files import method_order
+from cotkit.run_files import method_and_seed, method_order
 from cotkit.shards import show
 from cotkit.summary import SCHEMA
 
 ALPHA, POWER, CONFIDENCE = 0.05, 0.8, 0.95
 REPETITIONS = 10_000  # bootstrap samples: the ends of a 95 % interval vary by about 1 % of its width
-SEED_SUFFIX = re.compile(r"(.+)\.seed(\d+)")
 SCORE_FIELDS = {"id": str, "sample": int, "verdict": str}
 
 # What a method is; everything else in the settings of stage 4 is how it was asked.
@@ -71,8 +69,7 @@ def load_method_files(summary_path: Path) -> tuple[str, Run]:
     correct, critic = read_scores(scores_path)
     if sum(samples for _, samples in correct.values()) != summary["n"]:
         raise DataError(f"{scores_path}: holds another number of items than {summary_path.name}; run score.py again")
-    match = SEED_SUFFIX.fullmatch(stem)
-    method, seed = (match[1], int(match[2])) if match else (stem, None)
+    method, seed = method_and_seed(stem)
     return method, Run(stem, seed, summary, correct, _asked(summary_path), critic)
 
 

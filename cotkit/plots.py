@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cotkit.run_files import Curve
+from cotkit.run_files import Curve, method_and_seed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette for all kinds of colour vision (Color Universal Design, 2008), without yellow and black,
 # which vanish on one of the page's two backgrounds. Marks differ too, so that colour is never the only sign.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-MARKS = ("o", "s", "^", "D", "v", "P")
+MARKS = ("o", "s", "^", "D", "v", "P", "X")  # one more than colours: both together repeat after 42 methods only
 INK = "#010203"  # becomes currentColor in the SVG
 WIDTH_INCHES = 7.2
 
@@ -96,16 +96,22 @@ def funnel(read: int, rejected: Sequence[tuple[str, int]], kept: int, title: str
 
 
 def losses(curves: dict[str, Curve], title: str, order: Sequence[str] = ()) -> Figure:
-    """Training loss as lines, loss on held-out questions as marks; a method has its place in `order` for its colour."""
+    """Training loss as lines, loss on held-out questions as marks.
+
+    A method has its place in `order` for its colour, in which all of its seeds are drawn.
+    """
     figure, axes = _axes(title, 3.6)
-    places = list(dict.fromkeys([*order, *curves]))
-    for method, curve in curves.items():
-        number = places.index(method)
+    methods = {name: method_and_seed(name)[0] for name in curves}
+    places = list(dict.fromkeys([*order, *methods.values()]))
+    labelled = set()
+    for name, curve in curves.items():
+        number = places.index(methods[name])
         colour, mark = COLOURS[number % len(COLOURS)], MARKS[number % len(MARKS)]
         if curve.train:
             axes.plot(*zip(*curve.train, strict=True), color=colour, linewidth=1, alpha=0.7)
         held_out = curve.evaluation or [(float("nan"), float("nan"))]
-        axes.plot(*zip(*held_out, strict=True), mark, color=colour, label=method)
+        axes.plot(*zip(*held_out, strict=True), mark, color=colour, label=None if methods[name] in labelled else methods[name])
+        labelled.add(methods[name])
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss (nats a token)")
     _legend(axes, "line: training, mark: held out")
@@ -122,7 +128,7 @@ def _axes(title: str, height: float) -> tuple[Figure, Axes]:
     })  # fmt: skip
     figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title, loc="left", fontsize=10)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)

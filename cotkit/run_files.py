@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,13 @@ from cotkit.problems import read_problems
 
 FIRST_METHODS = ("baseline", "strong_baseline")  # the order of methods everywhere; the rest follow by name
 MANIFEST_ENDING = ".manifest.json"
+_SEED_SUFFIX = re.compile(r"(.+)\.seed(\d+)")
+
+
+def method_and_seed(stem: str) -> tuple[str, int | None]:
+    """Of a training's or a prediction's name: ("distilled", 2) of distilled.seed2, without a seed ("distilled", None)."""
+    match = _SEED_SUFFIX.fullmatch(stem)
+    return (match[1], int(match[2])) if match else (stem, None)
 
 
 def method_order(name: str) -> tuple[Any, ...]:
