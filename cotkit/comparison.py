@@ -10,6 +10,7 @@ from itertools import combinations
 from math import lcm
 from pathlib import Path
 from statistics import NormalDist, fmean, stdev
+from typing import TypedDict
 
 from cotkit import stats
 from cotkit.files import DataError
@@ -20,11 +21,21 @@ from cotkit.shards import show
 from cotkit.summary import SCHEMA
 
 ALPHA, POWER, CONFIDENCE = 0.05, 0.8, 0.95
-REPETITIONS = 10_000  # bootstrap samples: the ends of a 95 % interval vary by about 1 % of its width
+REPETITIONS = 10_000  # bootstrap samples, at least: the ends of a 95 % interval vary by about 1 % of its width
+REPETITIONS_A_PAIR = 1_000  # of the family: no p of several runs is below 2 / samples, and Holm multiplies it by the family
 SCORE_FIELDS = {"id": str, "sample": int, "verdict": str}
 
 # What a method is; everything else in the settings of stage 4 is how it was asked.
 MODEL_SETTINGS = ("model", "model_files", "model_revision", "adapter", "adapter_files")
+
+
+class Bootstrap(TypedDict):
+    """How every interval of a comparison is drawn: the arguments of `stats.paired_bootstrap` and the clustered one."""
+
+    seed: int
+    repetitions: int
+    confidence: float
+
 
 Counts = tuple[int, int]  # correct samples of a question, and all of them
 
@@ -159,7 +170,10 @@ def compare(run: Path, reference: str, seed: int) -> Row:
     """The whole of comparison.json, but for its sentences; docs/COMPARISON.md describes every field."""
     loaded = load_run(run, reference)
     family = sum(len(methods) * (len(methods) - 1) // 2 for methods in loaded.values())
-    datasets = [_compare_dataset(dataset, methods, family, seed) for dataset, methods in loaded.items()]
+    several = any(len(method.runs) > 1 for methods in loaded.values() for method in methods)
+    repetitions = max(REPETITIONS, REPETITIONS_A_PAIR * family) if several else REPETITIONS
+    bootstrap = Bootstrap(seed=seed, repetitions=repetitions, confidence=CONFIDENCE)
+    datasets = [_compare_dataset(dataset, methods, family, bootstrap) for dataset, methods in loaded.items()]
     pairs = [pair for dataset in datasets for pair in dataset["pairs"]]
     for pair, adjusted in zip(pairs, stats.holm([pair["p"] for pair in pairs]), strict=True):
         pair["p_adjusted"] = adjusted
@@ -173,14 +187,14 @@ def compare(run: Path, reference: str, seed: int) -> Row:
         "alpha": ALPHA,
         "power": POWER,
         "worth": stats.WORTH,
-        "bootstrap_repetitions": REPETITIONS,
+        "bootstrap_repetitions": repetitions,
         "seed": seed,
         "family": family,
         "datasets": datasets,
     }
 
 
-def _compare_dataset(dataset: str, methods: list[Method], family: int, seed: int) -> Row:
+def _compare_dataset(dataset: str, methods: list[Method], family: int, bootstrap: Bootstrap) -> Row:
     summary = methods[0].runs[0].summary
     ids = list(methods[0].runs[0].correct)
     return {
@@ -188,20 +202,21 @@ def _compare_dataset(dataset: str, methods: list[Method], family: int, seed: int
         "protocol": summary["protocol"],
         "questions": len(ids),
         "notes": asked_differently(methods),
-        "methods": [describe_method(method, ids, seed) for method in methods],
+        "methods": [describe_method(method, ids, bootstrap) for method in methods],
         "pairs": [
-            compare_pair(method, reference, ids, ALPHA / family, seed) for reference, method in combinations(methods, 2)
+            compare_pair(method, reference, ids, ALPHA / family, bootstrap)
+            for reference, method in combinations(methods, 2)
         ],
     }
 
 
-def describe_method(method: Method, ids: list[str], seed: int) -> Row:
+def describe_method(method: Method, ids: list[str], bootstrap: Bootstrap) -> Row:
     """One method: means over its runs, how far runs differ, and each run's own summary."""
     accuracies = [run.summary["accuracy"] for run in method.runs]
     low, high = (method.runs[0].summary[key] for key in ("accuracy_low", "accuracy_high"))
     if len(method.runs) > 1:
         zeros = [[0.0] * len(ids)]
-        low, high = stats.clustered_bootstrap([run.scores(ids) for run in method.runs], zeros, seed=seed)[1:3]
+        low, high = stats.clustered_bootstrap([run.scores(ids) for run in method.runs], zeros, **bootstrap)[1:3]
     return {
         "method": method.name,
         "accuracy": fmean(accuracies),
@@ -212,13 +227,13 @@ def describe_method(method: Method, ids: list[str], seed: int) -> Row:
     }
 
 
-def compare_pair(method: Method, reference: Method, ids: list[str], alpha: float, seed: int) -> Row:
+def compare_pair(method: Method, reference: Method, ids: list[str], alpha: float, bootstrap: Bootstrap) -> Row:
     """The paired difference method - reference; `alpha` is the level that a single test of the family must reach."""
     ours, theirs = method.mean_scores(ids), reference.mean_scores(ids)
     if len(method.runs) == len(reference.runs) == 1:
-        figures = _one_run_each(method.runs[0], reference.runs[0], ids, alpha, seed)
+        figures = _one_run_each(method.runs[0], reference.runs[0], ids, alpha, bootstrap)
     else:
-        figures = _several_runs(method, reference, ids, alpha, seed)
+        figures = _several_runs(method, reference, ids, alpha, bootstrap)
     both = list(zip(ids, ours, theirs, strict=True))
     return {
         "method": method.name,
@@ -226,11 +241,11 @@ def compare_pair(method: Method, reference: Method, ids: list[str], alpha: float
         **figures,
         "fixed": [name for name, a, b in both if a > b],
         "broken": [name for name, a, b in both if a < b],
-        "critic": compare_critic(method, reference, seed),
+        "critic": compare_critic(method, reference, bootstrap),
     }
 
 
-def compare_critic(method: Method, reference: Method, seed: int) -> Row | None:
+def compare_critic(method: Method, reference: Method, bootstrap: Bootstrap) -> Row | None:
     """The paired difference of the critic's ratings, on the questions where all runs of both have one."""
     runs = [*method.runs, *reference.runs]
     if not all(run.critic for run in runs):
@@ -239,18 +254,14 @@ def compare_critic(method: Method, reference: Method, seed: int) -> Row | None:
     if not rated:
         return None
     ours, theirs = ([fmean(run.critic[name] for run in side.runs) for name in rated] for side in (method, reference))
-    difference, low, high = stats.paired_bootstrap(
-        ours, theirs, seed=seed, repetitions=REPETITIONS, confidence=CONFIDENCE
-    )
+    difference, low, high = stats.paired_bootstrap(ours, theirs, **bootstrap)
     reliable = all(run.summary["critic"]["reliable"] for run in runs)
     return {"difference": difference, "low": low, "high": high, "questions": len(rated), "reliable": reliable}
 
 
-def _one_run_each(method: Run, reference: Run, ids: list[str], alpha: float, seed: int) -> Row:
+def _one_run_each(method: Run, reference: Run, ids: list[str], alpha: float, bootstrap: Bootstrap) -> Row:
     ours, theirs = method.scores(ids), reference.scores(ids)
-    difference, low, high = stats.paired_bootstrap(
-        ours, theirs, seed=seed, repetitions=REPETITIONS, confidence=CONFIDENCE
-    )
+    difference, low, high = stats.paired_bootstrap(ours, theirs, **bootstrap)
     steps = [_difference(method.correct[name], reference.correct[name]) for name in ids]
     unit = steps[0][1]
     # For right and wrong it is the share of questions that differ.
@@ -271,11 +282,9 @@ def _difference(ours: Counts, theirs: Counts) -> tuple[int, int]:
     return ours[0] * (unit // ours[1]) - theirs[0] * (unit // theirs[1]), unit
 
 
-def _several_runs(method: Method, reference: Method, ids: list[str], alpha: float, seed: int) -> Row:
+def _several_runs(method: Method, reference: Method, ids: list[str], alpha: float, bootstrap: Bootstrap) -> Row:
     ours, theirs = ([run.scores(ids) for run in side.runs] for side in (method, reference))
-    difference, low, high, p_value = stats.clustered_bootstrap(
-        ours, theirs, seed=seed, repetitions=REPETITIONS, confidence=CONFIDENCE
-    )
+    difference, low, high, p_value = stats.clustered_bootstrap(ours, theirs, **bootstrap)
     normal = NormalDist()
     error = (high - low) / (2 * normal.inv_cdf((1 + CONFIDENCE) / 2))
     shown = error * (normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(POWER))

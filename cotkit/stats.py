@@ -152,16 +152,17 @@ def clustered_bootstrap(
     for run in (*a, *b):
         _check_paired(len(run), n)
     scores = np.concatenate([np.asarray(a, float), np.asarray(b, float)])
+    values, counts = np.unique(scores, axis=1, return_counts=True)  # as in paired_bootstrap: questions that all runs score alike
 
     def draw(rng: np.random.Generator, size: int) -> np.ndarray:
-        by_run = rng.multinomial(n, np.full(n, 1 / n), size=size) @ scores.T / n
+        by_run = rng.multinomial(n, counts / n, size=size) @ values.T / n
         means = []
         for runs in (by_run[:, : len(a)], by_run[:, len(a) :]):
             count = runs.shape[1]
             means.append((runs * rng.multinomial(count, np.full(count, 1 / count), size=size)).sum(axis=1) / count)
         return means[0] - means[1]
 
-    draws = _draws(draw, n, seed, repetitions)
+    draws = _draws(draw, len(counts), seed, repetitions)
     low, high = _percentiles(draws, confidence)
     beyond = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
     p_value = min(1.0, 2 * (beyond + 1) / (repetitions + 1))
