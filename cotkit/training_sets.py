@@ -59,6 +59,10 @@ class TrainingSet:
     name: str
     parts: tuple[Part, ...]
 
+    def __str__(self) -> str:
+        parts = ((part.source, part.select, part.cap) for part in self.parts)
+        return f"{self.name} = " + " + ".join(" ".join(str(word) for word in part if word is not None) for part in parts)
+
     @property
     def ranking(self) -> bool:
         return self.parts[0].source == "pairs"

@@ -182,6 +182,8 @@ def test_whole_rows_calculate_what_the_reference_solution_calculates(tmp_path: P
     run_filter(tmp_path, rows, "--sets", "distilled = kept all", "complete = whole first")
     assert len(read_rows(tmp_path / "datasets/distilled.jsonl")) == 3
     assert [row["output"] for row in read_rows(tmp_path / "datasets/complete.jsonl")] == [whole]
+    done = run_filter(tmp_path, rows, "--sets", "distilled", "mixed", check=False)
+    refused(done, "'complete = whole first'] -> ['distilled = kept', 'mixed = gold + kept']")
 
 
 def test_problems_without_a_kept_sample_are_written_for_another_round(tmp_path: Path):
