@@ -29,7 +29,7 @@ QWEN3 = CHATML.replace(
     "assistant\n' }}{% if enable_thinking is defined and enable_thinking is false %}"
     "{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}",
 )
-SETS = ("gold", "teacher_raw", "distilled", "rejection_sampled", "mixed", "gold_dev")
+SETS = ("gold", "teacher_raw", "distilled", "distilled_whole", "rejection_sampled", "mixed", "gold_dev")
 THOUGHT = "<think>\nThree and four.\n</think>\n\n"
 
 
