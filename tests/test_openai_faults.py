@@ -34,7 +34,7 @@ LASTING = [429, 500, "hang", "cut", "broken_json", "empty_choices", "null_conten
 @pytest.mark.parametrize("fault", PASSING, ids=str)
 def test_f27_a_passing_fault_is_survived(tmp_path: Path, fault: Any, stop: str):
     with ChatServer(fault) as server:
-        code, rows = teach(tmp_path, server, more=(stop, "--request_timeout", 0.5))
+        code, rows = teach(tmp_path, server, more=(stop, "--request_timeout", 1.5))
     assert code == 0
     assert len(server.bodies) == 2
     assert rows[0]["response"] == written_for(0, stop == "--stop_at_answer")
@@ -43,13 +43,13 @@ def test_f27_a_passing_fault_is_survived(tmp_path: Path, fault: Any, stop: str):
 
 def test_f27_silence_within_a_text(tmp_path: Path):
     with ChatServer("hang_in_the_text") as server:
-        assert teach(tmp_path, server, more=("--request_timeout", 0.5))[0] == 0
+        assert teach(tmp_path, server, more=("--request_timeout", 1.5))[0] == 0
     assert len(server.bodies) == 2
 
 
 @pytest.mark.parametrize("fault", LASTING, ids=str)
 def test_f27_a_lasting_fault_ends_in_an_error_and_is_retried_by_the_next_run(tmp_path: Path, fault: Any, capsys: Any):
-    more = ("--request_timeout", 0.3, "--max_retries", 2)
+    more = ("--request_timeout", 1.5, "--max_retries", 2)
     with ChatServer(then=fault) as server:
         code, rows = teach(tmp_path, server, more=more)
     assert code == cli.SOME_ITEMS_FAILED
