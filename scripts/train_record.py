@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -25,8 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cotkit import cli, generate, prompts, train_budget, train_checks
 from cotkit.files import DataError, write_if_changed
-from cotkit.jsonl import Row, read, read_json
+from cotkit.jsonl import Row, read_json
 from cotkit.train_config import TrainConfig, read_config
+
+ELAPSED = re.compile(r'"elapsed_time": "((?:\d+ days?, )?\d+:\d+:\d+)"')
 
 
 def whole(checkpoint: Path) -> bool:
@@ -102,8 +105,12 @@ def loss_curve(log: list[Row]) -> list[Row]:
 
 
 def seconds_of_earlier_launches(log: Path) -> float:
-    """What a resumed training took before: LLaMA-Factory's log counts from 0 in each launch, up to its last entry."""
-    elapsed = [seconds(row["elapsed_time"]) for row in read(log)] if log.is_file() else []
+    """What a resumed training took before: LLaMA-Factory's log counts from 0 in each launch, up to its last entry.
+
+    A kill may have torn a line, so the log is not read as JSON.
+    """
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    elapsed = [seconds(clock) for clock in ELAPSED.findall(text)]
     return sum(before for before, after in pairwise(elapsed) if after < before)
 
 

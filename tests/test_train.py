@@ -325,6 +325,8 @@ def test_the_seconds_of_a_resumed_training_are_those_of_all_launches(tmp_path: P
     log = write_rows(tmp_path / "trainer_log.jsonl", [{"current_steps": 1, "elapsed_time": clock} for clock in clocks])
     earlier = runpy.run_path(str(ROOT / "scripts/train_record.py"))["seconds_of_earlier_launches"]
     assert earlier(log) == 369 + 2 * 86400 + 3600  # the last launch is not among them
+    log.write_bytes(log.read_bytes().replace(b'"0:05:57"}\n', b'"0:05:'))  # torn by a kill, and written on
+    assert earlier(log) == 369 + 2 * 86400 + 3600
     assert earlier(tmp_path / "none") == 0
 
 
