@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import runpy
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT, problem, write_rows
 
+import infer_parallel
+import teacher_cot
 from cotkit import estimates
 from cotkit.estimates import DEVICES, Shape, shape_of
 from cotkit.files import DataError
@@ -103,6 +106,12 @@ def test_a_value_may_differ_between_test_sets_and_be_left_out_for_one(preset: Pa
     assert "| infer distilled on gsm8k | 20 |" in said  # no entry: all of them
     assert "| critic on gsm_symbolic | 12 |" in said  # of two systems all rows of the file's first 5, and the controls
     assert "| critic on gsm8k | 8 |" in said
+
+
+def test_what_a_yaml_leaves_out_is_what_the_script_takes():
+    known = runpy.run_path(str(ROOT / "scripts/plan.py"), run_name="plan")["NEW_TOKENS"]
+    scripts = {"teacher": teacher_cot, "infer": infer_parallel, "critic": import_module("scripts.critic")}
+    assert known == {stage: script.build_parser().get_default("max_new_tokens") for stage, script in scripts.items()}
 
 
 def test_what_does_not_fit_into_the_device_is_marked(preset: Path, capsys: Any):
