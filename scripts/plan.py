@@ -5,8 +5,9 @@ Reads   the preset's YAMLs, the prepared problems and what <run> holds already; 
     python scripts/plan.py configs/smollm2_cpu
     python scripts/plan.py configs/qwen2_1.5b_tuned --device a100 --devices 4 --methods all
 
-Rows are counted where the files are there. Otherwise they are estimated: SHARES below says how many rows of a training
-set a problem gives. Times are estimates from model and token sizes (cotkit/estimates.py), good to a factor of two.
+Rows are counted where the files are there. Otherwise they are estimated: SHARES below says how many rows a problem gives a
+training set that filter.yaml declares. Times are estimates from model and token sizes (cotkit/estimates.py), good to a
+factor of two.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ from cotkit.files import DataError
 from cotkit.jsonl import Row, read, read_json
 from cotkit.manifest import path_for
 from cotkit.train_config import TrainConfig, methods_of, read_config
+from cotkit.training_sets import DEFAULT, Part, parse_set, parse_sets
 
-# Rows of a training set for each problem and for each sample of it beyond the first, where the set is not there yet: of a
-# strong teacher nearly every rewritten solution is kept (the CPU preset's keeps 74 of 80).
-SHARES = {"gold": (1, 0), "teacher_raw": (1, 0), "distilled": (0.9, 0), "rejection_sampled": (0.9, 0.5), "mixed": (1.9, 0),
-          "preference": (0.1, 0.1)}  # fmt: skip
+# Rows of a source for each problem and for each sample of it beyond the first that a set may take, where the set is not
+# there yet: of a strong teacher nearly every rewritten solution is kept (the CPU preset's keeps 74 of 80).
+SHARES = {"gold": (1, 0), "teacher": (1, 0), "kept": (0.9, 0.5), "whole": (0.9, 0.5), "pairs": (0.1, 0.1)}
 RUBRIC = 300  # tokens that tell a critic what to rate
 MARKS = 15  # tokens that a chat template writes itself
-OPEN = 0.5  # share of the problems asked in a round of which the filter keeps nothing; more with a weak teacher
+# Share of the problems of which the filter keeps none of k samples is OPEN ** sqrt(k): samples of one problem fail together.
+# Measured with the CPU preset's teacher: 57 % of one sample, 31 % of 4, 4 % of 16 (here 50, 25 and 6).
+OPEN = 0.5
 NEW_TOKENS = {"teacher": 512, "infer": 512, "critic": 256}  # the defaults of the scripts' --max_new_tokens
 SAMPLED_ROWS = 500  # of a file, for the mean length of its texts
 
@@ -92,7 +95,8 @@ class Plan:
         self.device: Device = estimates.DEVICES[args.device]
         self.devices, self.limit, self.half = args.devices, args.limit, args.device != "cpu"
         self.seeds: list[int | None] = args.seeds or [None]
-        self.teacher, self.infer = self._keys("teacher"), self._keys("infer")
+        self.teacher, self.filter, self.infer = self._keys("teacher"), self._keys("filter"), self._keys("infer")
+        self.sets = parse_sets(map(parse_set, self.filter.get("sets", DEFAULT)))
         self.methods = methods_of(args.preset, args.methods)
         limit = args.limit or self.teacher.get("limit")
         self.problems = texts_of(Path(self.teacher["input_path"]), limit)
@@ -138,11 +142,14 @@ class Plan:
                                    keys["max_new_tokens"] / 2, self.run / f"predictions/{dataset}/none")  # fmt: skip
 
     def _teacher_rows(self) -> int:
-        """Samples of all rounds, if each later one asks for `OPEN` of the problems of the one before."""
+        """Samples of all rounds; each later one asks for the problems that the one before left open."""
         usual = self.teacher.get("num_samples", 1)
-        rounds = cli.rounds_of(self.preset / "teacher.yaml")
-        samples = (int(entry.get("num_samples", (usual, 1))[0]) for entry in rounds)
-        return round(sum(self.problems.rows * OPEN**at * number for at, number in enumerate(samples)))
+        rows, problems = 0.0, float(self.problems.rows)
+        for entry in cli.rounds_of(self.preset / "teacher.yaml"):
+            samples = int(entry.get("num_samples", (usual, 1))[0])
+            rows += problems * samples
+            problems *= OPEN ** samples**0.5
+        return round(rows)
 
     def _teacher(self) -> Line:
         shape = estimates.shape_of(self.teacher["model_name"])
@@ -193,11 +200,18 @@ class Plan:
             answers = sum(len(row[field]) for row in rows for field in train_budget.ANSWERS if field in row)
             answer = answers / len(rows) / (2 if "chosen" in rows[0] else 1) / estimates.CHARACTERS_A_TOKEN["solution"]
             return len(rows), self.problems.prompt + answer
-        if name not in SHARES:
-            raise DataError(f"{config.where('dataset')}: {path} is not there yet, and how many rows it will have is not known")
-        first, more = SHARES[name]
-        rows_expected = self.problems.rows * (first + more * (min(4, self.teacher.get("num_samples", 1)) - 1))
+        if name not in self.sets:
+            known = ", ".join(self.sets)
+            raise DataError(f"{config.where('dataset')}: {self.preset}/filter.yaml declares no such set; it has {known}")
+        rows_expected = self.problems.rows * sum(map(self._rows_a_problem, self.sets[name].parts))
         return max(1, round(rows_expected)), self.problems.prompt + self.problems.solution
+
+    def _rows_a_problem(self, part: Part) -> float:
+        """Rows that a problem gives a part of a set, expected of `SHARES`."""
+        first, more = SHARES[part.source]
+        samples, select = int(self.teacher.get("num_samples", 1)), part.select or self.filter.get("select", "first")
+        one = 1 if part.source == "pairs" or select in ("first", "shortest") else samples
+        return min(first + more * (samples - 1), part.cap or one)
 
 
 def table(plan: Plan, args: argparse.Namespace) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import shutil
 from importlib import import_module
@@ -106,6 +107,21 @@ def test_a_value_may_differ_between_test_sets_and_be_left_out_for_one(preset: Pa
     assert "| infer distilled on gsm8k | 20 |" in said  # no entry: all of them
     assert "| critic on gsm_symbolic | 12 |" in said  # of two systems all rows of the file's first 5, and the controls
     assert "| critic on gsm8k | 8 |" in said
+
+
+def test_rows_of_sets_that_are_not_there_yet_follow_from_their_declaration(preset: Path, tmp_path: Path, capsys: Any):
+    """20 problems, 16 samples each; a set that filter.yaml does not declare is named before anything runs."""
+    study = shutil.copytree(ROOT / "configs/smollm2_study", tmp_path / "study")
+    write_rows(tmp_path / "data/gsm8k/test.jsonl", [problem(number) for number in range(20)])
+    said = plan(capsys, study, "--methods", "all")
+    rows = dict(re.findall(r"\| train (\w+) \| (\d+) \|", said))
+    assert rows == {"strong_baseline": "20", "teacher_raw": "20", "distilled": "20", "rejection_sampled": "80",
+                    "distilled_whole": "80", "mixed": "40", "dpo": "20"}  # fmt: skip
+    method = study / "train/mixed.yaml"
+    method.write_text("dataset: mixd\n", encoding="utf-8")
+    script = runpy.run_path(str(ROOT / "scripts/plan.py"), run_name="plan")
+    with pytest.raises(DataError, match=r"mixed.yaml:1: `dataset: mixd`: .*filter.yaml declares no such set; it has gold, "):
+        script["main"]([str(study), "--methods", "mixed"])
 
 
 def test_what_a_yaml_leaves_out_is_what_the_script_takes():
