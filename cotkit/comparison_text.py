@@ -91,7 +91,7 @@ def trainings_table(trainings: dict[str, Row]) -> Table:
 def methods_table(dataset: Row) -> Table:
     """One line a method; figures of several runs are means."""
     header = ["method", "accuracy [95 %]", "words", "to the answer", "run on", "stop by themselves", "cut off",
-              "no answer", "missing", "steps right"]  # fmt: skip
+              "no answer", "missing", "calculate", "steps right"]  # fmt: skip
     return Table(header, [_method_cells(method) for method in dataset["methods"]])
 
 
@@ -110,6 +110,7 @@ def _method_cells(method: Row) -> list[str]:
         _mean([run["cut_at_limit"] for run in runs], "{:.0%}"),
         _mean([run["verdicts"]["no_answer"] / run["n"] for run in runs], "{:.0%}"),
         _mean([run["missing"] for run in runs], "{:.0f}"),
+        _mean([run["steps"]["outputs"] / max(1, run["n"] - run["missing"]) for run in runs], "{:.0%}"),
         _mean([run["steps"]["share_right"] for run in runs], "{:.0%}"),
     ]
 
@@ -172,7 +173,8 @@ def reading_help(comparison: Row) -> Iterable[str]:
         "cases."
     )
     yield (
-        "Words: mean of a whole text, and up to its answer. Run on: texts that go on after their answer. Steps right: "
-        "the calculations in the reasoning that are true. Missing: questions without a prediction, counted as wrong. "
+        "Words: mean of a whole text, and up to its answer. Run on: texts that go on after their answer. Calculate: "
+        "texts with a calculation that can be checked before their answer; steps right: those of the calculations that are "
+        "true. Missing: questions without a prediction, counted as wrong. "
         "The questions that each method fixed and broke are listed in comparison.json."
     )

@@ -13,7 +13,7 @@ from cotkit.comparison_text import critic_pairs, critic_table, methods_table, pa
 from cotkit.jsonl import Row
 from cotkit.plots import Interval, Point
 from cotkit.report_page import Part, Picture, Section
-from cotkit.run_files import Curve
+from cotkit.run_files import Curve, TrainingSet
 from cotkit.tables import Table
 
 
@@ -77,6 +77,16 @@ def filter_section(account: Row) -> Section:
     ]
     by_words = Table(["words of the reference solution", "read", "kept", "share"], quartiles)
     return Section("The filter", [Part(covered), Part(picture=picture), Part(table=by_words)])
+
+
+def sets_section(sets: dict[str, TrainingSet]) -> Section:
+    """What the methods learn from; a set whose texts hardly calculate teaches to name an answer."""
+    header = ["training set", "rows", "problems", "words a row", "calculations a row", "rows without any"]
+    rows = [
+        [name, f"{found.rows:,}", f"{found.questions:,}", f"{found.words:.1f}", f"{found.calculations:.2f}", f"{found.without:.0%}"]
+        for name, found in sets.items()
+    ]
+    return Section("The training sets", [Part(table=Table(header, rows))])
 
 
 def training_section(curves: dict[str, Curve], manifests: dict[str, Row], order: list[str]) -> Section:

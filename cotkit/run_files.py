@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from cotkit.answers import extract
 from cotkit.files import DataError
 from cotkit.jsonl import Row, read, read_json
 from cotkit.problems import read_problems
+from cotkit.steps import find_steps
 
 FIRST_METHODS = ("baseline", "strong_baseline")  # the order of methods everywhere; the rest follow by name
 MANIFEST_ENDING = ".manifest.json"
@@ -59,6 +61,18 @@ class Curve:
 
     train: list[tuple[int, float]]
     evaluation: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a set teaches (of a pair the chosen text): means of words and of calculations that can be checked (see
+    cotkit/steps.py), and the share of texts without any, from 0 to 1."""
+
+    rows: int
+    questions: int
+    words: float
+    calculations: float
+    without: float
 
 
 def read_questions(folder: Path) -> list[Question]:
@@ -114,6 +128,23 @@ def read_curves(run: Path) -> dict[str, Curve]:
             [(row["step"], row["eval_loss"]) for row in rows if "eval_loss" in row],
         )
     return dict(sorted(curves.items(), key=lambda item: method_order(item[0])))
+
+
+def read_training_sets(run: Path) -> dict[str, TrainingSet]:
+    """name -> what the set is made of, in the order of dataset_info.json; none where the run has no training sets."""
+    index = run / "datasets/dataset_info.json"
+    files = {name: entry["file_name"] for name, entry in read_json(index).items()} if index.is_file() else {}
+    return {name: _training_set(read(index.with_name(file))) for name, file in files.items()}
+
+
+def _training_set(rows: Iterable[Row]) -> TrainingSet:
+    questions, words, calculations = set(), [], []
+    for row in rows:
+        text = row.get("output", row.get("chosen", ""))
+        questions.add(row["instruction"])
+        words.append(len(text.split()))
+        calculations.append(len(find_steps(text)))
+    return TrainingSet(len(words), len(questions), fmean(words), fmean(calculations), calculations.count(0) / len(words))
 
 
 def read_manifests(run: Path) -> dict[str, Row]:

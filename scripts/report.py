@@ -18,11 +18,11 @@ from cotkit.files import DataError, write_if_changed
 from cotkit.jsonl import read_json
 from cotkit.manifest import Input, Manifest, path_for
 from cotkit.report_page import Report
-from cotkit.run_files import read_curves, read_manifests, read_questions
+from cotkit.run_files import read_curves, read_manifests, read_questions, read_training_sets
 
 PAGE, PICTURES = "report.html", "report"
-READ = ("comparison.json", "kept.report.json", "train/*/trainer_log.jsonl", "predictions/*/*.jsonl", "*.manifest.json",
-        "train/*.manifest.json", "predictions/*/*.manifest.json")  # fmt: skip
+READ = ("comparison.json", "kept.report.json", "datasets/*.json*", "train/*/trainer_log.jsonl", "predictions/*/*.jsonl",
+        "*.manifest.json", "train/*.manifest.json", "predictions/*/*.manifest.json")  # fmt: skip
 
 
 def sources(run: Path) -> dict[str, Input]:
@@ -43,6 +43,8 @@ def gather(run: Path) -> Report:
         if "rounds" not in account:
             raise DataError(f"{account_path}: was written by an older filter; run filter_teacher_cot.py --overwrite")
         sections.append(report_sections.filter_section(account))
+    if sets := read_training_sets(run):
+        sections.append(report_sections.sets_section(sets))
     if curves:
         order = [method["method"] for method in comparison["datasets"][0]["methods"]]
         sections.append(report_sections.training_section(curves, manifests, order))

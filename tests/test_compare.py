@@ -34,7 +34,7 @@ def add_method(run: Path, stem: str, right: Right, **changes: Any) -> Path:
         "schema": SCHEMA, "dataset": "gsm8k", "protocol": "default", "n": len(verdicts), "questions": len(right),
         "samples": len(right[0]), "missing": 0, **accuracy.describe(), "verdicts": {"no_answer": 0}, "self_stopped": 1.0,
         "cut_at_limit": 0.0, "word_count": 50.0, "words_to_answer": 40.0, "runaway_outputs": 0.5,
-        "steps": {"share_right": None}, "problems_sha256": "0", **changes,
+        "steps": {"outputs": 0, "share_right": None}, "problems_sha256": "0", **changes,
     }  # fmt: skip
     return write_rows(folder / f"{stem}.summary.json", [summary])
 

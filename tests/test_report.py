@@ -13,6 +13,7 @@ import pytest
 import infer_parallel
 import score
 from cotkit import cli
+from cotkit.training_sets import write_dataset_info, write_training_set
 from tests.conftest import problem, write_rows
 
 compare = import_module("scripts.compare")
@@ -92,6 +93,19 @@ def test_a_missing_prediction_is_shown_as_missing(run: Path, tmp_path: Path) -> 
 def test_a_run_that_was_not_compared_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(lambda: make_report.main([str(tmp_path)])) == 1
     assert "run scripts/compare.py first" in capsys.readouterr().err
+
+
+def test_what_each_training_set_teaches_is_counted(run: Path) -> None:
+    row = {"system": "s", "instruction": "q", "input": ""}
+    outputs = ("2+2=4, and 4*3=12 apples.\n#### 12", "She has 12.\n#### 12", "They are 3+4=7.\n#### 7")
+    write_training_set(run / "datasets", "mixed", [{**row, "output": text} for text in outputs])
+    pair = {**row, "chosen": "2+2=4\n#### 4", "rejected": "5\n#### 5"}
+    write_training_set(run / "datasets", "preference", [pair], ranking=True)
+    write_dataset_info(run / "datasets", {"mixed": False, "preference": True})
+    make_report.main([str(run)])
+    lines = (run / "report.md").read_text(encoding="utf-8").split("\n")
+    assert "| mixed | 3 | 1 | 5.3 | 1.00 | 33% |" in lines
+    assert "| preference | 1 | 1 | 3.0 | 1.00 | 0% |" in lines
 
 
 def test_an_older_account_of_the_filter_is_refused_by_name(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
