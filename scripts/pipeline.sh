@@ -99,9 +99,9 @@ generate() { # SCRIPT ARGS...
     [[ $status -eq 4 ]] || return "$status"
   fi
   if [[ "$ranks" -gt 1 ]]; then
-    torchrun --standalone --nproc_per_node="$ranks" "$@" "${redo[@]}"
+    with_tensors torchrun --standalone --nproc_per_node="$ranks" "$@" "${redo[@]}"
   else
-    python "$@" "${redo[@]}"
+    with_tensors python "$@" "${redo[@]}"
   fi
 }
 

@@ -63,5 +63,5 @@ if grep -q '^report_to: *wandb' -- "$resolved"; then
   export WANDB_MODE
   [[ "$WANDB_MODE" != offline ]] || echo "Weights and Biases: recording offline below $WANDB_DIR/wandb"
 fi
-"${launcher[@]}" -m llamafactory.launcher "$resolved" 2>&1 | tee -- "${LOG:-/dev/null}"
+with_tensors "${launcher[@]}" -m llamafactory.launcher "$resolved" 2>&1 | tee -- "${LOG:-/dev/null}"
 [[ "$node" -ne 0 ]] || python scripts/train_record.py finish "${options[@]}" "$config" "${overrides[@]}"
