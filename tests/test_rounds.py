@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_server import ChatServer
 from conftest import ROOT, problem, read_rows, run_script, write_rows
 
 import filter_teacher_cot
@@ -75,6 +77,23 @@ def test_only_problems_without_a_kept_sample_are_asked_again(tmp_path: Path):
     tokens = [sum(row["prompt_tokens"] + row["completion_tokens"] for row in rows) for rows in (first, second)]
     assert [row["total_tokens"] for row in report["rounds"]] == [tokens[0], sum(tokens)]
     assert "| 2 | " in (tmp_path / "kept.report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("short_delays")
+def test_a_stronger_teacher_is_a_change_of_one_line(tmp_path: Path):
+    """The line that the study's teacher.yaml holds as a comment, put in the place of the one that it stands for."""
+    text = (ROOT / "configs/smollm2_study/teacher.yaml").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^# ( - &teacher \{.*)$", text, re.MULTILINE)
+    with ChatServer() as server:
+        line = line.replace("http://gpu1:8000/v1", server.url)
+        preset(tmp_path, text.replace("  - &teacher {}", f" {line}"))
+        source = write_rows(tmp_path / "problems.jsonl", [problem(number) for number in range(2)])
+        for number in (1, 2):
+            rows = read_rows(teach(tmp_path, number, source))
+            assert {row["model"] for row in rows} == {"Qwen/Qwen3-8B"}
+            assert len(rows) == 32
+    assert {body["model"] for body in server.bodies} == {"Qwen/Qwen3-8B"}
+    assert {body["temperature"] for body in server.bodies} == {0.7}
 
 
 def test_finished_rounds_change_nothing_and_pass_the_checks(tmp_path: Path, capsys: Any):
