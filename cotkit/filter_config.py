@@ -10,7 +10,7 @@ from cotkit import cli, rules
 from cotkit.files import DataError
 from cotkit.record import BANNED_PHRASES, TASK_TALK, Parameters
 from cotkit.selection import SELECTIONS
-from cotkit.training_sets import BUILT_IN, DEFAULT, parse_set
+from cotkit.training_sets import BUILT_IN, parse_set
 
 NGRAM = 8  # words; runs that long are shared by chance in hardly any two questions
 
@@ -39,8 +39,8 @@ def build_parser(doc: str | None) -> cli.Parser:
 def _add_sets(parser: cli.Parser) -> None:
     sets = parser.add_argument_group("training sets")
     sets.add_argument(
-        "--sets", nargs="+", type=parse_set, metavar="SET", default=list(map(parse_set, DEFAULT)),
-        help=f"of {', '.join(BUILT_IN)}, or NAME = SOURCE [SELECTION] [CAP] [+ ...] (default {' '.join(DEFAULT)})",
+        "--sets", nargs="+", type=parse_set, metavar="SET", default=[parse_set("gold"), parse_set("distilled")],
+        help=f"of {', '.join(BUILT_IN)}, or NAME = SOURCE [SELECTION] [CAP] [+ ...] (default gold distilled)",
     )  # fmt: skip
     sets.add_argument("--select", choices=SELECTIONS, default="first", help="of a question's kept samples (default first)")
     sets.add_argument("--max_per_question", type=cli.positive_int, metavar="N", help="of them (default: 1 or all)")

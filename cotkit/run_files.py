@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -11,12 +11,14 @@ from typing import Any
 
 from cotkit.answers import extract
 from cotkit.files import DataError
-from cotkit.jsonl import Row, read, read_json
+from cotkit.jsonl import Row, read, read_json, read_numbered
 from cotkit.problems import read_problems
 from cotkit.steps import find_steps
+from cotkit.training_sets import COLUMNS, PAIR_COLUMNS
 
 FIRST_METHODS = ("baseline", "strong_baseline")  # the order of methods everywhere; the rest follow by name
 MANIFEST_ENDING = ".manifest.json"
+MAKE_SETS_ANEW = "filter_teacher_cot.py --overwrite writes the training sets anew"
 _SEED_SUFFIX = re.compile(r"(.+)\.seed(\d+)")
 
 
@@ -131,19 +133,30 @@ def read_curves(run: Path) -> dict[str, Curve]:
 
 
 def read_training_sets(run: Path) -> dict[str, TrainingSet]:
-    """name -> what the set is made of, in the order of dataset_info.json; none where the run has no training sets."""
-    index = run / "datasets/dataset_info.json"
-    files = {name: entry["file_name"] for name, entry in read_json(index).items()} if index.is_file() else {}
-    return {name: _training_set(read(index.with_name(file))) for name, file in files.items()}
+    """name -> what the set is made of, in the order of dataset_info.json; none where the run has no training sets.
+
+    Sets that somebody added in another form than the filter's are left out. Raises DataError for an empty or damaged one.
+    """
+    index, fields = run / "datasets/dataset_info.json", ((COLUMNS, "output"), (PAIR_COLUMNS, "chosen"))
+    entries = read_json(index) if index.is_file() else {}
+    return {
+        name: _training_set(index.with_name(entry["file_name"]), field)
+        for name, entry in entries.items()
+        for columns, field in fields
+        if entry.get("columns") == columns and "file_name" in entry
+    }
 
 
-def _training_set(rows: Iterable[Row]) -> TrainingSet:
+def _training_set(path: Path, field: str) -> TrainingSet:
     questions, words, calculations = set(), [], []
-    for row in rows:
-        text = row.get("output", row.get("chosen", ""))
+    for number, row in read_numbered(path):
+        if not (isinstance(row.get("instruction"), str) and isinstance(row.get(field), str)):
+            raise DataError(f"{path}:{number}: no strings `instruction` and `{field}`; {MAKE_SETS_ANEW}")
         questions.add(row["instruction"])
-        words.append(len(text.split()))
-        calculations.append(len(find_steps(text)))
+        words.append(len(row[field].split()))
+        calculations.append(len(find_steps(row[field])))
+    if not words:
+        raise DataError(f"{path}: holds no rows; {MAKE_SETS_ANEW}")
     return TrainingSet(len(words), len(questions), fmean(words), fmean(calculations), calculations.count(0) / len(words))
 
 

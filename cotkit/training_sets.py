@@ -36,7 +36,6 @@ BUILT_IN = {
     "mixed": "gold + kept",
     "preference": "pairs",
 }
-DEFAULT = ("gold", "distilled")
 SOURCES = ("gold", "teacher", "kept", "whole", "pairs")
 # Every preset trains on it; without it the filter let nothing pass.
 NEEDED = "distilled"

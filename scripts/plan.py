@@ -5,9 +5,8 @@ Reads   the preset's YAMLs, the prepared problems and what <run> holds already; 
     python scripts/plan.py configs/smollm2_cpu
     python scripts/plan.py configs/qwen2_1.5b_tuned --device a100 --devices 4 --methods all
 
-Rows are counted where the files are there. Otherwise they are estimated: SHARES below says how many rows a problem gives a
-training set that filter.yaml declares. Times are estimates from model and token sizes (cotkit/estimates.py), good to a
-factor of two.
+Rows are counted where the files are there, and else follow from the sets that filter.yaml declares (SHARES below). Times
+are estimates from model and token sizes (cotkit/estimates.py), good to a factor of two.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cotkit import cli, estimates, prompts, train_budget
+from cotkit import cli, estimates, filter_config, prompts, train_budget
 from cotkit.estimates import Device, Shape
 from cotkit.files import DataError
 from cotkit.jsonl import Row, read, read_json
 from cotkit.manifest import path_for
 from cotkit.train_config import TrainConfig, methods_of, read_config
-from cotkit.training_sets import DEFAULT, Part, parse_set, parse_sets
+from cotkit.training_sets import Part, parse_sets
 
-# Rows of a source for each problem and for each sample of it beyond the first that a set may take, where the set is not
-# there yet: of a strong teacher nearly every rewritten solution is kept (the CPU preset's keeps 74 of 80).
+# Rows of a source for each problem and for each further sample of it, where the set is not there yet: guesses that fit a
+# strong teacher, of which nearly every solution is kept.
 SHARES = {"gold": (1, 0), "teacher": (1, 0), "kept": (0.9, 0.5), "whole": (0.9, 0.5), "pairs": (0.1, 0.1)}
 RUBRIC = 300  # tokens that tell a critic what to rate
 MARKS = 15  # tokens that a chat template writes itself
@@ -95,8 +94,10 @@ class Plan:
         self.device: Device = estimates.DEVICES[args.device]
         self.devices, self.limit, self.half = args.devices, args.limit, args.device != "cpu"
         self.seeds: list[int | None] = args.seeds or [None]
-        self.teacher, self.filter, self.infer = self._keys("teacher"), self._keys("filter"), self._keys("infer")
-        self.sets = parse_sets(map(parse_set, self.filter.get("sets", DEFAULT)))
+        self.teacher, self.infer = self._keys("teacher"), self._keys("infer")
+        words = ["--config", str(args.preset / "filter.yaml"), "--input_path", "none", "--output_path", "none"]
+        self.filter = filter_config.build_parser(None).parse(words)
+        self.sets = parse_sets(self.filter.sets)
         self.methods = methods_of(args.preset, args.methods)
         limit = args.limit or self.teacher.get("limit")
         self.problems = texts_of(Path(self.teacher["input_path"]), limit)
@@ -201,17 +202,17 @@ class Plan:
             answer = answers / len(rows) / (2 if "chosen" in rows[0] else 1) / estimates.CHARACTERS_A_TOKEN["solution"]
             return len(rows), self.problems.prompt + answer
         if name not in self.sets:
-            known = ", ".join(self.sets)
-            raise DataError(f"{config.where('dataset')}: {self.preset}/filter.yaml declares no such set; it has {known}")
+            place = f"{config.where('dataset')}: {self.preset}/filter.yaml"
+            raise DataError(f"{place} declares no such set{cli.nearest(name, self.sets)}")
         rows_expected = self.problems.rows * sum(map(self._rows_a_problem, self.sets[name].parts))
         return max(1, round(rows_expected)), self.problems.prompt + self.problems.solution
 
     def _rows_a_problem(self, part: Part) -> float:
         """Rows that a problem gives a part of a set, expected of `SHARES`."""
         first, more = SHARES[part.source]
-        samples, select = int(self.teacher.get("num_samples", 1)), part.select or self.filter.get("select", "first")
+        samples, select = int(self.teacher.get("num_samples", 1)), part.select or self.filter.select
         one = 1 if part.source == "pairs" or select in ("first", "shortest") else samples
-        return min(first + more * (samples - 1), part.cap or one)
+        return min(first + more * (samples - 1), part.cap or (not part.select and self.filter.max_per_question) or one)
 
 
 def table(plan: Plan, args: argparse.Namespace) -> Iterator[str]:

@@ -115,3 +115,17 @@ def test_a_second_setup_does_nothing():
     done = subprocess.run(["bash", ROOT / "scripts/setup.sh"], check=True, capture_output=True, text=True)
     assert not done.stdout
     assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize(("gpus", "given", "kept"), [(0, "", True), (0, "glibc.malloc.arena_max=1", False), (1, "", False)])
+def test_a_cpu_s_memory_is_kept_unless_there_is_a_gpu_or_another_wish(tmp_path: Path, gpus: int, given: str, kept: bool):
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\n" + "echo GPU\n" * gpus, encoding="utf-8")
+    smi.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "GLIBC_TUNABLES": given}
+    command = 'source "$0"; with_tensors sh -c \'echo "$GLIBC_TUNABLES"; exit 7\''
+    words = ["bash", "-c", command, str(ROOT / "scripts/common.sh")]
+    done = subprocess.run(words, check=False, env=environment, capture_output=True, text=True)
+    assert done.returncode == 7
+    assert ("mmap_max=0" in done.stdout) == kept
+    assert given in done.stdout

@@ -120,8 +120,12 @@ def test_rows_of_sets_that_are_not_there_yet_follow_from_their_declaration(prese
     method = study / "train/mixed.yaml"
     method.write_text("dataset: mixd\n", encoding="utf-8")
     script = runpy.run_path(str(ROOT / "scripts/plan.py"), run_name="plan")
-    with pytest.raises(DataError, match=r"mixed.yaml:1: `dataset: mixd`: .*filter.yaml declares no such set; it has gold, "):
+    with pytest.raises(DataError, match=r"mixed.yaml:1: `dataset: mixd`: .*filter.yaml declares no such set; did you mean 'mixed'"):
         script["main"]([str(study), "--methods", "mixed"])
+    sets = (study / "filter.yaml").read_text(encoding="utf-8")
+    (study / "filter.yaml").write_text(sets.replace("- gold\n", "- golld\n"), encoding="utf-8")
+    with pytest.raises(DataError, match=r"filter.yaml:\d+: sets: 'golld' does not fit"):
+        script["main"]([str(study)])
 
 
 def test_what_a_yaml_leaves_out_is_what_the_script_takes():

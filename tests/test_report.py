@@ -108,6 +108,22 @@ def test_what_each_training_set_teaches_is_counted(run: Path) -> None:
     assert "| preference | 1 | 1 | 3.0 | 1.00 | 0% |" in lines
 
 
+def test_training_sets_of_others_are_left_out_and_damaged_ones_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"system": "s", "instruction": "q", "input": "", "output": "2+2=4\n#### 4"}
+    write_training_set(run / "datasets", "gold", [row])
+    index = write_dataset_info(run / "datasets", {"gold": False})
+    others = {"hub": {"hf_hub_url": "a/b"}, "chats": {"file_name": "chats.json", "formatting": "sharegpt"}}
+    write_rows(index, [{**json.loads(index.read_bytes()), **others}])
+    make_report.main([str(run)])
+    shown = (run / "report.md").read_text(encoding="utf-8")
+    assert "\n| gold | 1 |" in shown
+    assert not re.search(r"^\| (hub|chats) \|", shown, re.MULTILINE)
+    for damaged, says in (([row, {"output": 4}], "gold.jsonl:2: no strings `instruction`"), ([], "gold.jsonl: holds no rows")):
+        write_rows(run / "datasets/gold.jsonl", damaged)
+        assert cli.run(lambda: make_report.main([str(run)])) == 1
+        assert says in capsys.readouterr().err
+
+
 def test_an_older_account_of_the_filter_is_refused_by_name(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "kept.report.json").write_text('{"read": 80, "kept": 74}', encoding="utf-8")
     assert cli.run(lambda: make_report.main([str(run)])) == 1
