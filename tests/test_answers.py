@@ -1,4 +1,4 @@
-"""The grader: labelled cases, extraction, gold answers of the real data sets, rewritten golds, the original rules."""
+"""The grader: labelled cases, extraction, gold answers of the real data sets, rewritten golds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from cotkit.answers import (
     last_number,
     strip_thinking,
 )
-from cotkit.seed_protocol import extract_seed, grade_seed
 
 ROOT = Path(__file__).resolve().parents[1]
 RAW = ROOT.parent / "shared" / "data" / "raw"
@@ -269,36 +268,3 @@ def test_grade_many_is_a_stream() -> None:
     stream = grade_many(endless())
     assert [next(stream).id for _ in range(5)] == list("01234")
     stream.close()
-
-
-@pytest.mark.parametrize(
-    ("response", "answer", "how"),
-    [
-        ("a\n#### 18 dollars\n#### 7", "18 dollars", "answer_line"),
-        ("a\nso it is 18\n\n", "so it is 18", "last_line"),
-        ("a #### x", "x", "answer_line"),
-        ("", "", "none"),
-    ],
-)
-def test_seed_extraction(response: str, answer: str, how: str) -> None:
-    assert extract_seed(response) == (answer, how)
-
-
-def test_seed_protocol_grades_as_the_original_did() -> None:
-    items = [
-        Item("first marker", "gsm8k", "18", "#### 18\nProblem:\n#### 7"),
-        Item("bare LaTeX", "math500", "\\sqrt{51}", "#### \\sqrt{51}"),
-        Item("missing", "gsm8k", "18", ""),
-        Item("words around", "gsm8k", "18", "#### 18 dollars"),
-        Item("echo", "gsm8k", "18", "#### x"),
-    ]
-    graded = {g.id: g for g in grade_seed(items, workers=1)}
-    assert [graded[item.id].verdict for item in items] == ["correct", "wrong", "wrong", "correct", "wrong"]
-    assert all(graded[item.id].end == len(item.response) for item in items)
-
-
-@needs_data
-def test_seed_protocol_loses_51_bare_golds_of_math500() -> None:
-    answers = golds("math500/test.jsonl")
-    graded = grade_seed((Item(str(n), "math500", gold, f"#### {gold}") for n, gold in enumerate(answers)), workers=2)
-    assert Counter(g.verdict for g in graded) == {"correct": 449, "wrong": 51}
