@@ -14,7 +14,7 @@ Writes  <output_path>                kept rows: teacher row + {"target": "...\\n
     python filter_teacher_cot.py --input_path outputs/teacher.jsonl outputs/teacher.round2.jsonl --output_path ...
     python filter_teacher_cot.py --only_retry --input_path outputs/teacher.jsonl --output_path outputs/retry.round2.jsonl
 
-Every rule, with texts that it keeps and rejects: cotkit/rules.py. Training sets: cotkit/training_sets.py.
+Every rule, with texts that it keeps and rejects: cotkit/filtering/rules.py. Training sets: cotkit/filtering/training_sets.py.
 """
 
 from __future__ import annotations
@@ -25,35 +25,44 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cotkit import cli, filter_config, generate, prompts
-from cotkit.contamination import TestQuestions
-from cotkit.files import AtomicWriter, DataError, Lock
-from cotkit.filter_report import Tally, show, write_markdown
-from cotkit.filtering import BY_ITSELF, NearDuplicates, Outcome, Plan, judged
-from cotkit.grader_pool import available_cores
-from cotkit.jsonl import Row, dumps, read_numbered, write_atomic, write_json_atomic
-from cotkit.keys import KeyTable
-from cotkit.manifest import Input, Manifest
-from cotkit.model_files import fingerprint
-from cotkit.problems import read_problems, with_id
-from cotkit.record import Parameters
-from cotkit.selection import Account
-from cotkit.set_rows import Source, gold_rows, retry_rows
-from cotkit.teacher_files import TeacherFiles
-from cotkit.training_sets import parse_sets, write_dataset_info, write_training_set
+from cotkit.core import cli
+from cotkit.core.errors import UserError
+from cotkit.core.files import AtomicWriter, Lock
+from cotkit.core.jsonl import Row, dumps, read_numbered, write_atomic, write_json_atomic
+from cotkit.core.key_index import KeyIndex
+from cotkit.core.manifest import Input, Manifest
+from cotkit.core.model_identity import fingerprint
+from cotkit.core.problems import read_problems, with_id
+from cotkit.filtering import options
+from cotkit.filtering.contamination import TestQuestions
+from cotkit.filtering.judging import BY_ITSELF, JudgingPlan, NearDuplicates, RowOutcome, judged
+from cotkit.filtering.records import Parameters
+from cotkit.filtering.report import FilterTally, show, write_markdown
+from cotkit.filtering.selection import Account
+from cotkit.filtering.teacher_rows import TeacherFiles
+from cotkit.filtering.training_sets import (
+    FilterRun,
+    gold_rows,
+    parse_sets,
+    retry_rows,
+    write_dataset_info,
+    write_training_set,
+)
+from cotkit.generation import engines, prompts
+from cotkit.grading.worker_pool import available_cores
 
 # Smaller inputs are judged here: processes take a second to start, and each holds a tokenizer.
 SMALL_INPUT_BYTES = 20 * 2**20
 
-Judged = tuple[Row, Outcome]
+Judged = tuple[Row, RowOutcome]
 
 
-def outcomes(args: argparse.Namespace, plan: Plan, teacher: TeacherFiles, account: Account) -> Iterator[Judged]:
-    """Every row with what was found in it, entered into the account. Raises DataError for a row of no problem."""
+def outcomes(args: argparse.Namespace, plan: JudgingPlan, teacher: TeacherFiles, account: Account) -> Iterator[Judged]:
+    """Every row with what was found in it, entered into the account. Raises UserError for a row of no problem."""
     near_duplicates = NearDuplicates(plan.parameters, "near_duplicate" not in args.skip_rules)
     problem_ids = None
     if args.problems_path is not None:
-        problem_ids = KeyTable()
+        problem_ids = KeyIndex()
         for number, row in read_numbered(args.problems_path):
             problem_ids.add(with_id(row)["id"], number)
     large = sum(path.stat().st_size for path in teacher.paths) > SMALL_INPUT_BYTES
@@ -77,13 +86,15 @@ def split(judged_rows: Iterable[Judged], outputs: dict[str, Path]) -> Iterator[J
             yield row, outcome
 
 
-def write_training_sets(args: argparse.Namespace, source: Source, folder: Path) -> dict[str, int]:
+def write_training_sets(args: argparse.Namespace, source: FilterRun, folder: Path) -> dict[str, int]:
     """Writes every training set and their index; returns the rows of each, 0 for one that came out empty."""
     sets = parse_sets(args.sets)
     ranking = {name: declared.ranking for name, declared in sets.items()}
     sizes = {name: write_training_set(folder, name, source.rows(sets[name]), pairs) for name, pairs in ranking.items()}
     if args.dev_path is not None:
-        sizes["gold_dev"] = write_training_set(folder, "gold_dev", gold_rows(read_problems(args.dev_path, args.dev_limit)))
+        sizes["gold_dev"] = write_training_set(
+            folder, "gold_dev", gold_rows(read_problems(args.dev_path, args.dev_limit))
+        )
     write_dataset_info(folder, {name: ranking.get(name, False) for name, size in sizes.items() if size})
     return sizes
 
@@ -126,11 +137,11 @@ def inputs_of(args: argparse.Namespace) -> dict[str, Input]:
 
 
 def run(
-    args: argparse.Namespace, plan: Plan, outputs: dict[str, Path], manifest: Manifest, folder: Path, rules: Row
+    args: argparse.Namespace, plan: JudgingPlan, outputs: dict[str, Path], manifest: Manifest, folder: Path, rules: Row
 ) -> None:
     """Judges all rows and writes all outputs; the manifest is the last."""
     manifest.begin()
-    teacher, tally, account = TeacherFiles(args.input_path, args.limit), Tally(args.seed), Account()
+    teacher, tally, account = TeacherFiles(args.input_path, args.limit), FilterTally(args.seed), Account()
     rows = outcomes(args, plan, teacher, account)
     for row, outcome in rows if args.only_retry else split(rows, outputs):
         tally.add(row, outcome)
@@ -142,7 +153,7 @@ def run(
         manifest.finish([args.output_path], {"rows": len(reasons), "problems": problems}, judged_by=rules)
         return
     print(show(tally.account(account, teacher.sizes, {})))
-    source = Source(teacher, outputs["kept"], account, args.select, args.max_per_question)
+    source = FilterRun(teacher, outputs["kept"], account, args.select, args.max_per_question)
     sizes = write_training_sets(args, source, folder)
     counts, examples = tally.account(account, teacher.sizes, sizes), tally.examples()
     write_json_atomic(outputs["report"], {**counts, "examples": examples})
@@ -158,7 +169,12 @@ def outputs_of(args: argparse.Namespace) -> dict[str, Path]:
     """The files beside the training sets, by what they hold."""
     if args.only_retry:
         return {"retry": args.output_path}
-    suffixes = {"rejected": ".rejected.jsonl", "retry": ".retry.jsonl", "report": ".report.json", "markdown": ".report.md"}
+    suffixes = {
+        "rejected": ".rejected.jsonl",
+        "retry": ".retry.jsonl",
+        "report": ".report.json",
+        "markdown": ".report.md",
+    }
     return {"kept": args.output_path} | {name: args.output_path.with_suffix(end) for name, end in suffixes.items()}
 
 
@@ -172,21 +188,28 @@ def tell_done(output: Path, record: Row, rules: Row) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = filter_config.build_parser(__doc__).parse(argv)
+    args = options.build_parser(__doc__).parse(argv)
     if args.max_tokens is not None and args.student_model is None:
-        raise DataError("--max_tokens needs --student_model, whose tokenizer counts")
+        raise UserError("--max_tokens needs --student_model, whose tokenizer counts")
     if args.student_model is not None:
-        generate.check_model(args.student_model)
-    parameters = filter_config.parameters_of(args)
-    filter_config.check(args, parameters)
+        engines.check_model(args.student_model)
+    parameters = options.parameters_of(args)
+    options.check(args, parameters)
     first = next(TeacherFiles(args.input_path, 1).rows(), None)
     if first is None:
-        raise DataError(f"{args.input_path[0]}: holds no teacher rows; run teacher_cot.py first")
+        raise UserError(f"{args.input_path[0]}: holds no teacher rows; run teacher_cot.py first")
     folder, outputs = args.dataset_dir or args.output_path.parent / "datasets", outputs_of(args)
     rules = rules_of(args, parameters)
     settings, inputs = settings_of(args, rules, folder), inputs_of(args)
     manifest = Manifest(
-        "filter", args.output_path, settings, inputs, args.student_model, args.seed, derived=True, overwrite=args.overwrite
+        "filter",
+        args.output_path,
+        settings,
+        inputs,
+        args.student_model,
+        args.seed,
+        derived=True,
+        overwrite=args.overwrite,
     )
     if manifest.check() == "done":
         tell_done(args.output_path, manifest.read(), rules)
@@ -195,7 +218,14 @@ def main(argv: list[str] | None = None) -> int:
     sets = [] if args.only_retry else args.sets
     sources = {part.source for declared in sets for part in declared.parts}
     names = tuple(name for name in BY_ITSELF if name not in args.skip_rules)
-    plan = Plan(parameters, names, args.student_model, tests, not sources.isdisjoint(("teacher", "pairs")), "whole" in sources)
+    plan = JudgingPlan(
+        parameters,
+        names,
+        args.student_model,
+        tests,
+        not sources.isdisjoint(("teacher", "pairs")),
+        "complete" in sources,
+    )
     if args.dry_run:
         _, outcome = next(judged([first], plan, workers=1))
         print(f"{first['id']}: {outcome.rejection or 'kept'}")

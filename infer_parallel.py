@@ -17,32 +17,35 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from cotkit import cli, generate, prompts, runner
-from cotkit.answers import split_thinking
-from cotkit.files import DataError
-from cotkit.generate import Completion, Request
-from cotkit.jsonl import Row
-from cotkit.manifest import Input
-from cotkit.model_files import fingerprint
-from cotkit.problems import add_test_set_arguments, problem_path, read_problems
+from cotkit.core import cli
+from cotkit.core.errors import UserError
+from cotkit.core.jsonl import Row
+from cotkit.core.manifest import Input
+from cotkit.core.model_identity import fingerprint
+from cotkit.core.problems import add_test_set_arguments, problem_path, read_problems
+from cotkit.generation import engines, options, prompts, runner
+from cotkit.generation.types import Completion, Request
+from cotkit.grading.grader import split_thinking
 
 
-def build_parser() -> cli.Parser:
-    parser = cli.Parser(__doc__)
+def build_parser() -> cli.StageParser:
+    parser = cli.StageParser(__doc__, "limit", "seed", "dry_run", "overwrite", keyed_by="dataset")
     stage = parser.add_argument_group("stage 4")
     add_test_set_arguments(stage)
-    stage.add_argument("--base_model", required=True, metavar="NAME", help="the student: hub name, folder or served name")
+    stage.add_argument(
+        "--base_model", required=True, metavar="NAME", help="the student: hub name, folder or served name"
+    )
     stage.add_argument("--lora_path", metavar="DIR", help="adapter folder; without it the base model answers")
     stage.add_argument("--output_path", type=Path, required=True, metavar="JSONL", help="predictions")
-    generate.add_arguments(parser, max_new_tokens=512)
+    options.add_arguments(parser, max_new_tokens=512)
     return parser
 
 
 def check_adapter_folder(lora_path: str) -> None:
-    """Raises DataError if the folder does not hold a finished adapter."""
+    """Raises UserError if the folder does not hold a finished adapter."""
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (Path(lora_path) / name).is_file():
-            raise DataError(f"{lora_path}: holds no {name}; --lora_path wants the output_dir of a finished training")
+            raise UserError(f"{lora_path}: holds no {name}; --lora_path wants the output_dir of a finished training")
 
 
 def prediction_row(problem: Row, request: Request, completion: Completion) -> Row:
@@ -63,10 +66,10 @@ def prediction_row(problem: Row, request: Request, completion: Completion) -> Ro
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse(argv)
-    sampling = generate.sampling_from(args)
+    sampling = options.sampling_from(args)
     path = problem_path(args.data_root, args.dataset, args.split)
     problems = read_problems(path, args.limit)
-    generate.check_engine(args, args.base_model, args.lora_path)
+    engines.check_engine(args, args.base_model, args.lora_path)
     if args.lora_path is not None:
         check_adapter_folder(args.lora_path)
     requests = [
@@ -75,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         for sample in range(args.num_samples)
     ]
     if args.dry_run:
-        print(generate.preview(args, args.base_model, requests[0], sampling))
+        print(engines.preview(args, args.base_model, requests[0], sampling))
         print(f"dry run: {len(requests)} requests would be made for {args.output_path}")
         return 0
     by_id = {problem["id"]: problem for problem in problems}
@@ -87,16 +90,16 @@ def main(argv: list[str] | None = None) -> int:
         settings={
             "dataset": args.dataset,
             "model": args.base_model,
-            "model_files": generate.identity(args.base_model, args.backend),
+            "model_files": engines.identity(args.base_model, args.backend),
             "adapter": args.lora_path,
             "adapter_files": fingerprint(args.lora_path) if args.lora_path else None,
             "prompt": prompts.wording_hash(prompts.student_messages(prompts.PROBE["question"])),
             "num_samples": args.num_samples,
-            **generate.settings_of(sampling, args.seed, args.backend),
+            **engines.settings_of(sampling, args.seed, args.backend),
         },
         to_row=lambda request, completion: prediction_row(by_id[request.id], request, completion),
-        load=lambda: generate.load_backend(args, args.base_model, args.lora_path, sampling),
-        model=generate.files_read(args.base_model, args.backend),
+        load=lambda: engines.load_backend(args, args.base_model, args.lora_path, sampling),
+        model=engines.files_read(args.base_model, args.backend),
         seed=args.seed,
         overwrite=args.overwrite,
     )

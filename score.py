@@ -10,11 +10,11 @@ Writes  <stem>.scores.jsonl     {"id": "gsm8k-test-00000", "sample": 0, "extract
                                 what runs on after the answer, calculations that check out, groups of problems
 
     python score.py --dataset gsm8k --data_root data --pred_path predictions.jsonl
-    python score.py --dataset gsm8k --pred_path predictions.jsonl --protocol seed
+    python score.py --dataset gsm8k --pred_path predictions.jsonl --protocol original
     python score.py --dataset gsm8k --pred_path predictions.jsonl --explain gsm8k-test-00012
 
 No model is needed, and the same files give the same bytes. Every problem that was asked counts: one without a
-prediction is wrong. `--protocol seed` computes the original experiment's figures by its own rules, to compare with its
+prediction is wrong. `--protocol original` computes the original experiment's figures by its own rules, to compare with its
 published table only.
 """
 
@@ -26,29 +26,44 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby, islice, tee
 from pathlib import Path
 
-from cotkit import cli, critic, tracking
-from cotkit.answers import Grade, Item, grade_many
-from cotkit.files import AtomicWriter, DataError, Lock
-from cotkit.jsonl import Row, dumps, read_json, write_json_atomic
-from cotkit.manifest import Input, Manifest, path_for
-from cotkit.pairing import Predictions, Problems, rows_asked
-from cotkit.problems import add_test_set_arguments, problem_path
-from cotkit.seed_protocol import grade_seed
-from cotkit.summary import SCHEMA, Strata, Tally, one_line, score_row
+from cotkit.core import cli, wandb_run
+from cotkit.core.errors import UserError
+from cotkit.core.files import AtomicWriter, Lock
+from cotkit.core.jsonl import Row, dumps, read_json, write_json_atomic
+from cotkit.core.manifest import Input, Manifest, path_for
+from cotkit.core.problems import add_test_set_arguments, problem_path
+from cotkit.evaluation import llm_judge
+from cotkit.evaluation.join import Predictions, Problems, rows_asked
+from cotkit.evaluation.metrics import SCHEMA, ScoreTally, Strata, one_line, score_row
+from cotkit.grading.grader import Grade, Item, grade_many
+from cotkit.grading.original_protocol import grade_original
 
 Ratings = dict[tuple[str, int], float | None]  # the critic's, by (id, sample)
 
 
-def build_parser() -> cli.Parser:
-    parser = cli.Parser(__doc__)
+def build_parser() -> cli.StageParser:
+    parser = cli.StageParser(__doc__, "limit", "dry_run", "overwrite", keyed_by="dataset")
     stage = parser.add_argument_group("stage 5")
     add_test_set_arguments(stage)
     stage.add_argument("--pred_path", type=Path, required=True, metavar="JSONL", help="predictions")
     stage.add_argument("--output_path", type=Path, metavar="JSON", help="summary (default <stem>.summary.json)")
     stage.add_argument("--explain", metavar="ID", help="only show how the predictions on this problem are graded")
-    stage.add_argument("--report_to", choices=("none", "wandb"), default="none", help="also sends the summary's numbers")
-    stage.add_argument("--protocol", choices=("default", "seed"), default="default", help="default is ours")
+    stage.add_argument(
+        "--report_to", choices=("none", "wandb"), default="none", help="also sends the summary's numbers"
+    )
+    stage.add_argument(
+        "--protocol",
+        choices=("default", "original"),
+        type=protocol_name,
+        default="default",
+        help="whose grading rules count",
+    )
     return parser
+
+
+def protocol_name(text: str) -> str:
+    """`seed` is an older name of `original`."""
+    return "original" if text == "seed" else text
 
 
 def grade_pairs(pairs: Iterable[tuple[Row, Row]], protocol: str) -> Iterator[Grade]:
@@ -57,10 +72,10 @@ def grade_pairs(pairs: Iterable[tuple[Row, Row]], protocol: str) -> Iterator[Gra
         Item(problem["id"], problem["dataset"], problem["answer"], row["response"], row["finish_reason"])
         for problem, row in pairs
     )
-    return grade_seed(items) if protocol == "seed" else grade_many(items)
+    return grade_original(items) if protocol == "original" else grade_many(items)
 
 
-def write_scores(path: Path, pairs: Iterator[tuple[Row, Row]], tally: Tally, ratings: Ratings) -> None:
+def write_scores(path: Path, pairs: Iterator[tuple[Row, Row]], tally: ScoreTally, ratings: Ratings) -> None:
     """Grades all pairs and writes their scores as they come; the grader reads ahead by a bounded number."""
     ahead, behind = tee(pairs)
     graded = zip(behind, grade_pairs(ahead, tally.protocol), strict=True)
@@ -80,7 +95,7 @@ def explain(args: argparse.Namespace, problems: Problems, predictions: Predictio
     """Prints how the predictions on one problem are graded, and why; writes nothing."""
     if args.explain not in problems:
         first = next(iter(problems))["id"]
-        raise DataError(f"{problems.path}: no problem has the id {args.explain!r}; the first is {first!r}")
+        raise UserError(f"{problems.path}: no problem has the id {args.explain!r}; the first is {first!r}")
     pairs = list(predictions.pairs(problem for problem in problems if problem["id"] == args.explain))
     for (problem, row), grade in zip(pairs, grade_pairs(pairs, args.protocol), strict=True):
         print(f"{problem['id']} sample {row['sample']}: {grade.verdict}")
@@ -115,8 +130,8 @@ def main(argv: list[str] | None = None) -> int:
     summary_path = args.output_path or args.pred_path.with_suffix(".summary.json")
     stem = summary_path.name.removesuffix(".json").removesuffix(".summary")
     scores_path = summary_path.with_name(f"{stem}.scores.jsonl")
-    rated = critic.load(args.pred_path, args.dataset)
-    critic_input = {"critic": Input(critic.path_for(args.pred_path))} if rated else {}
+    rated = llm_judge.load(args.pred_path, args.dataset)
+    critic_input = {"critic": Input(llm_judge.path_for(args.pred_path))} if rated else {}
     manifest = Manifest(
         "score",
         summary_path,
@@ -136,20 +151,20 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     with Lock(summary_path):
         manifest.begin()
-        tally = Tally(args.dataset, args.protocol, len(predictions.samples), Strata(problems))
-        write_scores(scores_path, predictions.pairs(problems), tally, critic.by_item(rated))
+        tally = ScoreTally(args.dataset, args.protocol, len(predictions.samples), Strata(problems))
+        write_scores(scores_path, predictions.pairs(problems), tally, llm_judge.by_item(rated))
         summary = {
             **tally.summary(),
-            "critic": critic.describe(rated) if rated else None,
+            "critic": llm_judge.describe(rated) if rated else None,
             "problems_sha256": manifest.inputs["problems"].describe()["sha256"],
         }
         write_json_atomic(summary_path, summary)
-        counts = {"n": summary["n"], "verdicts": summary["verdicts"], "truncated_share": summary["cut_at_limit"]}
+        counts = {"n": summary["n"], "verdicts": summary["verdicts"], "truncated_share": summary["truncated"]}
         manifest.finish([summary_path, scores_path], counts, **origin(args.pred_path))
     if args.report_to == "wandb":
         name = f"{args.pred_path.stem}-{args.dataset}"
-        print(tracking.report(summary, name, summary_path.parent))
-    print(one_line(summary), *(critic.lines(summary["critic"]) if rated else ()), sep="\n  ")
+        print(wandb_run.report(summary, name, summary_path.parent))
+    print(one_line(summary), *(llm_judge.lines(summary["critic"]) if rated else ()), sep="\n  ")
     return 0
 
 

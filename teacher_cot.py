@@ -24,36 +24,46 @@ import argparse
 import sys
 from pathlib import Path
 
-from cotkit import cli, generate, prompts, runner
-from cotkit.answers import split_thinking
-from cotkit.files import DataError
-from cotkit.generate import Completion, Request
-from cotkit.jsonl import Row
-from cotkit.manifest import Input
-from cotkit.problems import TRUNCATED, read_problems
+from cotkit.core import cli
+from cotkit.core.errors import UserError
+from cotkit.core.jsonl import Row
+from cotkit.core.manifest import Input
+from cotkit.core.problems import TRUNCATED, read_problems
+from cotkit.generation import engines, options, prompts, runner
+from cotkit.generation.types import Completion, Request
+from cotkit.grading.grader import split_thinking
 
 
-def build_parser() -> cli.Parser:
-    parser = cli.Parser(__doc__)
+def build_parser() -> cli.StageParser:
+    parser = cli.StageParser(__doc__, "limit", "seed", "dry_run", "overwrite", rounds=("rounds", "round"))
     stage = parser.add_argument_group("stage 1")
     stage.add_argument("--input_path", type=Path, required=True, metavar="JSONL", help="problems")
     stage.add_argument("--output_path", type=Path, required=True, metavar="JSONL", help="teacher rows")
-    stage.add_argument("--model_name", required=True, metavar="NAME", help="the teacher: hub name, folder or served name")
+    stage.add_argument(
+        "--model_name", required=True, metavar="NAME", help="the teacher: hub name, folder or served name"
+    )
     stage.add_argument("--mode", choices=("rewrite", "solve"), default="rewrite", help="default rewrite")
-    generate.add_arguments(parser, max_new_tokens=512)
+    options.add_arguments(parser, max_new_tokens=512)
     later = parser.add_argument_group("rounds, for problems that the filter kept no sample of")
     later.add_argument(
-        "--round", type=cli.positive_int, default=1, metavar="N",
+        "--round",
+        type=cli.positive_int,
+        default=1,
+        metavar="N",
         help="take the Nth entry of the configuration's `rounds` on top of its other keys (default 1)",
-    )  # fmt: skip
+    )
     later.add_argument(
-        "--first_sample", type=cli.whole_number, metavar="N",
+        "--first_sample",
+        type=cli.whole_number,
+        metavar="N",
         help="number of a problem's first sample (default: after those of the configuration's earlier rounds)",
-    )  # fmt: skip
+    )
     later.add_argument(
-        "--max_new_tokens_if_cut", type=cli.positive_int, metavar="N",
+        "--max_new_tokens_if_truncated",
+        type=cli.positive_int,
+        metavar="N",
         help="for problems of which the filter says that a text was truncated (default: --max_new_tokens)",
-    )  # fmt: skip
+    )
     return parser
 
 
@@ -64,7 +74,7 @@ def first_sample(args: argparse.Namespace) -> int:
     if args.round == 1:
         return 0
     if args.config is None:
-        raise DataError(f"--round {args.round} needs --config with a list `rounds`")
+        raise UserError(f"--round {args.round} needs --config with a list `rounds`")
     samples, _ = cli.read_yaml(args.config).get("num_samples", (1, 1))
     return sum(int(entry.get("num_samples", (samples, 1))[0]) for entry in cli.rounds_of(args.config)[: args.round - 1])
 
@@ -74,20 +84,20 @@ def requests_for(problems: list[Row], args: argparse.Namespace) -> list[Request]
     requests, first = [], first_sample(args)
     for problem in problems:
         messages = prompts.teacher_messages(problem, args.mode)
-        budget = args.max_new_tokens_if_cut if problem.get("retry") == TRUNCATED else None
+        budget = args.max_new_tokens_if_truncated if problem.get("retry") == TRUNCATED else None
         numbers = range(first, first + args.num_samples)
         requests += [Request(problem["id"], sample, messages, budget) for sample in numbers]
     return requests
 
 
 def check_problems(problems: list[Row], args: argparse.Namespace) -> None:
-    """Raises DataError where a problem lacks what the mode needs."""
+    """Raises UserError where a problem lacks what the mode needs."""
     if args.mode != "rewrite":
         return
     for problem in problems:
         if not problem["solution"].strip():
             place = f"{args.input_path}: {problem['id']}"
-            raise DataError(f"{place} has no solution to rewrite; use --mode solve, or remove it")
+            raise UserError(f"{place} has no solution to rewrite; use --mode solve, or remove it")
 
 
 def teacher_row(problem: Row, request: Request, completion: Completion, model: str) -> Row:
@@ -108,13 +118,13 @@ def teacher_row(problem: Row, request: Request, completion: Completion, model: s
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse(argv)
-    sampling = generate.sampling_from(args)
+    sampling = options.sampling_from(args)
     problems = read_problems(args.input_path, args.limit)
     check_problems(problems, args)
-    generate.check_engine(args, args.model_name)
+    engines.check_engine(args, args.model_name)
     requests = requests_for(problems, args)
     if args.dry_run:
-        print(generate.preview(args, args.model_name, requests[0], sampling))
+        print(engines.preview(args, args.model_name, requests[0], sampling))
         print(f"dry run: {len(requests)} requests would be made for {args.output_path}")
         return 0
     by_id = {problem["id"]: problem for problem in problems}
@@ -125,17 +135,17 @@ def main(argv: list[str] | None = None) -> int:
         inputs={"problems": Input(args.input_path, problems)},
         settings={
             "model": args.model_name,
-            "model_files": generate.identity(args.model_name, args.backend),
+            "model_files": engines.identity(args.model_name, args.backend),
             "mode": args.mode,
             "prompt": prompts.wording_hash(prompts.teacher_messages(prompts.PROBE, args.mode)),
             "num_samples": args.num_samples,
             "first_sample": requests[0].sample,
-            "max_new_tokens_if_cut": args.max_new_tokens_if_cut,
-            **generate.settings_of(sampling, args.seed, args.backend),
+            "max_new_tokens_if_truncated": args.max_new_tokens_if_truncated,
+            **engines.settings_of(sampling, args.seed, args.backend),
         },
         to_row=lambda request, completion: teacher_row(by_id[request.id], request, completion, args.model_name),
-        load=lambda: generate.load_backend(args, args.model_name, None, sampling),
-        model=generate.files_read(args.model_name, args.backend),
+        load=lambda: engines.load_backend(args, args.model_name, None, sampling),
+        model=engines.files_read(args.model_name, args.backend),
         seed=args.seed,
         overwrite=args.overwrite,
     )

@@ -18,11 +18,11 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from cotkit import cli, generate, train_checks
-from cotkit.files import DataError
-from cotkit.train_config import TrainConfig, methods_of, read_config
+from cotkit.core import cli
+from cotkit.core.errors import UserError
+from cotkit.generation import engines
+from cotkit.training import preflight
+from cotkit.training.config import TrainConfig, methods_of, read_config
 
 
 def is_trained(config: TrainConfig) -> bool:
@@ -42,7 +42,7 @@ def configs_of(args: argparse.Namespace) -> list[TrainConfig]:
 
 def check_rows(config: TrainConfig, thinking: bool) -> bool:
     """Prints what was compared and found; whether all is well."""
-    from cotkit.parity import check_method
+    from cotkit.training.prompt_parity import check_method
 
     report = check_method(config, thinking)
     print(
@@ -56,13 +56,15 @@ def check_rows(config: TrainConfig, thinking: bool) -> bool:
 
 def check_adapter(config: TrainConfig) -> bool:
     """Prints whether a trained adapter speaks as its merged weights do; true where there is none yet."""
-    from cotkit.adapter_parity import compare
+    from cotkit.training.prompt_parity import compare
 
     if not (config.output_dir / "adapter_model.safetensors").is_file():
         print(f"{config.path.stem}: no adapter in {config.output_dir} yet")
         return True
     problem = compare(str(config.values["model_name_or_path"]), config.output_dir)
-    print(f"{config.path.stem}: adapter {problem or 'and merged weights write the same text, tokenizer and stops are the served ones'}")
+    print(
+        f"{config.path.stem}: adapter {problem or 'and merged weights write the same text, tokenizer and stops are the served ones'}"
+    )
     return problem is None
 
 
@@ -71,7 +73,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("preset", type=Path, metavar="PRESET", help="a folder below configs/")
     parser.add_argument("--run", type=Path, metavar="DIR", help="the run's folder (default outputs/<preset>)")
     parser.add_argument("--methods", metavar="LIST", default="all", help="a,b,c or all (default)")
-    parser.add_argument("--adapter", action="store_true", help="also compare trained adapters with their merged weights")
+    parser.add_argument(
+        "--adapter", action="store_true", help="also compare trained adapters with their merged weights"
+    )
     parser.add_argument("--untrained", action="store_true", help="only methods that are not trained yet")
     parser.add_argument("--seeds", type=int, nargs="*", metavar="N", help="seeds that --untrained looks for")
     parser.add_argument("--overwrite", action="store_true", help="with --untrained: all will be trained anew")
@@ -79,13 +83,15 @@ def main(argv: list[str] | None = None) -> int:
     thinking = cli.read_yaml(args.preset / "infer.yaml").get("thinking", (False, 1))[0]
     configs = configs_of(args)
     for config in configs:
-        generate.check_model(config.values["model_name_or_path"])
-        train_checks.check(config, this_machine=False)
+        engines.check_model(config.values["model_name_or_path"])
+        preflight.check(config, this_machine=False)
     fine = [check_rows(config, thinking) for config in configs]
     if args.adapter:
         fine += [check_adapter(config) for config in configs]
     if not all(fine):
-        raise DataError(f"{fine.count(False)} of {len(fine)} checks failed: the student would be trained on what is not served")
+        raise UserError(
+            f"{fine.count(False)} of {len(fine)} checks failed: the student would be trained on what is not served"
+        )
     return 0
 
 

@@ -16,25 +16,25 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from cotkit import cli
-from cotkit.comparison import compare
-from cotkit.comparison_text import dataset_finding, finding, markdown
-from cotkit.files import write_if_changed
-from cotkit.jsonl import Row, json_bytes, read_json
+from cotkit.core import cli
+from cotkit.core.files import write_if_changed
+from cotkit.core.jsonl import Row, json_bytes, read_json
+from cotkit.evaluation.comparison import compare
+from cotkit.evaluation.comparison_tables import dataset_finding, finding, markdown
 
 
 def trainings(run: Path) -> dict[str, Row]:
     """What each finished training of the run had: rows, optimizer steps, answer tokens trained on, held-out loss."""
     wanted = ("rows", "steps", "trained_tokens", "eval_loss")
-    records = {path.name.removesuffix(".manifest.json"): read_json(path) for path in sorted(run.glob("train/*.manifest.json"))}
+    records = {
+        path.name.removesuffix(".manifest.json"): read_json(path) for path in sorted(run.glob("train/*.manifest.json"))
+    }
     finished = {name: record["counts"] for name, record in records.items() if record.get("status") == "done"}
     return {name: {key: counts.get(key) for key in wanted} for name, counts in finished.items()}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.Parser(__doc__)
+    parser = cli.StageParser(__doc__, "seed", "dry_run")
     parser.add_argument("run", type=Path, metavar="RUN", help="a folder under outputs/")
     parser.add_argument("--reference", default="baseline", help="what the finding compares with (default baseline)")
     args = parser.parse(argv)

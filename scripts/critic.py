@@ -24,50 +24,51 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from cotkit import cli, critic, critic_controls, generate, prompts, runner, shards
-from cotkit.files import DataError, sha256_file, write_if_changed
-from cotkit.generate import Completion, Request, Sampling
-from cotkit.jsonl import Row, json_bytes, read, read_json
-from cotkit.manifest import Input, path_for
-from cotkit.pairing import Predictions, Problems, rows_asked
-from cotkit.problems import add_test_set_arguments, problem_path
+from cotkit.core import cli
+from cotkit.core.errors import UserError
+from cotkit.core.files import sha256_file, write_if_changed
+from cotkit.core.jsonl import Row, json_bytes, read, read_json
+from cotkit.core.manifest import Input, path_for
+from cotkit.core.problems import add_test_set_arguments, problem_path
+from cotkit.evaluation import judge_controls, llm_judge
+from cotkit.evaluation.join import Predictions, Problems, rows_asked
+from cotkit.generation import engines, options, prompts, runner, shards
+from cotkit.generation.types import Completion, Request, Sampling
 
 CONTROLS = "controls"  # the name of their files, as a system's stem
 
 
-def build_parser() -> cli.Parser:
-    parser = cli.Parser(__doc__)
+def build_parser() -> cli.StageParser:
+    parser = cli.StageParser(__doc__, "limit", "seed", "dry_run", "overwrite", keyed_by="dataset")
     stage = parser.add_argument_group("critic")
     add_test_set_arguments(stage)
     stage.add_argument("--pred_path", type=Path, nargs="+", required=True, metavar="JSONL", help="a file a system")
     stage.add_argument("--model_name", required=True, metavar="NAME", help="the judge: hub name or folder")
     stage.add_argument("--critic_limit", type=cli.positive_int, default=200, metavar="N", help="problems (default 200)")
     stage.add_argument("--controls", type=cli.positive_int, default=100, metavar="N", help="references (default 100)")
-    known = list(critic.CRITERIA)
+    known = list(llm_judge.CRITERIA)
     stage.add_argument("--criteria", nargs="+", choices=known, default=known, help="default all")
-    generate.add_arguments(parser, max_new_tokens=256)
+    options.add_arguments(parser, max_new_tokens=256)
     # Replies quote answers, so nothing may stop there; retries and the retest need a draw of their own.
     parser.set_defaults(stop_at_answer=False, temperature=0.7)
     return parser
 
 
 def check(args: argparse.Namespace) -> Sampling:
-    """The sampling. Raises DataError where the flags cannot work."""
-    sampling = generate.sampling_from(args)
+    """The sampling. Raises UserError where the flags cannot work."""
+    sampling = options.sampling_from(args)
     if sampling.temperature == 0 or args.num_samples != 1 or sampling.stop_at_answer:
-        raise DataError("the critic needs --temperature above 0, --num_samples 1 and --no-stop_at_answer: see --help")
+        raise UserError("the critic needs --temperature above 0, --num_samples 1 and --no-stop_at_answer: see --help")
     if args.is_done or args.merge_only:
-        raise DataError("--is_done and --merge_only are for stages 1 and 4; a critic that is done says so in a moment")
+        raise UserError("--is_done and --merge_only are for stages 1 and 4; a critic that is done says so in a moment")
     if shards.rank_and_world()[1] > 1:
-        raise DataError("the critic runs in one process; to use more machines, give it a server (--backend openai)")
+        raise UserError("the critic runs in one process; to use more machines, give it a server (--backend openai)")
     folders, stems = ({getattr(path, part) for path in args.pred_path} for part in ("parent", "stem"))
     if len(folders) > 1 or len(stems) < len(args.pred_path):
-        raise DataError("--pred_path: files of one folder, each once, are expected; run the critic once a folder")
+        raise UserError("--pred_path: files of one folder, each once, are expected; run the critic once a folder")
     if len({rows_asked(path) for path in args.pred_path}) > 1:
-        raise DataError("--pred_path: the systems were asked different numbers of problems, so they cannot be paired")
-    generate.check_engine(args, args.model_name)
+        raise UserError("--pred_path: the systems were asked different numbers of problems, so they cannot be paired")
+    engines.check_engine(args, args.model_name)
     return sampling
 
 
@@ -85,27 +86,29 @@ class Call:
         return f"{self.source} {self.problem['id']} {self.criterion}"
 
     def request(self, attempt: int) -> Request:
-        return Request(self.name, attempt, critic.messages(self.problem, self.text, self.criterion))
+        return Request(self.name, attempt, llm_judge.messages(self.problem, self.text, self.criterion))
 
 
-class Judge:
+class LlmJudge:
     """Asks for ratings, a file an attempt; the model is loaded once, and only if something is missing."""
 
     def __init__(self, args: argparse.Namespace, sampling: Sampling, problems: Input) -> None:
         self.args, self.sampling, self.problems = args, sampling, problems
-        self.load = cache(lambda: generate.load_backend(args, args.model_name, None, sampling))
-        wording = [message for name in critic.CRITERIA for message in critic.messages(prompts.PROBE, "TEXT", name)]
+        self.load = cache(lambda: engines.load_backend(args, args.model_name, None, sampling))
+        wording = [
+            message for name in llm_judge.CRITERIA for message in llm_judge.messages(prompts.PROBE, "TEXT", name)
+        ]
         self.identity = {
             "model": args.model_name,
-            "model_files": generate.identity(args.model_name, args.backend),
+            "model_files": engines.identity(args.model_name, args.backend),
             "prompt": prompts.wording_hash(wording),
-            **generate.settings_of(sampling, args.seed, args.backend),
+            **engines.settings_of(sampling, args.seed, args.backend),
         }
 
     def rate(self, name: str, calls: list[Call], inputs: dict[str, Input]) -> dict[str, int | None]:
         """Call name -> rating; whatever cannot be read is asked again with another seed, then left without a rating."""
         ratings: dict[str, int | None] = {}
-        for attempt in range(critic.ATTEMPTS):
+        for attempt in range(llm_judge.ATTEMPTS):
             missing = [call for call in calls if ratings.get(call.name) is None]
             if missing:
                 ratings.update(self._attempt(name, attempt, missing, inputs))
@@ -126,7 +129,7 @@ class Judge:
             settings={**self.identity, "calls": wanted},
             to_row=lambda request, completion: reply_row(by_name[request.id], request, completion),
             load=self.load,
-            model=generate.files_read(self.args.model_name, self.args.backend),
+            model=engines.files_read(self.args.model_name, self.args.backend),
             seed=self.args.seed,
             overwrite=self.args.overwrite or stale,
         )
@@ -143,7 +146,7 @@ def reply_row(call: Call, request: Request, completion: Completion) -> Row:
         "source": call.source,
         "problem": call.problem["id"],
         "criterion": call.criterion,
-        "rating": critic.parse(completion.text, completion.finish_reason),
+        "rating": llm_judge.parse(completion.text, completion.finish_reason),
         "reply": completion.text,
         "finish_reason": completion.finish_reason,
         "prompt_tokens": completion.prompt_tokens,
@@ -156,14 +159,14 @@ def all_calls(texts: Iterable[tuple[str, Row, str]], criteria: list[str]) -> lis
     return [Call(source, problem, text, criterion) for source, problem, text in texts for criterion in criteria]
 
 
-def measure_judge(judge: Judge, calls: list[Call], criteria: list[str]) -> Row:
+def measure_judge(judge: LlmJudge, calls: list[Call], criteria: list[str]) -> Row:
     """criterion -> its controls, each with figure, limit and whether it was passed."""
     ids = list(dict.fromkeys(call.problem["id"] for call in calls))
     ratings = judge.rate(CONTROLS, calls, {})
     found = {(call.criterion, call.source, call.problem["id"]): ratings[call.name] for call in calls}
-    sources = critic_controls.SOURCES
+    sources = judge_controls.SOURCES
     return {
-        name: critic_controls.measure({(s, i): found[name, s, i] for s in sources for i in ids}, ids, name)
+        name: judge_controls.measure({(s, i): found[name, s, i] for s in sources for i in ids}, ids, name)
         for name in criteria
     }
 
@@ -182,29 +185,29 @@ def main(argv: list[str] | None = None) -> int:
     sampling = check(args)
     path = problem_path(args.data_root, args.dataset, args.split)
     problems = Problems(path, args.limit or rows_asked(args.pred_path[0]))
-    subset = critic.chosen(problems, args.critic_limit)
+    subset = llm_judge.chosen(problems, args.critic_limit)
     systems = {pred.stem: Predictions(pred, args.dataset, problems) for pred in args.pred_path}
     calls = {
         stem: all_calls(
-            ((stem, row, critic.judged_text(found.get(row["id"], 0)["response"], args.dataset)) for row in subset),
+            ((stem, row, llm_judge.judged_text(found.get(row["id"], 0)["response"], args.dataset)) for row in subset),
             args.criteria,
         )
         for stem, found in systems.items()
     }
-    known = critic_controls.references(critic.chosen(problems, len(problems)), args.controls, args.seed)
-    controls = all_calls(critic_controls.texts(known), args.criteria)
+    known = judge_controls.references(llm_judge.chosen(problems, len(problems)), args.controls, args.seed)
+    controls = all_calls(judge_controls.texts(known), args.criteria)
     if args.dry_run:
-        print(generate.preview(args, args.model_name, next(iter(calls.values()))[0].request(0), sampling))
+        print(engines.preview(args, args.model_name, next(iter(calls.values()))[0].request(0), sampling))
         asked = f"{len(controls)} ratings of controls and {sum(map(len, calls.values()))} of systems"
         print(f"dry run: {asked} would be asked for")
         return 0
-    judge = Judge(args, sampling, Input(path, problems))
+    judge = LlmJudge(args, sampling, Input(path, problems))
     figures = measure_judge(judge, controls, args.criteria)
     complete = True
     for pred in args.pred_path:
         ratings = judge.rate(pred.stem, calls[pred.stem], {"predictions": Input(pred)})
         record = {
-            "schema": critic.SCHEMA,
+            "schema": llm_judge.SCHEMA,
             "dataset": args.dataset,
             "predictions_sha256": sha256_file(pred),
             "judge": judge.identity,
@@ -212,10 +215,10 @@ def main(argv: list[str] | None = None) -> int:
             "controls": figures,
             "ratings": rating_rows(calls[pred.stem], ratings),
         }
-        write_if_changed(critic.path_for(pred), json_bytes(record))
-        described = critic.describe(record)
-        print(pred.stem, *critic.lines(described), sep="\n  ")
-        complete &= all(row["rated"] >= critic.MIN_COVERAGE * row["asked"] for row in described["criteria"].values())
+        write_if_changed(llm_judge.path_for(pred), json_bytes(record))
+        described = llm_judge.describe(record)
+        print(pred.stem, *llm_judge.lines(described), sep="\n  ")
+        complete &= all(row["rated"] >= llm_judge.MIN_COVERAGE * row["asked"] for row in described["criteria"].values())
     return 0 if complete else cli.SOME_ITEMS_FAILED
 
 

@@ -20,19 +20,18 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from cotkit import cli, jsonl
-from cotkit.answers import DATASETS, VERDICTS, Item, grade_many
-from cotkit.files import DataError
-from cotkit.jsonl import Row
+from cotkit.core import cli, jsonl
+from cotkit.core.datasets import KINDS
+from cotkit.core.errors import UserError
+from cotkit.core.jsonl import Row
+from cotkit.grading.grader import VERDICTS, Item, grade_many
 
 
 def as_text(row: Row, field: str, where: str) -> str:
     """An id or a gold answer, which files from elsewhere often hold as a number."""
     value = row.get(field)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise DataError(f"{where}: field {field!r} must be a string or a number, found {value!r}")
+        raise UserError(f"{where}: field {field!r} must be a string or a number, found {value!r}")
     return str(value)
 
 
@@ -44,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FILE", help="graded JSONL; replaced when complete"
     )
-    parser.add_argument("--dataset", choices=sorted(DATASETS), help="data set of rows that do not name one")
+    parser.add_argument("--dataset", choices=sorted(KINDS), help="data set of rows that do not name one")
     parser.add_argument("--workers", type=cli.positive_int, metavar="N", help="processes (default: one a core)")
     parser.add_argument("--limit", type=cli.positive_int, metavar="N", help="only the first N rows, for testing")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -52,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def read_items(args: argparse.Namespace, rows: deque[Row]) -> Iterator[Item]:
-    """Items in file order; each one's row is left in `rows` for the writer. Raises DataError with file and line."""
+    """Items in file order; each one's row is left in `rows` for the writer. Raises UserError with file and line."""
     for count, (line, row) in enumerate(jsonl.read_numbered(args.input), start=1):
         if args.limit is not None and count > args.limit:
             return
@@ -61,8 +60,8 @@ def read_items(args: argparse.Namespace, rows: deque[Row]) -> Iterator[Item]:
             row.setdefault("dataset", args.dataset)
         jsonl.require(row, {"dataset": str, "response": str}, where)
         name, gold = as_text(row, "id", where), as_text(row, "gold", where)
-        if row["dataset"] not in DATASETS:
-            raise DataError(f"{where}: unknown dataset {row['dataset']!r}{cli.nearest(row['dataset'], DATASETS)}")
+        if row["dataset"] not in KINDS:
+            raise UserError(f"{where}: unknown dataset {row['dataset']!r}{cli.nearest(row['dataset'], KINDS)}")
         rows.append(row)
         yield Item(name, row["dataset"], gold, row["response"], row.get("finish_reason") or "stop")
 
@@ -80,7 +79,7 @@ def graded_rows(args: argparse.Namespace, counts: Counter[str], bad_golds: list[
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if args.input.resolve() == args.output.resolve():
-        raise DataError(f"{args.output}: input and output are one file; name another output")
+        raise UserError(f"{args.output}: input and output are one file; name another output")
     counts: Counter[str] = Counter()
     bad_golds: list[str] = []
     jsonl.write_atomic(args.output, graded_rows(args, counts, bad_golds))

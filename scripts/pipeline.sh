@@ -12,8 +12,8 @@
 #   NPROC=8 bash scripts/pipeline.sh PRESET               processes of each stage (default: one a GPU, or 1)
 #
 # It stops at the first stage that fails and names it.
-# shellcheck source=scripts/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=scripts/internal/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/internal/common.sh"
 
 STAGES=(data teacher filter train infer critic score compare report)
 preset=configs/smollm2_cpu limit="" from="" source_dir="" output_root=outputs wanted=""
@@ -53,7 +53,7 @@ done
 
 bash scripts/setup.sh
 
-read_preset() { python scripts/preset.py "$preset" "$@"; }
+read_preset() { python scripts/internal/preset.py "$preset" "$@"; }
 listed="$(read_preset datasets)"
 mapfile -t datasets <<<"$listed"
 listed="$(read_preset methods ${wanted:+--methods "$wanted"})"
@@ -116,7 +116,7 @@ generate teacher_cot.py --config "$preset/teacher.yaml" --output_path "$run/teac
 # Later rounds ask only for problems without a kept sample. Which these are is settled once: rules that are changed
 # afterwards judge the samples of all rounds anew (--from filter), but ask for no more of them (--from teacher does).
 samples=("$run/teacher.jsonl")
-rounds="$(python scripts/preset.py "$preset" rounds)"
+rounds="$(python scripts/internal/preset.py "$preset" rounds)"
 for ((round = 2; round <= rounds; round++)); do
   retry="$run/retry.round$round.jsonl"
   echo "-- round $round"

@@ -20,18 +20,17 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from cotkit import cli, jsonl, manifest
-from cotkit.files import DataError, Lock
-from cotkit.jsonl import Row
-from cotkit.problems import DATASETS
+from cotkit.core import cli, jsonl, manifest
+from cotkit.core.datasets import PREPARABLE
+from cotkit.core.errors import UserError
+from cotkit.core.files import Lock
+from cotkit.core.jsonl import Row
 
 DEV_SHARE, SPLIT_SEED = 0.1, 42  # the original experiment's train_test_split(test_size=0.1, seed=42)
 
 
 @dataclass(frozen=True)
-class Source:
+class PublishedSource:
     """Where a published split lies, on the hub (repository, configuration, split, commit) and as a raw local file."""
 
     repository: str
@@ -42,19 +41,19 @@ class Source:
 
 
 _GSM8K_REVISION = "e53f048856ff4f594e959d75785d2c2d37b678ee"
-SOURCES: dict[tuple[str, str], Source] = {
-    ("gsm8k", "train"): Source("openai/gsm8k", "main", "train", _GSM8K_REVISION, "gsm8k/train.jsonl"),
-    ("gsm8k", "test"): Source("openai/gsm8k", "main", "test", _GSM8K_REVISION, "gsm8k/test.jsonl"),
-    ("math500", "test"): Source(
+SOURCES: dict[tuple[str, str], PublishedSource] = {
+    ("gsm8k", "train"): PublishedSource("openai/gsm8k", "main", "train", _GSM8K_REVISION, "gsm8k/train.jsonl"),
+    ("gsm8k", "test"): PublishedSource("openai/gsm8k", "main", "test", _GSM8K_REVISION, "gsm8k/test.jsonl"),
+    ("math500", "test"): PublishedSource(
         "HuggingFaceH4/MATH-500", None, "test", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", "math500/test.jsonl"
     ),
-    ("aime", "test"): Source(
+    ("aime", "test"): PublishedSource(
         "HuggingFaceH4/aime_2024", None, "train", "2fe88a2f1091d5048c0f36abc874fb997b3dd99a", "aime/aime24.jsonl"
     ),
-    ("aime25", "test"): Source(
+    ("aime25", "test"): PublishedSource(
         "math-ai/aime25", None, "test", "563bb8404243c5f09de6ec262f2db674fe5bce9b", "aime/aime25.jsonl"
     ),
-    ("amc23", "test"): Source(
+    ("amc23", "test"): PublishedSource(
         "math-ai/amc23", None, "test", "80815d37005feb82cd7f8fbc6901d5d3eff43057", "amc23/test.jsonl"
     ),
 }
@@ -65,12 +64,12 @@ SYMBOLIC_SIZES = {"test": 500, "dev": 200, "train": 2000}
 SYMBOLIC_TAIL = "Give the result as your final answer. Do not include units."
 
 
-def read_source(source: Source, raw_root: Path | None) -> list[Row]:
+def read_source(source: PublishedSource, raw_root: Path | None) -> list[Row]:
     """The rows of a published split, in its order."""
     if raw_root is not None:
         path = raw_root / source.raw_file
         if not path.is_file():
-            raise DataError(f"{path}: not found; --source must hold {source.raw_file}")
+            raise UserError(f"{path}: not found; --source must hold {source.raw_file}")
         return list(jsonl.read(path))
     from datasets import load_dataset
 
@@ -78,7 +77,7 @@ def read_source(source: Source, raw_root: Path | None) -> list[Row]:
         dataset = load_dataset(source.repository, source.config, split=source.hub_split, revision=source.revision)
     except Exception as error:  # noqa: BLE001  the hub client raises many kinds; all mean the same to the user
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{source.repository}: cannot be loaded from the hub ({reason}); try --source DIR") from None
+        raise UserError(f"{source.repository}: cannot be loaded from the hub ({reason}); try --source DIR") from None
     return [dict(row) for row in dataset]
 
 
@@ -86,7 +85,7 @@ def convert_gsm8k(row: Row) -> Row:
     """Splits GSM8K's answer field at its last line ``#### x``; thousands commas leave the answer."""
     solution, mark, answer = row["answer"].rpartition("####")
     if not mark:
-        raise DataError(f"gsm8k: an answer without '####': {row['answer'][:60]!r}")
+        raise UserError(f"gsm8k: an answer without '####': {row['answer'][:60]!r}")
     return {"question": row["question"], "solution": solution.rstrip(), "answer": answer.strip().replace(",", "")}
 
 
@@ -154,7 +153,7 @@ def competition(dataset: str) -> Callable[[Path | None, int], dict[str, list[Row
 MAKERS: dict[str, Callable[[Path | None, int], dict[str, list[Row]]]] = {
     "gsm8k": gsm8k,
     "gsm_symbolic": gsm_symbolic,
-    **{dataset: competition(dataset) for dataset in DATASETS if dataset not in ("gsm8k", "gsm_symbolic")},
+    **{dataset: competition(dataset) for dataset in PREPARABLE if dataset not in ("gsm8k", "gsm_symbolic")},
 }
 
 
@@ -165,7 +164,9 @@ def prepare(dataset: str, args: argparse.Namespace) -> None:
     settings: Row = {"dataset": dataset}
     if dataset == "gsm_symbolic":
         settings.update(seed=args.seed, sizes=SYMBOLIC_SIZES, max_words=[MAX_QUESTION_WORDS, MAX_SOLUTION_WORDS])
-    record = manifest.Manifest("prepare_data", folder / "test.jsonl", settings, seed=args.seed, overwrite=args.overwrite)
+    record = manifest.Manifest(
+        "prepare_data", folder / "test.jsonl", settings, seed=args.seed, overwrite=args.overwrite
+    )
     if record.check() == "done":
         print(f"{folder}: done already, {record.read()['counts']}")
         return
@@ -185,8 +186,8 @@ def prepare(dataset: str, args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.Parser(__doc__)
-    parser.add_argument("--dataset", nargs="+", required=True, choices=DATASETS, help="one or several")
+    parser = cli.StageParser(__doc__, "seed", "dry_run", "overwrite")
+    parser.add_argument("--dataset", nargs="+", required=True, choices=PREPARABLE, help="one or several")
     parser.add_argument("--source", type=Path, metavar="DIR", help="local raw files instead of the hub")
     parser.add_argument("--data_root", type=Path, default=Path("data"), help="where to write (default data)")
     args = parser.parse(argv)

@@ -11,66 +11,74 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from cotkit import cli, plots, report_page, report_sections
-from cotkit.files import DataError, write_if_changed
-from cotkit.jsonl import read_json
-from cotkit.manifest import Input, Manifest, path_for
-from cotkit.report_page import Report
-from cotkit.run_files import read_curves, read_manifests, read_questions, read_training_sets
+from cotkit.core import cli
+from cotkit.core.errors import UserError
+from cotkit.core.files import write_if_changed
+from cotkit.core.jsonl import read_json
+from cotkit.core.manifest import Input, Manifest, path_for
+from cotkit.report import page, plots, sections
+from cotkit.report.page import Report
+from cotkit.report.run_data import read_curves, read_manifests, read_questions, read_training_sets
 
 PAGE, PICTURES = "report.html", "report"
-READ = ("comparison.json", "kept.report.json", "datasets/*.json*", "train/*/trainer_log.jsonl", "predictions/*/*.jsonl",
-        "*.manifest.json", "train/*.manifest.json", "predictions/*/*.manifest.json")  # fmt: skip
+READ = (
+    "comparison.json",
+    "kept.report.json",
+    "datasets/*.json*",
+    "train/*/trainer_log.jsonl",
+    "predictions/*/*.jsonl",
+    "*.manifest.json",
+    "train/*.manifest.json",
+    "predictions/*/*.manifest.json",
+)
 
 
 def sources(run: Path) -> dict[str, Input]:
     """Every file of the run that the report shows something of, and the page's own."""
     found = {path for pattern in READ for path in run.glob(pattern)} - {path_for(run / PAGE)}
     named = {path.relative_to(run).as_posix(): Input(path) for path in sorted(found)}
-    return named | {path.name: Input(path) for path in sorted(report_page.PAGE_FILES.iterdir())}
+    return named | {path.name: Input(path) for path in sorted(page.PAGE_FILES.iterdir())}
 
 
 def gather(run: Path) -> Report:
     """Everything the report shows."""
     comparison = read_json(run / "comparison.json")
     manifests, curves = read_manifests(run), read_curves(run)
-    sections = report_sections.comparison_sections(comparison)
+    parts = sections.comparison_sections(comparison)
     account_path = run / "kept.report.json"
     if account_path.is_file():
         account = read_json(account_path)
         if "rounds" not in account:
-            raise DataError(f"{account_path}: was written by an older filter; run filter_teacher_cot.py --overwrite")
-        sections.append(report_sections.filter_section(account))
+            raise UserError(f"{account_path}: was written by an older filter; run filter_teacher_cot.py --overwrite")
+        parts.append(sections.filter_section(account))
     if sets := read_training_sets(run):
-        sections.append(report_sections.sets_section(sets))
+        parts.append(sections.sets_section(sets))
     if curves:
         order = [method["method"] for method in comparison["datasets"][0]["methods"]]
-        sections.append(report_sections.training_section(curves, manifests, order))
-    sections.append(report_sections.reproduction_section(run.name, manifests))
+        parts.append(sections.training_section(curves, manifests, order))
+    parts.append(sections.reproduction_section(run.name, manifests))
     names = [dataset["dataset"] for dataset in comparison["datasets"]]
     questions = {dataset: read_questions(run / "predictions" / dataset) for dataset in names}
-    return Report(run.name, comparison["finding"], sections, questions)
+    return Report(run.name, comparison["finding"], parts, questions)
 
 
 def write(run: Path, report: Report) -> list[Path]:
     """Writes all files of the report and returns their paths."""
     (run / PICTURES).mkdir(exist_ok=True)
     contents = {run / PICTURES / f"{picture.name}.png": plots.png(picture.figure) for picture in report.pictures()}
-    contents[run / "report.md"] = report_page.markdown(report, PICTURES).encode("utf-8")
-    contents[run / PAGE] = report_page.html(report).encode("utf-8")
+    contents[run / "report.md"] = page.markdown(report, PICTURES).encode("utf-8")
+    contents[run / PAGE] = page.html(report).encode("utf-8")
     for path, content in contents.items():
         write_if_changed(path, content)
     return list(contents)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.Parser(__doc__)
+    parser = cli.StageParser(__doc__, "dry_run", "overwrite")
     parser.add_argument("run", type=Path, metavar="RUN", help="a folder under outputs/")
     args = parser.parse(argv)
     if not (args.run / "comparison.json").is_file():
-        raise DataError(f"{args.run}: holds no comparison.json; run scripts/compare.py first")
+        raise UserError(f"{args.run}: holds no comparison.json; run scripts/compare.py first")
     manifest = Manifest("report", args.run / PAGE, {}, sources(args.run), derived=True, overwrite=args.overwrite)
     if manifest.check() == "done":
         print(f"{args.run / PAGE}: done already, nothing to do")

@@ -8,8 +8,8 @@
 #
 # Everything else is the preset's. Adapters lie below <run>/sweep/<method>, the table is <run>/sweep/<method>.md; a rerun
 # trains only what is missing.
-# shellcheck source=scripts/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=scripts/internal/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/internal/common.sh"
 [[ $# -ge 1 && -d "$1/train" ]] || fail "usage: scripts/sweep.sh PRESET [--run DIR] [--method NAME] [key=value ...]"
 
 preset="${1%/}"
@@ -47,4 +47,4 @@ for rate in "${rates[@]}"; do
     done
   done
 done
-python scripts/sweep_table.py "$folder"
+python scripts/internal/sweep_table.py "$folder"

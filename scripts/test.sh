@@ -3,8 +3,8 @@
 #
 #   bash scripts/test.sh
 #   bash scripts/test.sh tests/test_score.py -k words
-# shellcheck source=scripts/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=scripts/internal/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/internal/common.sh"
 
 bash scripts/setup.sh
 if ! command -v chromium >/dev/null && [[ "$(id -u)" -eq 0 ]] && command -v apt-get >/dev/null; then
@@ -12,8 +12,10 @@ if ! command -v chromium >/dev/null && [[ "$(id -u)" -eq 0 ]] && command -v apt-
   { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } >/dev/null ||
     say "chromium could not be installed: the tests that open the page are skipped"
 fi
-say "ruff and shellcheck"
+say "ruff, import-linter and shellcheck"
 ruff check .
-shellcheck --external-sources scripts/*.sh
+ruff format --check .
+lint-imports --no-cache
+shellcheck --external-sources scripts/*.sh scripts/*/*.sh
 say "pytest"
 exec python -m pytest "$@"

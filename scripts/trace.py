@@ -15,12 +15,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from cotkit import cli, prompts
-from cotkit.files import DataError
-from cotkit.jsonl import Row, read
-from cotkit.problems import with_id
+from cotkit.core import cli
+from cotkit.core.errors import UserError
+from cotkit.core.jsonl import Row, read
+from cotkit.core.problems import with_id
+from cotkit.generation import prompts
 
 
 def rows_of(path: Path, problem_id: str) -> list[Row]:
@@ -29,12 +28,12 @@ def rows_of(path: Path, problem_id: str) -> list[Row]:
 
 
 def find_problem(problem_id: str, run: Path, data_root: Path) -> Row:
-    """The problem's record, from the teacher's file or the prepared problems. Raises DataError if it is in neither."""
+    """The problem's record, from the teacher's file or the prepared problems. Raises UserError if it is in neither."""
     paths = [run / "teacher.jsonl", *sorted(data_root.glob("*/*.jsonl"))]
     for path in paths:
         if found := rows_of(path, problem_id):
             return found[0]
-    raise DataError(
+    raise UserError(
         f"{problem_id}: stands in none of {len(paths)} files (teacher.jsonl of {run}, {data_root}/*/*.jsonl)"
     )
 

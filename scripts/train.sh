@@ -12,8 +12,8 @@
 #
 # Rows a step stay those of the YAML: processes divide them. A killed training goes on from its last whole checkpoint; a
 # finished one is skipped.
-# shellcheck source=scripts/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=scripts/internal/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/internal/common.sh"
 [[ $# -ge 1 ]] || fail "usage: scripts/train.sh CONFIG.yaml [--run DIR] [--seed N] [--overwrite] [key=value ...]"
 
 config="$1"
@@ -41,7 +41,7 @@ options+=(--processes "$((nodes * local_processes))")
 # One node keeps the record; the others join it.
 step="begin" status=0
 [[ "$node" -eq 0 ]] || step="join"
-said="$(python scripts/train_record.py "$step" "${options[@]}" "$config" "${overrides[@]}")" || status=$?
+said="$(python scripts/internal/train_record.py "$step" "${options[@]}" "$config" "${overrides[@]}")" || status=$?
 if [[ $status -ne 4 ]]; then
   [[ -z "$said" ]] || printf '%s\n' "$said"
   exit "$status"
@@ -59,9 +59,9 @@ elif [[ "$local_processes" -gt 1 ]]; then
 fi
 if grep -q '^report_to: *wandb' -- "$resolved"; then
   export WANDB_DIR="${WANDB_DIR:-$(dirname -- "$resolved")}"
-  WANDB_MODE="$(python -c 'from cotkit.tracking import mode; print(mode())')"
+  WANDB_MODE="$(python -c 'from cotkit.core.wandb_run import mode; print(mode())')"
   export WANDB_MODE
   [[ "$WANDB_MODE" != offline ]] || echo "Weights and Biases: recording offline below $WANDB_DIR/wandb"
 fi
 with_tensors "${launcher[@]}" -m llamafactory.launcher "$resolved" 2>&1 | tee -- "${LOG:-/dev/null}"
-[[ "$node" -ne 0 ]] || python scripts/train_record.py finish "${options[@]}" "$config" "${overrides[@]}"
+[[ "$node" -ne 0 ]] || python scripts/internal/train_record.py finish "${options[@]}" "$config" "${overrides[@]}"

@@ -18,14 +18,13 @@ from itertools import islice
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from cotkit import cli
-from cotkit.files import DataError, sha256_file
-from cotkit.jsonl import Row, dumps, read, read_json
-from cotkit.manifest import difference
-from cotkit.problems import with_id
-from cotkit.runner import count
+from cotkit.core import cli
+from cotkit.core.errors import UserError
+from cotkit.core.files import sha256_file
+from cotkit.core.jsonl import Row, dumps, read, read_json
+from cotkit.core.manifest import difference
+from cotkit.core.problems import with_id
+from cotkit.generation.runner import count
 
 SUFFIX = ".manifest.json"
 RESULT = re.compile(r".*(\.jsonl|\.summary\.json)")
@@ -114,16 +113,16 @@ def unclaimed(run: Path, claimed: set[Path]) -> Iterator[str]:
 
 
 def findings(run: Path) -> Iterator[str]:
-    """Every finding in a run folder. Raises DataError if it holds no manifest."""
+    """Every finding in a run folder. Raises UserError if it holds no manifest."""
     manifests = sorted(run.rglob(f"*{SUFFIX}"))
     if not manifests:
-        raise DataError(f"{run}: holds no {SUFFIX[1:]} files; is it the folder of a run?")
+        raise UserError(f"{run}: holds no {SUFFIX[1:]} files; is it the folder of a run?")
     claimed: set[Path] = set()
     for manifest in manifests:
         try:
             claimed |= {(manifest.parent / name).resolve() for name in read_json(manifest).get("outputs", {})}
             yield from check_manifest(manifest)
-        except DataError as error:
+        except UserError as error:
             yield str(error)
     yield from unclaimed(run, claimed)
 

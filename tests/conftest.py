@@ -40,7 +40,9 @@ def make_tokenizer(folder: Path) -> Any:
     bpe.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet))
+    bpe.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
+    )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<|endoftext|>", pad_token="<|endoftext|>", chat_template=CHATML
     )
@@ -58,9 +60,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = make_tokenizer(folder)
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=1024, bos_token_id=0, eos_token_id=0, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        bos_token_id=0,
+        eos_token_id=0,
+        tie_word_embeddings=True,
+    )
     Qwen2ForCausalLM(config).save_pretrained(folder)
     return folder
 
@@ -112,17 +122,25 @@ def data_root(tmp_path: Path) -> Path:
 @pytest.fixture
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers that failed are asked again soon."""
-    from cotkit.backends import server_pool
+    from cotkit.generation.backends import server_pool
 
     monkeypatch.setattr(server_pool, "FIRST_DELAY_SECONDS", 0.02)
 
 
-def run_script(*words: Any, check: bool = True, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_script(
+    *words: Any, check: bool = True, cwd: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Runs ``python SCRIPT ARGS`` as a user would; with `check` a failure shows its output."""
     done = subprocess.run(
         [sys.executable, *map(str, words)],
-        check=False, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, encoding="utf-8", timeout=300,
-    )  # fmt: skip
+        check=False,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+    )
     if check and done.returncode:
         pytest.fail(f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done

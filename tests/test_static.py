@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-CODE = [*ROOT.glob("*.py"), *ROOT.glob("cotkit/**/*.py"), *ROOT.glob("scripts/*.py")]
+CODE = [*ROOT.glob("*.py"), *ROOT.glob("cotkit/**/*.py"), *ROOT.glob("scripts/**/*.py")]
 FORBIDDEN_CALLS = {"eval", "exec", "sympify", "parse_expr", "torch.load", "yaml.load", "os.system", "__import__"}
 FORBIDDEN_MODULES = {"pickle", "dill", "shelve", "marshal"}
 TEXT_METHODS = {"read_text", "write_text"}
@@ -46,24 +46,42 @@ def test_nothing_forbidden(path: Path):
 
 @pytest.mark.parametrize(
     "line",
-    ["eval('1')", "import pickle", "torch.load(f)", "run(x, shell=True)", "load(x, trust_remote_code=True)", "open(p)",
-     "open(p, 'w')", "p.read_text()", "sympy.sympify(s)", "from pickle import loads"],
-)  # fmt: skip
+    [
+        "eval('1')",
+        "import pickle",
+        "torch.load(f)",
+        "run(x, shell=True)",
+        "load(x, trust_remote_code=True)",
+        "open(p)",
+        "open(p, 'w')",
+        "p.read_text()",
+        "sympy.sympify(s)",
+        "from pickle import loads",
+    ],
+)
 def test_the_search_finds_what_it_looks_for(line: str):
     assert list(violations(ast.parse(line)))
 
 
 def test_no_config_trusts_remote_code():
     for path in ROOT.glob("configs/**/*.yaml"):
-        assert not re.search(r"^\s*trust_remote_code:\s*true", path.read_text(encoding="utf-8"), re.MULTILINE | re.IGNORECASE)
+        assert not re.search(
+            r"^\s*trust_remote_code:\s*true", path.read_text(encoding="utf-8"), re.MULTILINE | re.IGNORECASE
+        )
 
 
-def test_files_stay_small_and_modules_do_nothing_when_imported():
-    """Scripts at most 250 lines, modules 300; only constants and definitions at the top level."""
+def test_modules_do_nothing_when_imported():
+    """Only constants and definitions stand at the top level."""
     for path in CODE:
-        text = path.read_text(encoding="utf-8")
-        limit = 300 if path.parent.name in ("cotkit", "backends") else 250
-        assert text.count("\n") <= limit, path
-        for node in ast.parse(text).body:
-            if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant):
-                assert ast.unparse(node).startswith("sys.path.insert"), f"{path}:{node.lineno}"
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            assert not isinstance(node, ast.Expr) or isinstance(node.value, ast.Constant), f"{path}:{node.lineno}"
+
+
+def test_no_class_name_stands_twice():
+    named: dict[str, str] = {}
+    for path in CODE:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                place = f"{path.relative_to(ROOT)}:{node.lineno}"
+                assert node.name not in named, f"class {node.name}: {named[node.name]} and {place}"
+                named[node.name] = place

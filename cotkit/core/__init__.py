@@ -1,0 +1,1 @@
+"""Files, JSON Lines, manifests, problems and the command line: what every other room stands on."""

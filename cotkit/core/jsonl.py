@@ -1,0 +1,192 @@
+"""The only reader and writer of JSON Lines in the project (standard library only).
+
+A file is UTF-8, one JSON object a line, lines ended by ``\\n`` and nothing else: U+2028 and U+0085 are legal inside a
+string, so text is never cut with ``str.splitlines``. A byte-order mark, CRLF line ends, blank lines and a missing last
+newline are accepted; everything else that is not plain JSON is refused with ``file:line``.
+
+Two rules keep a killed run whole: appended files are synced once a batch, and only an unterminated *last* line may be
+repaired (`repair_tail`); finished files appear at once or not at all (`write_atomic`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import compress
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from cotkit.core.errors import UserError
+from cotkit.core.files import make_folder, open_input, write_bytes_atomic
+
+Row = dict[str, Any]
+
+# A record of this project is some kilobytes. A longer line is a wrong file, and reading it whole would cost several
+# times its size in memory.
+MAX_LINE_BYTES = 16 * 2**20
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"key {twice!r} stands twice in one object")
+    return row
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique_pairs)
+
+
+def loads(line: bytes, where: str) -> Row:
+    """Parses one line strictly.
+
+    Args:
+        line: the bytes of one line, with or without its line end.
+        where: ``file:line``, put in front of the message.
+
+    Raises:
+        UserError: bad UTF-8, bad JSON, NaN or Infinity, a repeated key, a lone surrogate, too long a number, too deep
+            a nesting, or anything but an object.
+    """
+    try:
+        text = line.decode("utf-8")
+        row = _DECODER.decode(text)
+        if "\\u" in text:
+            json.dumps(row, ensure_ascii=False).encode("utf-8")  # a lone surrogate cannot be written back
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 (byte {error.start} of the line); convert the file to UTF-8") from None
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: holds a lone surrogate (half of a \\ud800 pair); remove it") from None
+    except RecursionError:
+        raise UserError(f"{where}: nested too deeply to be a record; is this the right file?") from None
+    except ValueError as error:
+        raise UserError(f"{where}: not a JSON record ({error}); mend or remove this line") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: a JSON object is expected, found {type(row).__name__}; one record a line")
+    return row
+
+
+def dumps(row: Row) -> bytes:
+    """One record as one line with its ``\\n``. Keys keep their order; NaN and lone surrogates raise ValueError."""
+    return _ENCODER.encode(row).encode("utf-8") + b"\n"
+
+
+def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
+    """Yields ``(line number from 1, bytes of a record)``, unparsed; blank lines are skipped but counted. Raises UserError."""
+    with open_input(path) as file:
+        for number, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES + 1), b""), 1):
+            if len(line) > MAX_LINE_BYTES:
+                raise UserError(f"{path}:{number}: the line is longer than {MAX_LINE_BYTES >> 20} MiB; a wrong file?")
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if line and not line.isspace():
+                yield number, line
+
+
+def read_numbered(path: str | os.PathLike[str]) -> Iterator[tuple[int, Row]]:
+    """Yields ``(line number from 1, record)``. Raises UserError."""
+    for number, line in read_lines(path):
+        yield number, loads(line, f"{path}:{number}")
+
+
+def read(path: str | os.PathLike[str]) -> Iterator[Row]:
+    """Yields the records of a file in order. Raises UserError with ``file:line``."""
+    for _, row in read_numbered(path):
+        yield row
+
+
+def read_chosen(path: str | os.PathLike[str], chosen: Iterable[bool]) -> Iterator[Row]:
+    """Yields the records at the true places of `chosen`; the others are not even parsed."""
+    for number, line in compress(read_lines(path), chosen):
+        yield loads(line, f"{path}:{number}")
+
+
+def require(row: Row, fields: dict[str, type], where: str) -> None:
+    """Checks that `row` has every field with exactly that type. Raises UserError naming the field."""
+    for name, kind in fields.items():
+        if name not in row:
+            raise UserError(f"{where}: field {name!r} is missing; it has {', '.join(map(repr, row)) or 'no fields'}")
+        if type(row[name]) is not kind:
+            found = type(row[name]).__name__
+            raise UserError(f"{where}: field {name!r} must be {kind.__name__}, found {found}")
+
+
+def repair_tail(path: Path) -> int:
+    """Makes an appended file end in a whole line again; returns how many bytes were cut off (0 nearly always).
+
+    A kill can leave an unterminated last line. If it is a whole record, only its newline is missing and is added; if
+    not, the record was never acknowledged: its bytes are moved to ``<file>.torn`` and the file ends after the last
+    newline. Bytes are compared, not characters, since the cut can fall inside one. A bad line that *is* terminated is
+    damage of another kind and is left for the reader to refuse.
+    """
+    with open(path, "r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        start, tail = size, b""
+        while start > 0 and b"\n" not in tail:
+            step = min(1 << 16, start)
+            start -= step
+            file.seek(start)
+            tail = file.read(step) + tail
+        torn = tail[tail.rfind(b"\n") + 1 :]
+        if not torn:
+            return 0
+        with contextlib.suppress(UserError):
+            loads(torn, str(path))
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n")
+            return 0
+        with open(f"{path}.torn", "ab") as aside:
+            aside.write(torn + b"\n")
+        file.truncate(size - len(torn))
+        os.fsync(file.fileno())
+        return len(torn)
+
+
+class Appender:
+    """Appends batches of records; when `append` returns, they are on the disk. Repairs a torn tail on opening."""
+
+    def __init__(self, path: Path) -> None:
+        make_folder(path.parent)
+        self.torn_bytes = repair_tail(path) if path.exists() else 0
+        self._file = open(path, "ab")  # noqa: SIM115  closed by __exit__
+
+    def append(self, rows: Iterable[Row]) -> None:
+        self._file.write(b"".join(map(dumps, rows)))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def write_atomic(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
+    """Writes records as a finished file, all or nothing."""
+    write_bytes_atomic(path, map(dumps, rows))
+
+
+def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes one indented JSON document (manifests, summaries), all or nothing."""
+    write_bytes_atomic(path, [json_bytes(value)])
+
+
+def json_bytes(value: Any) -> bytes:
+    """An indented JSON document; NaN raises ValueError."""
+    return (json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2) + "\n").encode("utf-8")
+
+
+def read_json(path: str | os.PathLike[str]) -> Row:
+    """Reads a JSON document that must be an object. Raises UserError."""
+    with open_input(path) as file:
+        return loads(file.read(), str(path))

@@ -1,0 +1,93 @@
+"""Problem records: the schema that every stage starts from, checked before anything expensive begins."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from cotkit.core.datasets import PREPARABLE
+from cotkit.core.errors import UserError
+from cotkit.core.jsonl import Row, read_numbered, require
+from cotkit.core.key_index import KeyIndex
+
+PROBLEM_FIELDS = {"id": str, "dataset": str, "split": str, "question": str, "solution": str, "answer": str}
+
+# What a problem without an id is named by.
+CONTENT_FIELDS = ("question", "solution", "answer")
+
+# What stands in the field `retry` of a problem that is asked again because a text about it was cut at the token limit.
+TRUNCATED = "truncated"
+
+# Text that a chat template would read as its own marks: a question with an end-of-turn mark adds a turn of its own.
+CONTROL_TOKEN = re.compile(r"<\|[A-Za-z0-9_]{1,40}\|>|</?think>")
+
+
+def add_test_set_arguments(group: Any) -> None:
+    """The flags of an argparse group that say which prepared problems are meant; see `problem_path`."""
+    group.add_argument("--dataset", required=True, choices=PREPARABLE, help="which test set")
+    group.add_argument("--data_root", type=Path, default=Path("data"), help="prepared problems (default data)")
+    group.add_argument("--split", default="test", help="default test")
+
+
+def read_problems(path: Path, limit: int | None = None) -> list[Row]:
+    """Reads and checks a problem file.
+
+    Args:
+        path: JSONL of `PROBLEM_FIELDS` (more fields are allowed and kept); a missing id is made from the content.
+        limit: only the first so many.
+
+    Returns:
+        The rows in file order, ids unique, at least one.
+
+    Raises:
+        UserError: naming file and line, for a missing field, an empty id or question, a repeated id, a control token.
+    """
+    rows = list(islice(checked_problems(path, KeyIndex()), limit))
+    if not rows:
+        raise UserError(f"{path}: holds no problems; make it with scripts/prepare_data.py")
+    return rows
+
+
+def checked_problems(path: Path, lines: KeyIndex) -> Iterator[Row]:
+    """The rows of a problem file one by one; raises UserError as `read_problems` does.
+
+    `lines`, id -> line, is filled here.
+    """
+    for number, row in read_numbered(path):
+        where = f"{path}:{number}"
+        row = with_id(row)
+        require(row, PROBLEM_FIELDS, where)
+        for field in ("id", "question"):
+            if not row[field].strip():
+                raise UserError(f"{where}: field {field!r} is empty; every problem needs one")
+        if (line := lines.add(row["id"], number)) is not None:
+            raise UserError(f"{where}: id {row['id']!r} stands already in line {line}; remove one")
+        for field in ("question", "solution"):
+            if mark := CONTROL_TOKEN.search(row[field]):
+                raise UserError(f"{where}: {field} holds the control token {mark[0]!r}; remove it")
+        yield row
+
+
+def with_id(row: Row) -> Row:
+    """The row itself; one without an id gets ``<dataset>-<split>-<16 hexadecimal digits of its content's SHA-256>``.
+
+    The id comes first, as in prepared files; the same content has the same id in every file and run.
+    """
+    if "id" in row:
+        return row
+    content = json.dumps([row.get(field) for field in CONTENT_FIELDS], ensure_ascii=False)
+    digest = hashlib.sha256(content.encode("utf-8")).hexdigest()[:16]
+    return {"id": f"{row.get('dataset')}-{row.get('split')}-{digest}", **row}
+
+
+def problem_path(data_root: Path, dataset: str, split: str = "test") -> Path:
+    """Where `prepare_data.py` puts a split. Raises UserError with what to run if it is not there."""
+    path = data_root / dataset / f"{split}.jsonl"
+    if not path.is_file():
+        raise UserError(f"{path}: not found; make it with: python scripts/prepare_data.py --dataset {dataset}")
+    return path

@@ -1,0 +1,1 @@
+"""Checks the arithmetic that is written in a text."""

@@ -1,0 +1,205 @@
+"""Checks every arithmetic equation written in a reasoning text, exactly and in linear time.
+
+`find_steps("He pays 3 x $4 = $12.")` gives one step that holds. Each `=` is judged on its own: the longest expression
+that ends at it against the longest that starts at it, so a chain `a = b = c` is two steps, a against b and b against c,
+and the running total `2+3=5*2=10` has one wrong step (5 is not 10). GSM8K's calculator marks `<<48/2=24>>` are steps of
+their own and blank for the text around them.
+
+A step is reported only if both sides are read with certainty: numbers, operators, brackets, percent signs, LaTeX
+fractions and units (`3 apples + 4 apples = 7 apples`). A variable, an unknown symbol or a dangling operator beside a
+side, or two numbers with nothing computed (`1 hour = 60 minutes`) make it no step. Where a false equation has another
+common reading (percent as a unit, `5 more than 3+4 = 12`, hours against minutes) that reading counts, or it is no step:
+a right step must never be called wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+from cotkit.equations.ambiguity import EquationLine, agree, doubtful, other_readings
+from cotkit.equations.arithmetic import STARTS, Number, Reader, Side, Token, plain_value, single_letter, tokenize
+
+# Words that compute with the expression after them, as in `twice 3+4 = 14` or `half of the 12+2 = 7`.
+_COMPUTES = re.compile(
+    r"\b(?:twice|thrice|double|triple|half|thirds?|quarters?|fourths?|fifths?|tenths?|times|plus|minus|negative|squared?"
+    r"|cubed?|root|(?:divided|multiplied) by|factorial|remainder|modulo|mod|log)"
+    r"(?: (?:the|a|an|as|that|those|these|this|his|her|their|its|all|of))*$"
+)
+# The commonest equations, `3 boxes x $4 = $12`: numbers, operators and one-word units. Where true they need no parser.
+_NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3}){1,8}|0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?|\.[0-9]{1,15}"
+_UNIT = r"(?: [a-z]{3,}(?:/[a-z]+)?|/[a-z]{2,}[a-rt-z]\b)"
+_PLAIN = re.compile(
+    rf"((?:{_NUMBER}){_UNIT}?(?:(?: ?[-+*/÷] ?| [x×] )[$€£]?(?:{_NUMBER}){_UNIT}?){{1,12}}) *= *[$€£]? *({_NUMBER})"
+)
+_NOT_PLAIN = re.compile(rf"{_UNIT}|[ $€£,]")
+_PLAIN_START = re.compile(r"(?:(?!of)[A-Za-z][a-z] |[a-z]'s |total of |[a-z](?:, |: ?))[$€£]?$")
+_PLAIN_END = re.compile(r"[.,;]?\s*$|[.,;]\s|\s(?:[A-Za-z][a-z]{2,}|on|in|at|by|to)\b(?!\s*[-+*/^(=])")
+_MARK = re.compile(r"<<([^<>\n]*)>>")
+# A line that goes on from the one before, or into the one after (a dash there may also be a list).
+_LIST = "-*–−"
+_OPEN_ENDS = "-+*/=×÷·−–({[^_}&"
+_COMMAND_END = re.compile(r"\\[a-z]+\s*$")
+_OPEN_START = re.compile(r"[\s&]*(?:\\quad\s*)?(?:[+/×÷·]|\\(?:times|cdot|div)|[-–−*] ?[0-9$(\\])")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One equation: `text[start:end]` of the reasoning text, and whether it is true."""
+
+    text: str
+    start: int
+    end: int
+    holds: bool
+
+
+def find_steps(text: str, tolerance: float = 0.0) -> list[Step]:
+    """All equations of `text` that can be read with certainty, calculator marks first; see the module's docstring.
+
+    A side that is one number with d > 0 decimals is right if it is the other side rounded or truncated to d decimals. A
+    whole number for a fraction (17/2=8) is wrong unless it is such a rounding and within `tolerance` of the value,
+    relative; 0 because in worked solutions that are otherwise right it is always said (10/3=3 with a remainder of 1:
+    no step).
+    """
+    return list(_steps(text, Fraction(tolerance)))
+
+
+def wrong_steps(text: str) -> list[Step]:
+    """The steps of `text` that are false."""
+    return [step for step in find_steps(text) if not step.holds]
+
+
+def share_right(text: str) -> float | None:
+    """Share of the steps of `text` that hold, in [0, 1]; None when there is no step."""
+    verdicts = [step.holds for step in find_steps(text)]
+    return sum(verdicts) / len(verdicts) if verdicts else None
+
+
+def _steps(text: str, tolerance: Fraction) -> Iterator[Step]:
+    blank = text
+    if "<<" in text:
+        for mark in _MARK.finditer(text):
+            yield from _line_steps(text, mark[1], mark.start(1), tolerance, mark=True)
+        blank = _MARK.sub(lambda mark: " " * len(mark[0]), text)
+    offset, lines = 0, blank.split("\n")
+    for i, line in enumerate(lines):
+        if "=" in line:
+            opened = i > 0 and _goes_on(lines[i - 1])
+            unended = i + 1 < len(lines) and _OPEN_START.match(lines[i + 1]) is not None
+            unended = unended and line.lstrip()[:1] not in _LIST
+            yield from _line_steps(text, line, offset, tolerance, opened=opened, unended=unended)
+        offset += len(line) + 1
+
+
+def _goes_on(line: str) -> bool:
+    end = line.rstrip()[-1:]
+    return bool(end and end in _OPEN_ENDS) or ("\\" in line and _COMMAND_END.search(line[-20:]) is not None)
+
+
+def _line_steps(
+    text: str,
+    line: str,
+    offset: int,
+    tolerance: Fraction,
+    *,
+    mark: bool = False,
+    opened: bool = False,
+    unended: bool = False,
+) -> Iterator[Step]:
+    """The steps of one line or mark, which starts at `offset` of `text`; see `EquationLine` for the flags."""
+    plain = [] if opened or unended else _plain_steps(line)
+    if plain:
+        for start, end in plain:
+            yield Step(text[offset + start : offset + end], offset + start, offset + end, True)
+        return
+    tokens = tokenize(line)
+    reader = Reader(tokens, "\\" in line)
+    read = EquationLine(line, reader, tolerance, mark, unended)
+    kinds, at = reader.kinds, 0
+    left: Side | None = None
+    before: Side | None = None  # the expression read before `left`
+    latest: Side | None = None
+    while at < len(tokens):
+        kind = kinds[at]
+        side = reader.side(at) if kind in STARTS or (kind == "op" and tokens[at].text in "-–−") else None
+        if side is None:
+            at += 1
+            continue
+        after_equals = at > 0 and kinds[at - 1] == "eq"
+        if after_equals and left and left.after == at - 1 and _ends_cleanly(read, side):
+            holds = _judge(read, before, left, side)
+            if holds is not None:
+                start, end = offset + tokens[left.first].start, offset + tokens[side.last].end
+                yield Step(text[start:end], start, end, holds)
+        starts = after_equals or (_starts_cleanly(tokens, at) if at else not opened)
+        left = side if starts and kinds[side.after] == "eq" else None
+        before, latest, at = latest, side, side.after
+
+
+def _plain_steps(line: str) -> list[tuple[int, int]]:
+    """Spans of a line's equations if all are plain, true and clear of the words around them, else []."""
+    spans = []
+    for match in _PLAIN.finditer(line):
+        start, end = match.span()
+        around = line[max(0, start - 24) : start] if start else ""
+        if around.strip(" $€£") and (not _PLAIN_START.search(around) or _COMPUTES.search(around.rstrip(" $€£"))):
+            return []
+        if not _PLAIN_END.match(line, end):
+            return []
+        if _plain_side(match[1]) != plain_value(match[2].replace(",", "")):
+            return []
+        spans.append((start, end))
+    return spans if len(spans) == line.count("=") else []
+
+
+@lru_cache(maxsize=4096)  # samples of one question write the same equations
+def _plain_side(text: str) -> Number | None:
+    return plain_value(_NOT_PLAIN.sub("", text))
+
+
+def _starts_cleanly(tokens: list[Token], first: int) -> bool:
+    """Whether nothing before token `first` may belong to the expression that starts there."""
+    kind, text, _, end = tokens[first - 1]
+    if kind == "op":
+        return first == 1 and text in _LIST
+    if kind == "stop":
+        return first == 1 or tokens[first - 2].kind != "op"
+    if kind == "lp":
+        return first == 1 or (tokens[first - 2].kind != "op" and tokens[first - 2].end < tokens[first - 1].start)
+    if kind == "of":
+        kind, text = tokens[first - 2][:2] if first > 1 else ("stop", "")
+        return kind in ("stop", "word") and not _COMPUTES.search(text)
+    if kind == "word":
+        apart = end < tokens[first].start and tokens[first].kind != "op"
+        if first > 1 and tokens[first - 2].kind == "op" and (first > 2 or tokens[0].text not in _LIST):
+            return False  # 25 classmates + his 1 teacher + 1 himself = 27
+        return apart and not single_letter(text) and not _COMPUTES.search(text)
+    return kind in ("eq", "other")
+
+
+def _ends_cleanly(line: EquationLine, side: Side) -> bool:
+    """Whether nothing after `side` may belong to it."""
+    reader, unended = line.reader, line.unended
+    kind, after = reader.kinds[side.after], reader.kinds[side.after + 1]
+    if kind in ("num", "lp"):
+        if reader.kinds[side.after - 1] == "word":
+            return True
+        remark = kind == "lp" and after == "word" and not reader.latex
+        return remark and not single_letter(reader.tokens[side.after + 1].text)
+    if kind == "stop":
+        return after != "op" and not (unended and after == "end" and reader.latex)
+    return kind in ("eq", "word", "rp", "of") or (kind == "end" and not unended)
+
+
+def _judge(line: EquationLine, before: Side | None, left: Side, right: Side) -> bool | None:
+    """Whether left equals right; None where nothing is computed or another reading cannot be ruled out."""
+    if not (left.operators or right.operators):
+        return False if line.mark and left.value != right.value else None
+    if left.value == right.value or agree(left, right, line.tolerance):
+        return True
+    if any(agree(*sides, line.tolerance) for sides in other_readings(line, left, right)):
+        return True
+    return None if doubtful(line, before, left, right) else False

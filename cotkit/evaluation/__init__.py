@@ -1,0 +1,1 @@
+"""Metrics, statistics, comparison of methods, the LLM judge."""

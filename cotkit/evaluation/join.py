@@ -1,0 +1,96 @@
+"""Problems and predictions joined by (id, sample), whatever their order, without holding either file in memory."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from cotkit.core.errors import UserError
+from cotkit.core.files import open_input
+from cotkit.core.jsonl import Row, loads, read, read_json, read_numbered, require
+from cotkit.core.key_index import KeyIndex
+from cotkit.core.manifest import path_for
+from cotkit.core.problems import checked_problems, with_id
+from cotkit.generation.shards import show
+
+PREDICTION_FIELDS = {"id": str, "sample": int, "dataset": str, "response": str, "finish_reason": str}
+MISSING: Row = {"response": "", "finish_reason": "missing", "completion_tokens": 0}
+
+
+class Problems:
+    """The problems of a file, read anew each time they are gone through.
+
+    Raises UserError like `read_problems`, at once, with every row checked.
+    """
+
+    def __init__(self, path: Path, limit: int | None) -> None:
+        self.path, self._limit = path, limit
+        self._ids = KeyIndex()
+        for _ in islice(checked_problems(path, self._ids), limit):
+            pass
+        if not len(self):
+            raise UserError(f"{path}: holds no problems; make it with scripts/prepare_data.py")
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __iter__(self) -> Iterator[Row]:
+        return islice(map(with_id, read(self.path)), self._limit)  # checked already
+
+    def __contains__(self, problem_id: str) -> bool:
+        return problem_id in self._ids
+
+
+class Predictions:
+    """An index of a file of predictions: where the record of each (id, sample) stands.
+
+    Raises UserError for a wrong data set, an unknown id or a repeated key, naming file and line.
+    """
+
+    def __init__(self, path: Path, dataset: str, problems: Problems) -> None:
+        self.path = path
+        self._line_of = KeyIndex()
+        samples: set[int] = set()
+        for number, row in read_numbered(path):
+            where = f"{path}:{number}"
+            require(row, PREDICTION_FIELDS, where)
+            key = (row["id"], row["sample"])
+            if row["dataset"] != dataset:
+                raise UserError(f"{where}: a prediction on {row['dataset']}, but --dataset is {dataset}")
+            if row["id"] not in problems:
+                place = f"{where}: id {row['id']!r}"
+                raise UserError(f"{place} is not among the {len(problems)} problems; is --limit the same?")
+            if (line := self._line_of.add(key, number)) is not None:
+                raise UserError(f"{where}: {show(key)} stands already in line {line}; remove one of the two")
+            samples.add(row["sample"])
+        if not samples:
+            raise UserError(f"{path}: holds no predictions; run infer_parallel.py first")
+        self.samples = sorted(samples)
+        self._file = open_input(path)
+        self._starts = array("Q", [0])
+        for line in self._file:
+            self._starts.append(self._starts[-1] + len(line))
+
+    def get(self, problem_id: str, sample: int) -> Row:
+        """The prediction, or what stands for a missing one."""
+        number = self._line_of.get((problem_id, sample))
+        if number is None:
+            return {**MISSING, "id": problem_id, "sample": sample}
+        self._file.seek(self._starts[number - 1])
+        return loads(self._file.readline().removeprefix(b"\xef\xbb\xbf"), f"{self.path}:{number}")
+
+    def pairs(self, problems: Iterator[Row] | Problems) -> Iterator[tuple[Row, Row]]:
+        """(problem, prediction) for every problem and every sample that any problem has, in the problems' order."""
+        for problem in problems:
+            for sample in self.samples:
+                yield problem, self.get(problem["id"], sample)
+
+
+def rows_asked(predictions: Path) -> int | None:
+    """On how many problems the predictions were made, by their manifest; None without one, and all problems count."""
+    manifest_path = path_for(predictions)
+    if not manifest_path.is_file():
+        return None
+    return read_json(manifest_path)["inputs"]["problems"]["rows"]

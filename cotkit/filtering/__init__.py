@@ -1,0 +1,1 @@
+"""Which of the teacher's texts are kept, and the training sets made of them."""

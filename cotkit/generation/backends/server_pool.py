@@ -1,0 +1,208 @@
+"""One queue of work for several servers: whoever is free takes the next item, and none is done twice.
+
+A server that fails rests, longer each time, and is then tried with one item; meanwhile the others do the work. One that
+keeps failing with no success in between is given up, and when none is left all that remains fails at once, so a run
+always ends. What a server is asked is not known here: `Pool.run` is given a coroutine that makes one attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Generic, TypeVar
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS = 1.0, 60.0  # doubled in between; also the most that a Retry-After is obeyed
+CLOSING_SECONDS = 3.0  # an interrupted run waits so long for its connections to close
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Attempt = Callable[[str, Item], Coroutine[Any, Any, Result]]
+
+
+class Blame(Enum):
+    """Whose fault a failed attempt was."""
+
+    ITEM = "item"  # no server would take it: not repeated
+    SERVER = "server"  # busy or down: the item goes to whoever is free and is none the worse for it
+    EITHER = "either"  # counts against both
+
+
+class AttemptError(Exception):
+    """An attempt that brought nothing; the message is one short line.
+
+    Args:
+        silent: nothing came for a whole time limit. A second time in a row is enough to give the server up.
+        hopeless: the server will not do better (a wrong key, model or address).
+        retry_after: seconds for which the server asked to be left alone.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        blame: Blame = Blame.EITHER,
+        *,
+        silent: bool = False,
+        hopeless: bool = False,
+        retry_after: float = 0,
+    ) -> None:
+        super().__init__(reason)
+        self.blame, self.silent, self.hopeless, self.retry_after = blame, silent, hopeless, retry_after
+
+
+def delay(failures: int) -> float:
+    """Seconds to wait after so many failures in a row; the jitter keeps clients from coming back as one."""
+    return min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2 ** (failures - 1)) * random.uniform(0.5, 1.0)
+
+
+@dataclass
+class Server:
+    """What runs on one server and how it has been doing. Times are those of time.monotonic."""
+
+    url: str
+    concurrency: int
+    max_failures: int
+    running: int = 0
+    failures: int = 0  # in a row
+    last_failure: float = 0.0
+    rests_until: float = 0.0
+    reason: str = ""  # of its last failure
+    silent: bool = False  # whether that was silence
+
+    @property
+    def given_up(self) -> bool:
+        return self.failures > self.max_failures
+
+    def free_slots(self, now: float) -> int:
+        if self.given_up or now < self.rests_until:
+            return 0
+        return (1 if self.failures else self.concurrency) - self.running
+
+    def succeeded(self) -> None:
+        self.failures, self.silent = 0, False
+
+    def failed(self, error: AttemptError, started: float) -> None:
+        """Notes a failure. Attempts that were under way at the last one tell of the same outage and count no more."""
+        now, pause = time.monotonic(), min(error.retry_after, MAX_DELAY_SECONDS)
+        self.reason = f"{self.url}: {error}"
+        if started >= self.last_failure:
+            at_once = error.hopeless or (error.silent and self.silent)
+            self.failures = self.max_failures + 1 if at_once else self.failures + 1
+            self.last_failure, self.silent = now, error.silent
+            pause = max(pause, delay(self.failures))
+            if self.given_up:
+                log.info("given up: %s", self.reason)
+            elif self.failures > 1:
+                log.info("failed %d times in a row: %s", self.failures, self.reason)
+        self.rests_until = max(self.rests_until, now + pause)
+
+
+Running = dict[asyncio.Task[Result], tuple[int, Server, float]]  # number of the item, server, when it began
+
+
+class Pool(Generic[Item, Result]):
+    """Servers that all do the same. Both an item and a server may fail `max_retries` times before they are given up."""
+
+    def __init__(self, urls: Sequence[str], concurrency: int, max_retries: int) -> None:
+        self.servers = [Server(url, concurrency, max_retries) for url in urls]
+        self.max_retries = max_retries
+
+    def run(
+        self, items: Sequence[Item], attempt: Attempt[Item, Result], close: Callable[[], Coroutine[Any, Any, None]]
+    ) -> Iterator[tuple[Item, Result | AttemptError]]:
+        """Yields every item exactly once, as it finishes, with its result or its last error.
+
+        Args:
+            attempt: tries an item on the server with that URL; raises AttemptError.
+            close: awaited when all is done.
+        """
+        finished: SimpleQueue[tuple[Item, Result | AttemptError] | None] = SimpleQueue()
+
+        async def work() -> None:
+            running: Running[Result] = {}
+            try:
+                async for result in self._results(items, attempt, running):
+                    finished.put(result)
+            finally:
+                for attempted in running:
+                    attempted.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
+                await close()
+
+        # In a thread of its own, since signals are handled in the main thread: one that broke into the event loop would
+        # leave it in a state in which it cannot be closed.
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(work())
+        task.add_done_callback(lambda _: finished.put(None))
+        thread = Thread(target=loop.run_until_complete, args=(asyncio.wait([task]),), daemon=True)
+        thread.start()
+        try:
+            while (result := finished.get()) is not None:
+                yield result
+        finally:
+            loop.call_soon_threadsafe(task.cancel)
+            thread.join(CLOSING_SECONDS)
+        task.result()  # raises what nobody expected
+        loop.close()
+
+    async def _results(
+        self, items: Sequence[Item], attempt: Attempt[Item, Result], running: Running[Result]
+    ) -> AsyncIterator[tuple[Item, Result | AttemptError]]:
+        waiting = [(0.0, number) for number in range(len(items))]  # a heap of (not before this time, which item)
+        attempts = [0] * len(items)
+        while waiting or running:
+            now = time.monotonic()
+            while waiting and waiting[0][0] <= now and (server := self._free(now)):
+                number = heapq.heappop(waiting)[1]
+                running[asyncio.create_task(attempt(server.url, items[number]))] = number, server, now
+                server.running += 1
+            if not running and all(server.given_up for server in self.servers):
+                for _, number in waiting:
+                    yield items[number], AttemptError(f"no server is left; {self.servers[-1].reason}")
+                return
+            for task in await self._ended(running, waiting, now):
+                number, server, started = running.pop(task)
+                server.running -= 1
+                error = task.exception()
+                if error is None:
+                    server.succeeded()
+                    yield items[number], task.result()
+                elif not isinstance(error, AttemptError):
+                    raise error
+                elif error.blame is Blame.ITEM:
+                    server.succeeded()  # it is well and has judged
+                    yield items[number], error
+                else:
+                    server.failed(error, started)
+                    attempts[number] += error.blame is Blame.EITHER
+                    if attempts[number] > self.max_retries:
+                        yield items[number], AttemptError(f"{server.reason} (attempt {attempts[number]})")
+                    else:
+                        pause = delay(attempts[number]) if error.blame is Blame.EITHER else 0.0
+                        heapq.heappush(waiting, (time.monotonic() + pause, number))
+
+    def _free(self, now: float) -> Server | None:
+        """The server with the most free slots."""
+        server = max(self.servers, key=lambda server: server.free_slots(now))
+        return server if server.free_slots(now) > 0 else None
+
+    async def _ended(
+        self, running: Running[Result], waiting: list[tuple[float, int]], now: float
+    ) -> set[asyncio.Task[Result]]:
+        """Waits until an attempt ends or a new one may be started; the attempts that have ended."""
+        times = [server.rests_until for server in self.servers if not server.given_up]
+        times += [waiting[0][0]] if waiting else []
+        pause = min((moment - now for moment in times if moment > now), default=None)
+        if running:
+            return (await asyncio.wait(running, timeout=pause, return_when=asyncio.FIRST_COMPLETED))[0]
+        await asyncio.sleep(pause or 0)
+        return set()

@@ -1,0 +1,280 @@
+"""vLLM inside this command: continuous batching with paged keys and values, one engine a rank, in processes of its own.
+
+vLLM decides what is decoded together and keeps what prompts have in common (prefix caching), so `--batch_size` means
+nothing here. Prompts go in and completions come out as token ids: they are rendered, decoded and ended exactly as by
+the transformers backend. Needs an environment of its own, see requirements-vllm.txt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from cotkit.core.errors import UserError
+from cotkit.generation.chat_model import (
+    answered,
+    check_adapter,
+    decode,
+    encode,
+    load_model,
+    load_tokenizer,
+    preview,
+    turn_end_ids,
+)
+from cotkit.generation.types import Completion, Request, Sampling
+
+__all__ = ["VllmBackend", "load", "preview"]
+
+# The only ranks that vLLM reserves room for; an adapter gets the next larger one.
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+# Keys and values of an engine on a CPU: 46,000 tokens of SmolLM2-135M in float32. VLLM_CPU_KVCACHE_SPACE is stronger.
+CPU_CACHE_BYTES = 2 * 2**30
+
+# What torchrun sets. vLLM's processes would take it for their own: with TORCHELASTIC_USE_AGENT_STORE they wait for a
+# store that the launcher does not offer them.
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LAUNCHER_PREFIXES = ("LOCAL_", "GROUP_", "ROLE_", "TORCHELASTIC_")
+
+# How long the engine's processes may take to end before they are killed; Ctrl-C is to end everything in 5 s.
+SHUTDOWN_SECONDS = 2.0
+
+# Errors only, on stderr; no usage report. What the user has set is stronger.
+QUIET = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_NO_USAGE_STATS": "1",
+    "PYTHONWARNINGS": "ignore::FutureWarning,ignore::UserWarning:multiprocessing.resource_tracker",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "TORCH_LOGS": "-all",  # its spelling of errors only
+}
+
+
+def load(args: argparse.Namespace, model_name: str, adapter: str | None, sampling: Sampling) -> VllmBackend:
+    """Starts an engine. Raises UserError for a model or adapter that cannot be used, or if the engine does not start."""
+    from transformers import AutoConfig, GenerationConfig
+
+    tokenizer = load_tokenizer(model_name)
+    if adapter is not None:
+        check_adapter(model_name, Path(adapter))
+    try:
+        generation = GenerationConfig.from_pretrained(model_name)
+    except OSError:  # it has none: its configuration names the end token
+        generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(model_name))
+    with engine_environment(args.tensor_parallel_size), tempfile.TemporaryDirectory(prefix="merged-") as folder:
+        engine, lora = _start(args, model_name, adapter, Path(folder))
+    guard_children()
+    atexit.register(engine.engine_core.shutdown, timeout=SHUTDOWN_SECONDS)
+    return VllmBackend(engine, tokenizer, turn_end_ids(tokenizer, generation), sampling, args.seed, lora)
+
+
+def _start(args: argparse.Namespace, model_name: str, adapter: str | None, folder: Path) -> tuple[Any, Any]:
+    """(engine, its LoRARequest or None). With a merged adapter the engine reads its weights from `folder`, once."""
+    logging.getLogger("vllm").setLevel(logging.ERROR)  # while it is imported; then it sets up its own logging
+    from vllm import EngineArgs, LLMEngine
+    from vllm.lora.request import LoRARequest
+    from vllm.platforms import current_platform
+
+    on_cpu = current_platform.is_cpu()
+    if args.device not in ("auto", current_platform.device_type):
+        raise UserError(f"--device {args.device}: this vLLM was built for {current_platform.device_type}")
+    options: dict[str, Any] = {"dtype": "float32" if on_cpu and args.dtype == "auto" else args.dtype}
+    if args.gpu_memory_utilization is not None:
+        options["gpu_memory_utilization"] = args.gpu_memory_utilization
+    elif on_cpu:
+        options["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
+    weights, lora = model_name, None
+    if adapter is not None and (on_cpu if args.merge_adapter is None else args.merge_adapter):
+        load_model(model_name, adapter, options["dtype"]).save_pretrained(folder)
+        weights = str(folder)
+    elif adapter is not None:
+        lora = LoRARequest("adapter", 1, adapter)
+        options.update(enable_lora=True, max_loras=1, max_lora_rank=_lora_rank(Path(adapter)))
+    try:
+        engine = LLMEngine.from_engine_args(
+            EngineArgs(
+                model=weights,
+                skip_tokenizer_init=True,
+                seed=args.seed,
+                enable_prefix_caching=True,
+                max_model_len=-1,  # the model's own context, or as much of it as memory holds
+                tensor_parallel_size=args.tensor_parallel_size,
+                enforce_eager=on_cpu,  # on a CPU compiling takes longer than it saves
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+                **options,
+            )
+        )
+        if lora is not None:
+            engine.add_lora(lora)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"vLLM does not start with {model_name}: {str(error).splitlines()[0]}") from error
+    return engine, lora
+
+
+def _lora_rank(adapter: Path) -> int:
+    """The room that an adapter needs. Raises UserError if it is larger than vLLM has."""
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
+    for room in LORA_RANKS:
+        if rank <= room:
+            return room
+    raise UserError(
+        f"{adapter}: vLLM holds adapters up to rank {LORA_RANKS[-1]}, this one has {rank}; use --merge_adapter"
+    )
+
+
+def guard_children() -> None:
+    """Sees to it that this process's children end with it, even if it is killed: an engine would live on and hold memory.
+
+    A shell waits for the end of a pipe whose other end only this process has.
+    """
+    pids = [str(child.pid) for child in multiprocessing.active_children()]
+    guard = subprocess.Popen(
+        ["sh", "-c", 'read -r _; kill -9 "$@"', "guard", *pids],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    atexit.register(guard.kill)
+
+
+@contextlib.contextmanager
+def engine_environment(tensor_parallel_size: int) -> Iterator[None]:
+    """The environment that an engine's processes start with: nothing of torchrun's, this rank's GPUs or cores."""
+    before = dict(os.environ)
+    for name in before:
+        if name in LAUNCHER_VARIABLES or name.startswith(LAUNCHER_PREFIXES):
+            del os.environ[name]
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    local_rank, ranks = int(before.get("LOCAL_RANK", "0")), int(before.get("LOCAL_WORLD_SIZE", "1"))
+    if ranks > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus_of_rank(
+            before.get("CUDA_VISIBLE_DEVICES"), local_rank, ranks, tensor_parallel_size
+        )
+    # Left to itself vLLM binds its threads to the same cores in every rank, and keeps a core free even of two.
+    if "VLLM_CPU_OMP_THREADS_BIND" not in before:
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        if ranks > 1 or "OMP_NUM_THREADS" not in before:
+            os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // (ranks * tensor_parallel_size)))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def gpus_of_rank(visible: str | None, local_rank: int, ranks: int, each: int) -> str:
+    """The GPUs of one of `ranks` engines on this node, `each` in number. Raises UserError if there are too few."""
+    gpus = visible.split(",") if visible else [str(number) for number in range(ranks * each)]
+    if len(gpus) < ranks * each:
+        raise UserError(
+            f"{ranks} ranks with --tensor_parallel_size {each} need {ranks * each} GPUs, CUDA_VISIBLE_DEVICES has {len(gpus)}"
+        )
+    return ",".join(gpus[local_rank * each : (local_rank + 1) * each])
+
+
+class _VllmRow:
+    """One request while the engine has it."""
+
+    def __init__(self, request: Request, prompt: list[int]) -> None:
+        self.request = request
+        self.prompt = prompt
+        self.tokens: list[int] = []
+
+
+class VllmBackend:
+    """See the module's text. Made by `load`."""
+
+    def __init__(
+        self, engine: Any, tokenizer: Any, turn_ends: set[int], sampling: Sampling, seed: int, lora: Any = None
+    ) -> None:
+        self.engine, self.tokenizer, self.turn_ends = engine, tokenizer, turn_ends
+        self.sampling, self.seed, self.lora = sampling, seed, lora
+        self.context: int = engine.vllm_config.model_config.max_model_len
+        # As many again as are decoded wait inside the engine: a free place is filled without asking here.
+        self.window: int = 2 * engine.vllm_config.scheduler_config.max_num_seqs
+        self._numbers = count()
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Completion]]:
+        waiting, running = iter(requests), {}
+        while True:
+            while len(running) < self.window and (request := next(waiting, None)) is not None:
+                row = _VllmRow(request, encode(self.tokenizer, request.messages, self.sampling.thinking))
+                if len(row.prompt) + request.budget(self.sampling) > self.context:
+                    yield request, self._too_long(row)
+                else:
+                    running[self._add(row)] = row
+            if not running:
+                return
+            finished = {}
+            for output in self._step():
+                row = running.get(output.request_id)
+                completion = row and self._advance(row, output.outputs[0])
+                if completion:
+                    finished[output.request_id] = completion
+            self.engine.abort_request([name for name, done in finished.items() if done.finish_reason == "answer"])
+            for name, completion in finished.items():
+                yield running.pop(name).request, completion
+
+    def _too_long(self, row: _VllmRow) -> Completion:
+        error = f"prompt of {len(row.prompt)} tokens + max_new_tokens is over the model's context of {self.context}"
+        return Completion("", "error", len(row.prompt), 0, error)
+
+    def _add(self, row: _VllmRow) -> str:
+        """Hands a row to the engine; returns its name there."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        sampling, name = self.sampling, str(next(self._numbers))
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            seed=row.request.seed(self.seed) if sampling.temperature > 0 else None,
+            max_tokens=row.request.budget(sampling),
+            stop_token_ids=sorted(self.turn_ends),
+            detokenize=False,
+            # New tokens as they come are needed only to see an answer's end.
+            output_kind=RequestOutputKind.DELTA if sampling.stop_at_answer else RequestOutputKind.FINAL_ONLY,
+        )
+        self.engine.add_request(name, {"prompt_token_ids": row.prompt}, params, lora_request=self.lora)
+        return name
+
+    def _step(self) -> list[Any]:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            return self.engine.step()
+        except EngineDeadError as error:
+            raise UserError("vLLM's engine died, its own message is above; the same command resumes") from error
+
+    def _advance(self, row: _VllmRow, output: Any) -> Completion | None:
+        """Adds new tokens to a row; its completion if they end it."""
+        for token in output.token_ids:
+            row.tokens.append(token)
+            if self.sampling.stop_at_answer and (text := answered(self.tokenizer, row.tokens)) is not None:
+                return self._complete(row, "answer", text)
+        if output.finish_reason == "stop":
+            return self._complete(row, "stop", decode(self.tokenizer, row.tokens[:-1]))
+        if output.finish_reason == "length":
+            return self._complete(row, "length", decode(self.tokenizer, row.tokens))
+        if output.finish_reason is not None:
+            error = f"vLLM gave up ({output.finish_reason})"
+            return Completion("", "error", len(row.prompt), len(row.tokens), error)
+        return None
+
+    def _complete(self, row: _VllmRow, reason: str, text: str) -> Completion:
+        return Completion(text, reason, len(row.prompt), len(row.tokens))

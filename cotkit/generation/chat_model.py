@@ -1,0 +1,111 @@
+"""What the engines that hold a model themselves share: its tokenizer, its turn's ends, the answer's end, its adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cotkit.core.errors import UserError
+from cotkit.generation.prompts import Message, render
+from cotkit.generation.types import Sampling
+from cotkit.grading.grader import answer_line_end
+
+# Any of these ends the model's turn. An adapter is trained to end with <|im_end|> while a base model's generation
+# config knows only <|endoftext|>; a new turn's start can only be run-on.
+TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|im_start|>", "<|eot_id|>", "</s>")
+
+
+def load_tokenizer(model_name: str) -> Any:
+    """The model's tokenizer, padding on the left. Raises UserError if there is none or it has no chat template."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_name, padding_side="left")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{model_name}: has no tokenizer that can be loaded ({str(error).splitlines()[0]})") from None
+    if tokenizer.chat_template is None:
+        raise UserError(f"{model_name}: its tokenizer has no chat template; add chat_template.jinja to its folder")
+    return tokenizer
+
+
+def preview(model_name: str, messages: list[Message], sampling: Sampling) -> str:
+    """The text that the model would read."""
+    return render(load_tokenizer(model_name), messages, sampling.thinking)
+
+
+def encode(tokenizer: Any, messages: list[Message], thinking: bool) -> list[int]:
+    """The token ids of a prompt: the chat template writes every control token, so none is added."""
+    return tokenizer(render(tokenizer, messages, thinking), add_special_tokens=False)["input_ids"]
+
+
+def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """The text of a completion as the model wrote it: some tokenizers would take out spaces before punctuation."""
+    return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def answered(tokenizer: Any, tokens: Sequence[int]) -> str | None:
+    """The text up to the end of its first answer line if the last token may have completed one; else None.
+
+    A line is complete when its newline is there, so only a token with a newline needs a look at the whole text.
+    """
+    if "\n" not in decode(tokenizer, tokens[-1:]):
+        return None
+    text = decode(tokenizer, tokens)
+    end = answer_line_end(text)
+    return None if end is None else text[:end]
+
+
+def turn_end_ids(tokenizer: Any, generation_config: Any) -> set[int]:
+    """The ids of all tokens that end a text: the tokenizer's, the model's own and those of `TURN_ENDS`."""
+    ids = {tokenizer.eos_token_id}
+    configured = generation_config.eos_token_id
+    ids.update(configured if isinstance(configured, list) else [configured])
+    vocabulary = tokenizer.get_vocab()
+    ids.update(vocabulary[token] for token in TURN_ENDS if token in vocabulary)
+    return ids - {None}
+
+
+def load_model(model_name: str, adapter: str | None, dtype: Any) -> Any:
+    """The model on the CPU, the adapter merged into its weights. Raises UserError if there is no such model."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    if adapter is not None:
+        check_adapter(model_name, Path(adapter))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(model_name, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{model_name}: cannot be loaded as a model ({str(error).splitlines()[0]})") from None
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    return model
+
+
+def check_adapter(model_name: str, adapter: Path) -> None:
+    """Compares the adapter's shapes with the model's, built without weights. Raises UserError naming the first misfit."""
+    import torch
+    from safetensors import safe_open
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_name))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{model_name}: cannot be loaded as a model ({str(error).splitlines()[0]})") from None
+    modules = dict(model.named_modules())
+    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as weights:
+        for name in weights.keys():  # noqa: SIM118  not a dict
+            module_name, found, _ = name.removeprefix("base_model.model.").partition(".lora_A.")
+            if not found:
+                continue
+            module = modules.get(module_name)
+            features = weights.get_slice(name).get_shape()[1]
+            if module is None or module.in_features != features:
+                wants = "has no such layer" if module is None else f"has {module.in_features} inputs there"
+                raise UserError(
+                    f"{adapter}: does not fit {model_name}: {module_name} takes {features} inputs, the model {wants}"
+                )

@@ -1,0 +1,88 @@
+"""Every prompt of the project, once. What is trained is what is served: both are built by `student_messages`.
+
+Prompts are made by joining strings, never by `str.format`: questions are full of braces. All data sets are asked in
+the same words, since a student is served only what it was trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any, Literal
+
+from cotkit.core.jsonl import Row
+
+Message = dict[str, str]
+Mode = Literal["rewrite", "solve"]
+
+SYSTEM = "You are a careful math tutor."
+
+# The steps are asked for before the form of the last line: small chat models that read of `####` first answer at once,
+# without any reasoning.
+INSTRUCTION = "Reason step by step, then write the final answer alone on a last line: #### answer"
+
+REWRITE_INSTRUCTION = (
+    "Correct the wording of this solution so that it is clear and concise. "
+    "Keep all lines, numbers and calculations. End with the line #### "
+)
+
+# One worked example for the teacher, which keeps every line: without it a 135M teacher writes the answer alone.
+EXAMPLE_SOLUTION = "4*12=48 rolls.\nAfter selling there are 48-30=18 rolls.\nThen 18-3=15 rolls.\n#### 15"
+EXAMPLE_REWRITE = (
+    "There are 4*12=48 rolls at first.\nAfter 30 of them are sold, 48-30=18 rolls are left.\n"
+    "After 3 more are given away, 18-3=15 rolls are left.\n#### 15"
+)
+
+# Stands for any problem where a prompt's wording is hashed.
+PROBE: Row = {"question": "QUESTION", "solution": "SOLUTION", "answer": "ANSWER"}
+
+_CALCULATOR_MARK = re.compile(r"<<[^<>\n]*>>")
+
+
+def student_messages(question: str) -> list[Message]:
+    """The chat that the student is trained on and served with, up to its own turn."""
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question + "\n\n" + INSTRUCTION}]
+
+
+def teacher_messages(problem: Row, mode: Mode) -> list[Message]:
+    """The chat for the teacher: `solve` gives the problem alone, `rewrite` also the reference solution and answer.
+
+    To rewrite, the problem stands in a turn of its own, before the solution: small teachers that find both in one turn
+    solve it anew. What all prompts share comes first, so that an engine computes it once.
+    """
+    if mode == "solve":
+        return student_messages(problem["question"])
+    solution = target(problem["solution"], problem["answer"])
+    return [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": REWRITE_INSTRUCTION + "15\n\n" + EXAMPLE_SOLUTION},
+        {"role": "assistant", "content": EXAMPLE_REWRITE},
+        {"role": "user", "content": "The next problem: " + problem["question"]},
+        {"role": "assistant", "content": "Please give me its solution."},
+        {"role": "user", "content": REWRITE_INSTRUCTION + problem["answer"] + "\n\n" + solution},
+    ]
+
+
+def target(reasoning: str, answer: str) -> str:
+    """What the student is trained to write: the reasoning without calculator marks, then one line ``#### answer``."""
+    return _CALCULATOR_MARK.sub("", reasoning).strip() + "\n#### " + answer
+
+
+def training_row(question: str, output: str) -> Row:
+    """One LLaMA-Factory alpaca row. The system prompt is written out so that no template's default applies."""
+    system, user = student_messages(question)
+    return {"system": system["content"], "instruction": user["content"], "input": "", "output": output}
+
+
+def render(tokenizer: Any, messages: list[Message], thinking: bool) -> str:
+    """The text of a chat up to the assistant's turn, by the tokenizer's own template.
+
+    `enable_thinking` is passed always: templates that know it (Qwen3) default to thinking, others ignore it.
+    """
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking)
+
+
+def wording_hash(messages: list[Message]) -> str:
+    """Identifies a prompt's wording in a manifest: 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(messages, ensure_ascii=False).encode("utf-8")).hexdigest()[:16]

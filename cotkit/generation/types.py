@@ -1,0 +1,72 @@
+"""What goes into an engine and comes out of it: a `Request` with its `Sampling`, and a `Completion`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cotkit.generation.prompts import Message
+
+FINISH_REASONS = ("stop", "answer", "length", "error")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. Temperature 0 is greedy; top_p 1 and top_k 0 are off."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    thinking: bool = False
+    stop_at_answer: bool = True
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion that is wanted; (id, sample) is its key everywhere.
+
+    `max_new_tokens` is a budget of its own, for a problem that needs more room than the others of a run.
+    """
+
+    id: str
+    sample: int
+    messages: list[Message]
+    max_new_tokens: int | None = None
+
+    def budget(self, sampling: Sampling) -> int:
+        """How many tokens the completion may have; every backend asks here."""
+        return self.max_new_tokens or sampling.max_new_tokens
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.id, self.sample
+
+    def seed(self, run_seed: int) -> int:
+        """A seed of its own, so that a sampled text does not depend on what ran beside it. 63 bits."""
+        digest = hashlib.sha256(f"{run_seed}\n{self.id}\n{self.sample}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote, without the prompt and without the end-of-turn token.
+
+    finish_reason is `stop` (the model ended its turn), `answer` (cut after its first complete answer line), `length`
+    (the token limit) or `error` (no text; `error` says why). Token counts are the engine's own.
+    """
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    error: str | None = None
+
+
+class Backend(Protocol):
+    """A loaded model."""
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Completion]]:
+        """Yields every request exactly once, in the order in which they finish."""

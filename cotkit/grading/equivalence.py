@@ -1,0 +1,258 @@
+"""Does an answer equal the gold answer? By text, exact values and structure; computer algebra is an oracle passed in.
+
+Truth has three values: True, False, and None where only computer algebra can tell. The conventions and the reason of
+each stand in docs/GRADING.md.
+"""
+
+from __future__ import annotations
+
+import re
+
+from cotkit.core.datasets import INTEGER_DATASETS, KINDS, NUMBER_DATASETS
+from cotkit.grading.answer_types import (
+    Code,
+    Matrix,
+    Relation,
+    Scalar,
+    Sequence,
+    Value,
+    Words,
+    choice_letter,
+    letter_with_value,
+    read,
+)
+from cotkit.grading.evaluate import exact_value, proportional, too_large
+from cotkit.grading.formula_parser import MAX_LENGTH, ExpressionError, Node, parse, variables
+from cotkit.grading.normalize import normalise, plain_number, plain_thousands, same_number, without_blanks
+from cotkit.grading.truth import Decision, Judgement, Oracle, Truth, all_of, any_of
+from cotkit.grading.units import DEGREE
+from cotkit.grading.values import fold, judge_code, judge_scalar
+
+MAX_FOR_ALGEBRA = (
+    250  # characters; the longest gold of MATH has 200, and the LaTeX reader takes milliseconds a character
+)
+# An answer that still has to be summed or integrated is no final answer (and the usual way to stall computer algebra).
+_UNEVALUATED = re.compile(r"\\(?:sum|prod|int|iint|iiint|oint|lim|bigcup|bigcap)(?![a-zA-Z])")
+_APPROX = re.compile(r"\\approx(?![a-zA-Z])")
+
+
+def _undecided(_gold: str, _answer: str) -> Truth:
+    return None
+
+
+def compare(gold: str, answer: str, dataset: str, oracle: Oracle = _undecided) -> Decision | None:
+    """The outcome of one comparison; None where it rests on the oracle and the oracle does not know.
+
+    `oracle(gold, answer)` is asked about formulas in normalised LaTeX that exact arithmetic cannot decide.
+    """
+    if gold.strip() == answer.strip():
+        return Decision("correct", "exact")
+    if (settled := compare_numbers(gold, answer, dataset)) is not None:
+        return settled
+    if len(answer) > MAX_LENGTH:
+        return Decision("wrong", "too_long")
+    left, right = normalise(gold), normalise(answer)
+    if dataset in NUMBER_DATASETS or KINDS[dataset] == "choice":
+        left, right = plain_thousands(left), plain_thousands(right)
+    if right and without_blanks(left) == without_blanks(right):
+        return Decision("correct", "exact")
+    result = _judge_readings(left, right, oracle)
+    if result.equal is None:
+        return None
+    rule = "integer" if dataset in INTEGER_DATASETS and result.rule == "rational" else result.rule
+    return Decision("correct" if result.equal else "wrong", rule)
+
+
+def compare_numbers(gold: str, answer: str, dataset: str) -> Decision | None:
+    """The outcome for two plain numbers, without any parsing; None when one of the two is anything else."""
+    grouped = dataset in NUMBER_DATASETS
+    left, right = plain_number(gold, grouped), plain_number(answer, grouped)
+    if left is None or right is None or dataset in INTEGER_DATASETS and len(left) > 3:
+        return None
+    if left == right:
+        return Decision("correct", "exact")
+    rule = "integer" if dataset in INTEGER_DATASETS else "rational"
+    return Decision("correct" if same_number(left, right) else "wrong", rule)
+
+
+def gold_problem(gold: str, dataset: str) -> str | None:
+    """Why `gold` cannot be an answer of `dataset`; None when it can."""
+    if dataset not in INTEGER_DATASETS and plain_number(gold, True):
+        return None
+    if len(gold) > MAX_LENGTH:
+        return f"gold is longer than {MAX_LENGTH} characters"
+    text = normalise(gold)
+    if not re.search(r"\w|\\\w", text):
+        return "gold is empty"
+    bare = re.sub(r"\\[{}]", "", text)
+    if bare.count("{") != bare.count("}") or text.count(r"\begin") != text.count(r"\end"):
+        return "gold has unbalanced braces"
+    if dataset in INTEGER_DATASETS and not re.fullmatch(r"\d{1,3}", text):
+        return "gold is not an integer from 0 to 999"
+    if dataset in NUMBER_DATASETS or KINDS[dataset] == "choice":
+        value = read(plain_thousands(text))[0]
+        if not isinstance(value, Scalar) or exact_value(parse(value.text)) is None and variables(parse(value.text)):
+            return "gold is not a number"
+    return None
+
+
+def _judge_readings(gold: str, answer: str, oracle: Oracle) -> Judgement:
+    """Any reading of the gold against any reading of the answer."""
+    letter = choice_letter(gold)
+    if letter is not None and choice_letter(answer) is not None:
+        return Judgement(letter == choice_letter(answer), "choice")
+    if lettered := letter_with_value(answer):
+        if letter is not None:
+            return Judgement(letter == lettered[0], "choice")
+        answer = lettered[1]
+    golds = [value for text in _gold_forms(gold) for value in read(text)]
+    answers = read(_stated_form(answer))
+    result = any_of(_judge(left, right, oracle) for left in golds for right in answers)
+    if result.equal is False and any(isinstance(v, Words) and v.opaque for v in (*golds, *answers)):
+        fault = _hopeless(gold, answer, answers)
+        return Judgement(False, fault) if fault else Judgement(oracle(gold, answer), "math_verify")
+    return result
+
+
+def _hopeless(gold: str, answer: str, readings: tuple[Value, ...]) -> str | None:
+    """Why computer algebra is not even asked about an answer: it could only lose time on it."""
+    if len(answer) > MAX_FOR_ALGEBRA or any(isinstance(v, Scalar) and too_large(parse(v.text)) for v in readings):
+        return "too_large"
+    if _UNEVALUATED.search(answer) and not _UNEVALUATED.search(gold):
+        return "unevaluated"
+    unbalanced = sum(answer.count(c) for c in "([{") != sum(answer.count(c) for c in ")]}")
+    return "malformed" if unbalanced else None
+
+
+def _gold_forms(gold: str) -> list[str]:
+    """A gold may give its value in several forms: `0.56 = 56%`, `2/3 \\approx 0.67`."""
+    forms = [part.strip() for part in _APPROX.split(gold) if part.strip()]
+    if len(forms) == 1 and "=" in gold and not re.search(r"[a-zA-Z<>]", re.sub(r"\\[a-zA-Z]+", "", gold)):
+        forms = [part.strip() for part in gold.split("=") if part.strip()]
+    return forms
+
+
+def _stated_form(answer: str) -> str:
+    """What an answer states exactly: the side before an approximation sign."""
+    forms = [part.strip() for part in _APPROX.split(answer) if part.strip()]
+    return forms[0] if forms else answer
+
+
+def _judge(gold: Value, answer: Value, oracle: Oracle) -> Judgement:
+    """One reading against one reading, by the kind of each."""
+    if isinstance(gold, Relation) or isinstance(answer, Relation):
+        return _judge_relation(gold, answer, oracle)
+    if isinstance(gold, Code) or isinstance(answer, Code):
+        return judge_code(gold, answer)
+    if isinstance(gold, Matrix) or isinstance(answer, Matrix):
+        return _judge_matrix(gold, answer, oracle)
+    if isinstance(gold, Sequence) or isinstance(answer, Sequence):
+        return _judge_sequence(gold, answer, oracle)
+    if isinstance(gold, Words) or isinstance(answer, Words):
+        return Judgement(fold(gold.text) == fold(answer.text), "text")
+    return judge_scalar(gold, answer, oracle)
+
+
+def _judge_matrix(gold: Value, answer: Value, oracle: Oracle) -> Judgement:
+    if isinstance(gold, Matrix) and isinstance(answer, Matrix):
+        if [len(row) for row in gold.rows] != [len(row) for row in answer.rows]:
+            return Judgement(False, "matrix")
+        pairs = (
+            (a, b) for left, right in zip(gold.rows, answer.rows, strict=True) for a, b in zip(left, right, strict=True)
+        )
+        return all_of((_judge(a, b, oracle) for a, b in pairs), "matrix")
+    matrix, other = (gold, answer) if isinstance(gold, Matrix) else (answer, gold)
+    assert isinstance(matrix, Matrix)
+    if not isinstance(other, Sequence) or other.brackets not in ("()", "") or len(matrix.rows[0]) != 1:
+        return Judgement(False, "matrix")
+    column = Sequence("()", tuple(row[0] for row in matrix.rows))
+    return _judge_sequence(column, other, oracle) if matrix is gold else _judge_sequence(other, column, oracle)
+
+
+def _judge_sequence(gold: Value, answer: Value, oracle: Oracle) -> Judgement:
+    """Lists, tuples, sets, intervals and unions."""
+    if not (isinstance(gold, Sequence) and isinstance(answer, Sequence)):
+        sequence, single = (gold, answer) if isinstance(gold, Sequence) else (answer, gold)
+        assert isinstance(sequence, Sequence)
+        alone = sequence.brackets == "{}" and len(sequence.items) == 1
+        return _judge(sequence.items[0], single, oracle) if alone else Judgement(False, "shape")
+    left, right = _as_union(gold), _as_union(answer)
+    kinds = {left.brackets, right.brackets}
+    rule = {"": "list", "()": "tuple", "{}": "set", "cup": "union"}.get(left.brackets, "interval")
+    if left.name and right.name and left.name != right.name:
+        return Judgement(False, "variable")
+    if len(left.items) != len(right.items) or len(kinds) > 1 and kinds not in ({"", "()"}, {"", "{}"}):
+        return Judgement(False, rule)
+    named = [all(isinstance(item, Relation) for item in side.items) for side in (left, right)]
+    if kinds <= {"", "{}", "cup"} and named[0] == named[1]:
+        return _judge_unordered(left.items, right.items, oracle, rule)
+    return all_of((_judge(a, b, oracle) for a, b in zip(left.items, right.items, strict=True)), rule)
+
+
+def _as_union(value: Sequence) -> Sequence:
+    """A bare list of intervals (`x < 2 or x > 3`) is their union."""
+    intervals = value.brackets == "" and all(
+        isinstance(item, Sequence) and (r"\infty" in str(item.items) or set(item.brackets) & set("[]"))
+        for item in value.items
+    )
+    return Sequence("cup", value.items, value.name) if intervals else value
+
+
+def _judge_unordered(gold: tuple[Value, ...], answer: tuple[Value, ...], oracle: Oracle, rule: str) -> Judgement:
+    """Each gold item takes an equal item of the answer; equality is close enough to transitive for a greedy choice."""
+    rest, judgements = list(answer), []
+    for item in gold:
+        tried = [_judge(item, other, oracle) for other in rest]
+        best = next((i for i, t in enumerate(tried) if t.equal), None)
+        judgements.append(Judgement(True, rule) if best is not None else any_of(tried))
+        if best is not None:
+            del rest[best]
+    return all_of(judgements, rule)
+
+
+def _judge_relation(gold: Value, answer: Value, oracle: Oracle) -> Judgement:
+    if not isinstance(answer, Relation):
+        assert isinstance(gold, Relation)
+        # `x=5` against 5, `y=2x+3` against 2x+3: the left side may be left out, but an equation is no expression.
+        return (
+            _judge(gold.right, answer, oracle)
+            if gold.op == "=" and _is_name(gold.left)
+            else Judgement(False, "equation")
+        )
+    if not isinstance(gold, Relation):
+        return _judge(gold, answer.right, oracle) if answer.op == "=" else Judgement(False, "inequality")
+    if gold.op == answer.op == "=" and gold.left == answer.left:
+        result = _judge(gold.right, answer.right, oracle)
+        if result.equal or _is_name(gold.left):
+            return result._replace(rule="equation")
+    return _judge_sides(gold, answer, oracle)
+
+
+def _is_name(text: str) -> bool:
+    return (
+        re.fullmatch(r"[a-zA-Z]{1,3}|\\?[a-zA-Z]+|[a-zA-Z]\(\w\)|[a-zA-Z]_\{?\w+\}?|\(\w(?:,\w)+\)", text) is not None
+    )
+
+
+def _judge_sides(gold: Relation, answer: Relation, oracle: Oracle) -> Judgement:
+    """Equations are equal when left minus right are proportional, inequalities when also the sense agrees."""
+    rule = "equation" if gold.op == "=" else "inequality"
+    turned = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
+    differences: list[Node] = []
+    for relation in (gold, answer):
+        if not isinstance(relation.right, Scalar) or relation.right.unit not in (None, DEGREE):
+            return Judgement(fold(relation.left) == fold(str(relation.right)), rule)
+        try:
+            differences.append(("add", parse(relation.left), ("neg", parse(relation.right.text))))
+        except ExpressionError:
+            return Judgement(None, "math_verify")
+    if gold.op == answer.op:
+        equal = proportional(differences[0], differences[1], positive=gold.op not in ("=", "!="))
+    elif turned.get(gold.op) == answer.op:
+        equal = proportional(differences[0], ("neg", differences[1]), positive=True)
+    else:
+        equal = False
+    if equal is None:
+        texts = [f"{r.left}{r.op}{r.right.text}" for r in (gold, answer) if isinstance(r.right, Scalar)]
+        return Judgement(oracle(*texts), "math_verify")
+    return Judgement(equal, rule)

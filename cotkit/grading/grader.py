@@ -1,0 +1,202 @@
+"""Verdicts on final answers: what a model's output answers, and whether that equals the gold answer.
+
+`extract` finds the answer (cotkit/grading/extraction.py); `grade` and `grade_many` compare it with the gold answer
+(cotkit/grading/equivalence.py) and send only what needs computer algebra to killable workers (cotkit/grading/worker_pool.py).
+The conventions, with the reason of each, stand in docs/GRADING.md.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from cotkit.core.datasets import KINDS, NUMBER_DATASETS
+from cotkit.grading.equivalence import compare, compare_numbers, gold_problem
+from cotkit.grading.extraction import Extraction, answer_line_end, extract, last_number, split_thinking, strip_thinking
+from cotkit.grading.normalize import plain_number
+from cotkit.grading.truth import Decision
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from cotkit.grading.worker_pool import GraderPool
+
+__all__ = [
+    "VERDICTS",
+    "Extraction",
+    "Grade",
+    "Item",
+    "answer_line_end",
+    "check_gold",
+    "equivalent",
+    "extract",
+    "grade",
+    "grade_many",
+    "last_number",
+    "split_thinking",
+    "strip_thinking",
+]
+
+VERDICTS = ("correct", "wrong", "no_answer", "truncated", "grader_timeout", "gold_unparsable")
+
+# Results waiting for an earlier item's worker are kept back; this many at most, so that a stream stays a stream.
+MAX_WAITING = 1024
+
+MAX_PLAIN = 40  # characters of a response that may be a plain number
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One response to grade against `gold`; `finish_reason` as the engine reported it (`length` = cut off)."""
+
+    id: str
+    dataset: str
+    gold: str
+    response: str
+    finish_reason: str = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """The verdict on one item: what was extracted, how, by which rule it was decided, and where the answer ends."""
+
+    id: str
+    verdict: str
+    extracted: str | None
+    how: str
+    rule: str
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A comparison that a worker has to make: the grade it completes, and (gold, answer, data set or protocol)."""
+
+    template: Grade
+    question: tuple[str, str, str]
+    only_correct_counts: bool = False  # a protocol without a verdict for time-outs
+
+    def grade(self, outcome: Decision) -> Grade:
+        verdict = "wrong" if self.only_correct_counts and outcome.verdict != "correct" else outcome.verdict
+        return replace(self.template, verdict=verdict, rule=outcome.rule)
+
+
+def grade_many(items: Iterable[Item], workers: int | None = None) -> Iterator[Grade]:
+    """Grades in the order of `items`, as a stream; at most `workers` processes (default: one a core).
+
+    Processes are started only when an item needs computer algebra. Raises ValueError for an unknown data set.
+    """
+    return run_tasks(map(_settle, items), workers)
+
+
+def run_tasks(entries: Iterable[Grade | Task], workers: int | None = None) -> Iterator[Grade]:
+    """Completes the tasks among `entries` in worker processes; yields all grades in order, as they come."""
+    pool: GraderPool | None = None
+    waiting: deque[Grade | tuple[Task, Future[Decision]]] = deque()
+    try:
+        for entry in entries:
+            if isinstance(entry, Task):
+                pool = pool or _new_pool(workers)
+                waiting.append((entry, pool.submit(*entry.question)))
+            elif waiting:
+                waiting.append(entry)
+            else:
+                yield entry
+            while waiting and (_is_ready(waiting[0]) or len(waiting) >= MAX_WAITING):
+                yield _finish(waiting.popleft())
+        while waiting:
+            yield _finish(waiting.popleft())
+    finally:
+        if pool is not None:
+            pool.close()
+
+
+def grade(item: Item) -> Grade:
+    """The verdict on one item, equal to that of `grade_many`; its worker is shared and closed at exit."""
+    entry = _settle(item)
+    return entry if isinstance(entry, Grade) else entry.grade(_shared_pool().submit(*entry.question).result())
+
+
+def equivalent(left: str, right: str, dataset: str) -> bool:
+    """Would `right` be correct if `left` were the gold answer of a question of `dataset`?"""
+    outcome = _compare(left, right, dataset) or _shared_pool().submit(left, right, dataset).result()
+    return outcome.verdict == "correct"
+
+
+def check_gold(gold: str, dataset: str) -> bool:
+    """Can `gold` be read as an answer of `dataset` at all?"""
+    if dataset not in KINDS:
+        extract("", dataset)
+    return gold_problem(gold, dataset) is None
+
+
+def _settle(item: Item) -> Grade | Task:
+    """The grade of an item that needs no computer algebra, else the task to complete it."""
+    response, cut = item.response, item.finish_reason == "length"
+    if len(response) < MAX_PLAIN and not cut and (settled := _settle_numbers(item)) is not None:
+        return settled
+    found = extract(response, item.dataset)
+    if (problem := _gold_problem(item.gold, item.dataset)) is not None:
+        return Grade(item.id, "gold_unparsable", found.answer, found.how, problem, found.end)
+    if found.how == "unclosed_think" or cut and not _complete(found, response):
+        return Grade(item.id, "truncated", None, found.how, "no_complete_answer", len(response))
+    if found.answer is None:
+        return Grade(item.id, "no_answer", None, found.how, "none", found.end)
+    outcome = _compare(item.gold, found.answer, item.dataset)
+    if outcome is None:
+        return Task(Grade(item.id, "", found.answer, found.how, "", found.end), (item.gold, found.answer, item.dataset))
+    return Grade(item.id, outcome.verdict, found.answer, found.how, outcome.rule, found.end)
+
+
+def _settle_numbers(item: Item) -> Grade | None:
+    """The grade where response and gold are plain numbers and nothing else: no text to search, nothing to parse."""
+    answer = plain_number(item.response, item.dataset in NUMBER_DATASETS)
+    if answer is None or item.dataset not in KINDS:
+        return None
+    outcome = compare_numbers(item.gold, answer, item.dataset)
+    return outcome and Grade(item.id, outcome.verdict, answer, "bare", outcome.rule, len(item.response))
+
+
+def _complete(found: Extraction, response: str) -> bool:
+    """Was the answer of a cut response written to its end? `#### 12` at the cut may be the head of `#### 1234`."""
+    if found.how in ("answer_line", "statement"):
+        return response.find("\n", found.end) >= 0
+    return found.how == "boxed"
+
+
+def _is_ready(entry: Grade | tuple[Task, Future[Decision]]) -> bool:
+    return isinstance(entry, Grade) or entry[1].done()
+
+
+def _finish(entry: Grade | tuple[Task, Future[Decision]]) -> Grade:
+    return entry if isinstance(entry, Grade) else entry[0].grade(entry[1].result())
+
+
+_compare = lru_cache(maxsize=16384)(compare)
+_gold_problem = lru_cache(maxsize=16384)(gold_problem)
+
+
+def _new_pool(workers: int | None) -> GraderPool:
+    from cotkit.grading.worker_pool import GraderPool
+
+    return GraderPool(workers)
+
+
+_shared: list[GraderPool] = []
+_shared_lock = threading.Lock()
+
+
+def _shared_pool() -> GraderPool:
+    with _shared_lock:
+        if not _shared:
+            _shared.append(_new_pool(1))
+            atexit.register(_shared[0].close)
+            if hasattr(os, "register_at_fork"):
+                os.register_at_fork(after_in_child=_shared.clear)  # the pool's threads stay behind in the parent
+        return _shared[0]

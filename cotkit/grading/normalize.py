@@ -1,0 +1,247 @@
+"""Text-level cleaning of answers: decoration, typography, LaTeX spelling. Pure functions from str to str."""
+
+from __future__ import annotations
+
+import re
+
+MAX_CLEANED = 2000  # characters; what is longer is no answer, and peeling it layer by layer would be quadratic
+
+# Typographic characters mapped to the ASCII or LaTeX spelling the comparison reads.
+_CHARS: dict[str, str] = {
+    "−": "-",
+    "–": "-",
+    "—": "-",
+    "‐": "-",
+    "‑": "-",
+    "﹣": "-",
+    "－": "-",
+    "＋": "+",
+    "＝": "=",
+    "×": r"\times ",
+    "⋅": r"\cdot ",
+    "·": r"\cdot ",
+    "∗": "*",
+    "÷": r"\div ",
+    "⁄": "/",
+    "∕": "/",
+    "π": r"\pi ",
+    "∞": r"\infty ",
+    "√": r"\sqrt ",
+    "°": r"^\circ ",
+    "º": r"^\circ ",
+    "θ": r"\theta ",
+    "α": r"\alpha ",
+    "β": r"\beta ",
+    "≤": r"\le ",
+    "≥": r"\ge ",
+    "≠": r"\ne ",
+    "∪": r"\cup ",
+    "∩": r"\cap ",
+    "∈": r"\in ",
+    "±": r"\pm ",
+    "∓": r"\mp ",
+    "≈": r"\approx ",
+    "∅": r"\emptyset ",
+    "²": "^{2}",
+    "³": "^{3}",
+    "½": r"\frac{1}{2}",
+    "⅓": r"\frac{1}{3}",
+    "⅔": r"\frac{2}{3}",
+    "¼": r"\frac{1}{4}",
+    "¾": r"\frac{3}{4}",
+    "‘": "'",
+    "’": "'",
+    "“": '"',
+    "”": '"',
+    "，": ",",
+    "％": "%",
+    "（": "(",
+    "）": ")",
+    "：": ":",
+    "＄": "$",
+    "\u00a0": " ",
+    "\u2007": " ",
+    "\u2009": " ",
+    "\u202f": " ",
+    "\u3000": " ",
+    "\u200b": "",
+    "\ufeff": "",
+    "\u2060": "",
+}
+_TABLE = str.maketrans(_CHARS | {chr(0xFF10 + d): str(d) for d in range(10)})  # U+FF10..U+FF19: full-width digits
+
+_THOUSANDS = re.compile(
+    r"(?<![\d.])\d{1,3}(?:(?:,|\{,\}|,?\\[!,;: ]|,?\s)\s?\d{3})+(?!\d)"
+    r"(?!\s?\\?frac)(?:(?<!\s\d{3})|(?!\s*/\s*\d))"  # `5 121/144` is a mixed number
+)
+_MARKS = re.compile(r"\{,\}|[,\s]|\\[!,;: ]")
+_WRAPPERS = (
+    ("**", "**"),
+    ("__", "__"),
+    ("$$", "$$"),
+    ("$", "$"),
+    ("`", "`"),
+    (r"\(", r"\)"),
+    (r"\[", r"\]"),
+    ('"', '"'),
+    ("'", "'"),
+    ("*", "*"),
+)
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
+_STOPS = re.compile(r"(?:[\s.;:]|(?<!\\)\\\\|,)+$")
+
+
+def unify_characters(text: str) -> str:
+    """Unicode typography (U+2212, full-width digits, pi, roots, thin spaces) in its ASCII or LaTeX spelling."""
+    return text if text.isascii() else text.translate(_TABLE)
+
+
+def balanced_end(text: str, start: int) -> int | None:
+    """Offset just past the brace that closes the one at `text[start - 1]`; None when it is never closed."""
+    depth, i = 1, start
+    while i < len(text):
+        char = text[i]
+        if char == "\\":
+            i += 1
+        elif char == "{":
+            depth += 1
+        elif char == "}":
+            depth -= 1
+            if depth == 0:
+                return i + 1
+        i += 1
+    return None
+
+
+def strip_decoration(text: str) -> str:
+    """An answer without what surrounds it: bold, code ticks, delimiters, quotes, a box around it all, a final stop."""
+    if text.isalnum() and text.isascii():
+        return text
+    text, before = unify_characters(text).strip(), None
+    if len(text) > MAX_CLEANED:
+        return text
+    while text != before:
+        before = text
+        text = _strip_stops(text)
+        text = text.removeprefix("**").removesuffix("**") if text.count("**") == 1 else text
+        for left, right in _WRAPPERS:
+            if len(text) > len(left) + len(right) and text.startswith(left) and text.endswith(right):
+                inner = text[len(left) : -len(right)]
+                # `$2$ and $3$` is not one delimited text.
+                if left.strip("$") and left[0] != "\\" or left not in inner and not inner.endswith("\\"):
+                    text = inner.strip()
+        if (box := _BOX.match(text)) and balanced_end(text, box.end()) == len(text):
+            text = text[box.end() : -1].strip()
+    return text
+
+
+def _strip_stops(text: str) -> str:
+    """`text` without trailing stops, keeping a LaTeX thin space or line break intact."""
+    match = _STOPS.search(text[-40:])
+    if match is None:
+        return text
+    cut = len(text) - (len(text[-40:]) - match.start())
+    return text[:cut].rstrip() if not text[:cut].endswith("\\") else text
+
+
+_GROUPED_NUMBER = re.compile(r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?", re.ASCII)
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
+
+
+def plain_number(text: str, grouped: bool) -> str | None:
+    """`text` if it is nothing but a number, without currency and thousands commas (which only `grouped` allows)."""
+    if (_GROUPED_NUMBER if grouped else _NUMBER).fullmatch(text) is None:
+        return None
+    return text.replace("$", "").replace(",", "") if grouped else text
+
+
+def same_number(left: str, right: str) -> bool:
+    """Are two results of `plain_number` one value? Decided on the digits."""
+    return left == right or _digits(left) == _digits(right)
+
+
+def _digits(number: str) -> tuple[bool, str, str]:
+    whole, _, part = number.lstrip("-").partition(".")
+    whole, part = whole.lstrip("0"), part.rstrip("0")
+    return number.startswith("-") and bool(whole or part), whole, part
+
+
+def without_blanks(text: str) -> str:
+    """`text` without the blanks that separate nothing: `2 3` and `two lines` keep theirs."""
+    return re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", text)
+
+
+def plain_thousands(text: str) -> str:
+    r"""Thousands marks taken out of numbers: `1,234`, `1{,}234`, `1,\!234`, `1\,234`, `1 234` -> `1234`."""
+    return _THOUSANDS.sub(lambda m: _MARKS.sub("", m[0]), text)
+
+
+_FONT = re.compile(r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|bm|mathcal|operatorname\*?|bold)\s*\{([^{}]*)\}")
+_TEXT = re.compile(r"\\(?:mbox|textbf|textnormal|textrm|textit|textup|emph|text)\s*(?=\{)")
+_UPRIGHT_UNIT = re.compile(r"(?<=[\d}) ,;])\\mathrm\s*\{\s*(m|cm|mm|km|in|ft|mi|g|kg|lb|oz|s|h|min|L|mL)\s*\}")
+_DELIMITER = re.compile(r"(?<!\\)\$")
+_NOTHING = re.compile(
+    r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])|\\!"
+    r"|\\(?:displaystyle|textstyle|limits|bf|rm|it|small|large)(?![a-zA-Z])"
+    r"|\\h?phantom\s*(?:\{[^{}]*\})?"
+)
+_MARKED = re.compile(r"(?<=\d)(?:\{,\}|,\s?\\[!,;:]\s?|\\[!,;:]\s?)(?=\d{3}(?!\d))")
+_CIRC = re.compile(r"\^\s*\{?\s*\\(?:circ|degree)(?![a-zA-Z])\s*\}?|\\degree(?![a-zA-Z])")
+_SPACE = re.compile(r"\\[,;:> ]|\\q?quad(?![a-zA-Z])|~|\s+")
+ROW = "\x02"  # stands for the row break of a matrix in normalised text
+_JOINED = re.compile(
+    r",?\s*\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![a-zA-Z\\])\s*,?\s*\b(?:and|or)\b(?![a-zA-Z])|\\(?:lor|vee)(?![a-zA-Z])"
+)
+_RESPELLED = (
+    (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
+    (re.compile(r"\\[dt]binom(?![a-zA-Z])"), r"\\binom"),
+    (re.compile(r"\\(?:leqslant|leqq|leq)(?![a-zA-Z])|<="), r"\\le "),
+    (re.compile(r"\\(?:geqslant|geqq|geq)(?![a-zA-Z])|>="), r"\\ge "),
+    (re.compile(r"\\lt(?![a-zA-Z])"), "<"),
+    (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
+    (re.compile(r"\\(?:neq)(?![a-zA-Z])|!="), r"\\ne "),
+    (re.compile(r"\\(?:lbrace|lbrack)(?![a-zA-Z])"), r"\\{"),
+    (re.compile(r"\\rbrace(?![a-zA-Z])"), r"\\}"),
+    (re.compile(r"\\langle(?![a-zA-Z])"), "("),
+    (re.compile(r"\\rangle(?![a-zA-Z])"), ")"),
+    (re.compile(r"\\[lr]?vert(?![a-zA-Z])|\\\|"), "|"),
+    (re.compile(r"\\(?:times|cdot|ast)(?![a-zA-Z])|\*\*(?=\s*\S)"), lambda m: "^" if m[0] == "**" else "*"),
+    (re.compile(r"\\div(?![a-zA-Z])"), "/"),
+    (re.compile(r"\\(?:colon|mathbin:)(?![a-zA-Z])"), ":"),
+    (re.compile(r"\\(?:simeq|thickapprox)(?![a-zA-Z])"), r"\\approx "),
+    (re.compile(r"\\(?:varnothing)(?![a-zA-Z])"), r"\\emptyset "),
+    (re.compile(r"\\mathbb\s*\{?R\}?"), r"(-\\infty,\\infty)"),
+    (re.compile(r"\+\s*\\infty"), r"\\infty"),
+    (re.compile(r"\{([^{}]+)\\choose([^{}]+)\}"), r"\\binom{\1}{\2}"),
+    (re.compile(r"(?<=\d)\s*(?:\\text\s*\{\s*to\s*\}|to)\s*(?=\d)"), ":"),
+)
+
+
+_EXPONENT = re.compile(r"(?<![\w.}])(\d+\.?\d*|\.\d+)[eE]([-+]?\d{1,4})(?!\w)")
+_REPEATING = re.compile(r"(\d*)\.(\d{0,20})\\(?:overline|bar)\s*\{(\d{1,20})\}")
+
+
+def _repeating(match: re.Match[str]) -> str:
+    r"""`0.1\overline{6}` as the fraction it is: all its digits less the fixed ones, over nines and zeros."""
+    fixed, cycle = match[1] + match[2], match[3]
+    return rf"\frac{{{int(fixed + cycle) - int(fixed or 0)}}}{{{'9' * len(cycle)}{'0' * len(match[2])}}}"
+
+
+def normalise(text: str) -> str:
+    r"""One spelling of an answer's LaTeX: font, size and spacing commands gone, `\frac` for `\dfrac`, `*` for `\times`,
+    `^\circ` for every degree sign, a comma for a joining "and" or "or", bare `%` and `$`."""
+    text = strip_decoration(text)
+    if text.isdecimal():
+        return text
+    if text.count("$") - text.count(r"\$") > 1:
+        text = _DELIMITER.sub("", text)
+    text = text.replace(r"\%", "%").replace(r"\$", "$")
+    if "\\" in text or "~" in text:
+        text = _TEXT.sub(r"\\text", _UPRIGHT_UNIT.sub(r"\\text{\1}", text).replace("\\\\", ROW))
+        text = _MARKED.sub("", _FONT.sub(r"\1", text))
+        text = _REPEATING.sub(_repeating, text) if "line" in text or "bar" in text else text
+        text = _CIRC.sub(r"^\\circ ", _NOTHING.sub(" ", text).replace(r"\:", " "))
+    text = _JOINED.sub(",", _EXPONENT.sub(r"\1*10^{\2}", text))
+    for pattern, spelling in _RESPELLED:
+        text = pattern.sub(spelling, text)
+    return strip_decoration(_SPACE.sub(" ", text))

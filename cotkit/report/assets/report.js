@@ -1,0 +1,192 @@
+"use strict";
+// The viewer of questions. Every text from the data is set with textContent: it can show markup, never be it.
+const ROW_HEIGHT = 56; // pixels, as in the style sheet: equal rows let the list hold only those in sight
+const sets = JSON.parse(document.getElementById("data").textContent);
+const byId = (id) => document.getElementById(id);
+const controls = Object.fromEntries(
+  ["dataset", "text", "method", "verdict", "reference", "outcome"].map((name) => [name, byId(name)]));
+const list = byId("list"), spacer = byId("spacer"), detail = byId("detail");
+let shown = []; // indices into the data set's questions that pass the filters
+let selected = -1; // place in `shown`
+
+function element(tag, className, text) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+const current = () => sets[controls.dataset.value] ?? sets[0];
+const isRight = (samples) => samples.length > 0 && samples.filter((s) => s.verdict === "correct").length * 2 > samples.length;
+
+function mark(samples) {
+  const right = samples.filter((sample) => sample.verdict === "correct").length;
+  const sign = samples.length > 1 ? `${right}/${samples.length}` : right ? "✓" : "✗";
+  return element("span", `mark ${isRight(samples) ? "correct" : "other"}`, sign);
+}
+
+function haystack(question) {
+  question.text ??= [question.id, question.question, question.answer,
+    ...question.outputs.flat().map((sample) => sample.before + sample.after)].join("\n").toLowerCase();
+  return question.text;
+}
+
+const OUTCOMES = {
+  any: () => true,
+  wins: (ours, theirs) => ours && !theirs,
+  losses: (ours, theirs) => !ours && theirs,
+  both: (ours, theirs) => ours && theirs,
+  neither: (ours, theirs) => !ours && !theirs,
+};
+
+function filter() {
+  const { questions } = current();
+  const wanted = controls.text.value.trim().toLowerCase();
+  const method = Number(controls.method.value), reference = Number(controls.reference.value);
+  const verdict = controls.verdict.value, outcome = OUTCOMES[controls.outcome.value];
+  shown = [];
+  questions.forEach((question, index) => {
+    const ours = question.outputs[method];
+    if (verdict !== "any" && !ours.some((sample) => sample.verdict === verdict)) return;
+    if (!outcome(isRight(ours), isRight(question.outputs[reference]))) return;
+    if (wanted && !haystack(question).includes(wanted)) return;
+    shown.push(index);
+  });
+  byId("count").textContent = `${shown.length} of ${questions.length} questions`;
+  spacer.style.height = `${shown.length * ROW_HEIGHT}px`;
+  list.scrollTop = 0;
+  select(shown.length ? 0 : -1, false);
+}
+
+function drawRows() {
+  const first = Math.max(0, Math.floor(list.scrollTop / ROW_HEIGHT) - 4);
+  const last = Math.min(shown.length, first + Math.ceil(list.clientHeight / ROW_HEIGHT) + 8);
+  const rows = [];
+  for (let place = first; place < last; place += 1) {
+    const question = current().questions[shown[place]];
+    const row = element("div", "row");
+    row.id = `row-${place}`;
+    row.setAttribute("role", "option");
+    row.setAttribute("aria-selected", String(place === selected));
+    row.setAttribute("aria-posinset", String(place + 1));
+    row.setAttribute("aria-setsize", String(shown.length));
+    row.style.top = `${place * ROW_HEIGHT}px`;
+    const name = element("div", "name");
+    const marks = element("span");
+    question.outputs.forEach((samples) => marks.append(mark(samples), " "));
+    name.append(element("span", "", question.id), marks);
+    row.append(name, element("div", "text", question.question));
+    row.addEventListener("click", () => select(place, true));
+    rows.push(row);
+  }
+  spacer.replaceChildren(...rows);
+}
+
+function select(place, byUser) {
+  selected = place;
+  if (place >= 0) {
+    const top = place * ROW_HEIGHT;
+    if (top < list.scrollTop) list.scrollTop = top;
+    if (top + ROW_HEIGHT > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW_HEIGHT - list.clientHeight;
+    list.setAttribute("aria-activedescendant", `row-${place}`);
+  } else {
+    list.removeAttribute("aria-activedescendant");
+  }
+  drawRows();
+  drawDetail();
+  if (byUser) history.replaceState(null, "", link(current().questions[shown[place]].id));
+}
+
+const link = (id) => `#${new URLSearchParams({ q: id })}`;
+
+function card(method, sample, number, count) {
+  const made = element("section", "card");
+  const title = element("h4", "", count > 1 ? `${method}, sample ${number} ` : `${method} `);
+  title.append(element("span", `mark ${sample.verdict === "correct" ? "correct" : "other"}`,
+    `${sample.verdict === "correct" ? "✓" : "✗"} ${sample.verdict.replaceAll("_", " ")}`));
+  const answer = sample.extracted === null ? "no answer found" : `answer ${sample.extracted}`;
+  const facts = `${answer} · ${sample.words} words, ${sample.words_to_answer} to the answer · ended by ${sample.finish_reason}`;
+  const output = element("p", "output", sample.before);
+  if (sample.after.trim()) output.append(element("span", "after", sample.after));
+  made.append(title, element("div", "note", facts), output);
+  return made;
+}
+
+function drawDetail() {
+  if (selected < 0) {
+    detail.replaceChildren(element("p", "note", "No question passes these filters."));
+    return;
+  }
+  const { methods, questions } = current(), question = questions[shown[selected]];
+  const title = element("h3"), anchor = element("a", "", question.id);
+  anchor.href = link(question.id);
+  title.append(anchor);
+  const outputs = element("div", "outputs");
+  question.outputs.forEach((samples, index) => samples.forEach((sample, number) =>
+    outputs.append(card(methods[index], sample, number, samples.length))));
+  const gold = element("details"), solution = element("p", "output", question.solution || "(none)");
+  gold.append(element("summary", "", `Right answer: ${question.answer}`), solution);
+  detail.replaceChildren(title, element("p", "question", question.question), gold, outputs);
+}
+
+function options(control, names, labels) {
+  control.replaceChildren(...names.map((name, index) => {
+    const option = element("option", "", labels ? labels[index] : name);
+    option.value = name;
+    return option;
+  }));
+}
+
+function fillControls() {
+  const { methods, questions } = current(), numbers = methods.map((_, index) => String(index));
+  options(controls.method, numbers, methods);
+  options(controls.reference, numbers, methods);
+  controls.method.value = numbers[numbers.length - 1];
+  const verdicts = new Set(questions.flatMap((question) => question.outputs.flat().map((sample) => sample.verdict)));
+  options(controls.verdict, ["any", ...[...verdicts].sort()]);
+}
+
+// Opens the question that the address names; filters are lifted, as they might hide it.
+function openAddress() {
+  const wanted = new URLSearchParams(location.hash.slice(1)).get("q");
+  if (wanted === null) return;
+  const place = sets.findIndex((set) => set.questions.some((question) => question.id === wanted));
+  if (place < 0) return;
+  controls.dataset.value = String(place);
+  fillControls();
+  controls.text.value = "";
+  controls.outcome.value = "any";
+  filter();
+  select(shown.findIndex((index) => current().questions[index].id === wanted), true);
+}
+
+const STEPS = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1, PageDown: 10, PageUp: -10, End: Infinity, Home: -Infinity };
+list.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || !(event.key in STEPS) || !shown.length) return;
+  event.preventDefault();
+  select(Math.max(0, Math.min(shown.length - 1, selected + STEPS[event.key])), true);
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "/" && event.target !== controls.text) {
+    event.preventDefault();
+    controls.text.focus();
+  } else if (event.key === "Escape" && event.target === controls.text) {
+    list.focus();
+  }
+});
+
+let waiting;
+controls.text.addEventListener("input", () => {
+  clearTimeout(waiting);
+  waiting = setTimeout(filter, 120); // milliseconds: one search a pause, not one a key
+});
+for (const name of ["method", "verdict", "reference", "outcome"]) controls[name].addEventListener("change", filter);
+controls.dataset.addEventListener("change", () => { fillControls(); filter(); });
+list.addEventListener("scroll", () => requestAnimationFrame(drawRows));
+addEventListener("resize", drawRows);
+addEventListener("hashchange", openAddress);
+
+options(controls.dataset, sets.map((_, index) => String(index)), sets.map((set) => set.name));
+fillControls();
+filter();
+openAddress();

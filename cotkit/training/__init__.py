@@ -1,0 +1,1 @@
+"""LLaMA-Factory's configuration, budgets, and the check that what is trained is what is served."""

@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# Kills the teacher, 2-rank inference and the whole pipeline with SIGKILL at random moments, resumes them until they
+# are done, and compares the end with undisturbed runs. Exit code 1 if a byte differs or a row is lost or doubled.
+# Texts come from the fake backend; the pipeline trains a tiny random model for real.
+#
+#   bash scripts/dev/soak.sh            200 kills, about 30 minutes
+#   bash scripts/dev/soak.sh 20         20 kills
+#   bash scripts/dev/soak.sh 20 teacher 20 kills of the teacher; also inference, pipeline
+#   SEED=7 bash scripts/dev/soak.sh     other moments
+# shellcheck source=scripts/internal/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+kills="${1:-200}"
+only="${2:-}"
+[[ "$kills" =~ ^[1-9][0-9]*$ && "$only" =~ ^(teacher|inference|pipeline)?$ ]] ||
+  fail "usage: scripts/dev/soak.sh [KILLS [teacher|inference|pipeline]]"
+bash scripts/setup.sh
+RANDOM="${SEED:-1}"
+work="$(mktemp -d)"
+trap 'rm -rf -- "$work"' EXIT
+
+problems() { # NUMBER PREFIX: so many lines; PREFIX holds the fields that come first
+  local i
+  for ((i = 0; i < $1; i++)); do
+    # shellcheck disable=SC2059  # the prefix is a format: it holds the number
+    printf "{$2\"question\": \"Tom has %d apples and buys 1 more?\", \"solution\": \"He has %d+1=%d apples now.\", \"answer\": \"%d\"}\n" \
+      "$i" "$i" "$i" $((i + 1)) $((i + 1))
+  done
+}
+
+rows=400 model=fake:seconds=0.02,bytes=20000
+mkdir -p "$work/data/gsm8k" "$work/raw/amc23" "$work/preset/train"
+problems $rows '"id": "gsm8k-test-%05d", "dataset": "gsm8k", "split": "test", ' >"$work/data/gsm8k/test.jsonl"
+
+make_preset() { # what pipeline.sh needs, sized for seconds
+  problems 24 '"number": %d, ' >"$work/raw/amc23/test.jsonl"
+  local data="$work/pipeline/data"
+  printf 'dataset: [amc23]\nsource: %s\ndata_root: %s\n' "$work/raw" "$data" >"$work/preset/data.yaml"
+  printf 'backend: fake\nmodel_name: fake:seconds=0.05\ninput_path: %s\n' "$data/amc23/test.jsonl" >"$work/preset/teacher.yaml"
+  printf 'min_words: 5\n' >"$work/preset/filter.yaml"
+  printf 'backend: fake\nbase_model: fake:seconds=0.05\ndata_root: %s\n' "$data" >"$work/preset/infer.yaml"
+  printf 'data_root: %s\n' "$data" >"$work/preset/score.yaml"
+  python - "$work/tiny" <<'EOF'
+import sys
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+source = "data/models/SmolLM2-135M-Instruct"
+small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+torch.manual_seed(0)
+AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, **small)).save_pretrained(sys.argv[1])
+AutoTokenizer.from_pretrained(source).save_pretrained(sys.argv[1])
+EOF
+  printf 'dataset: distilled\n' >"$work/preset/train/distilled.yaml"
+  cat >"$work/preset/train.yaml" <<EOF
+methods: [distilled]
+model_name_or_path: $work/tiny
+template: qwen
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_target: all
+learning_rate: 1.0e-2
+cutoff_len: 384
+per_device_train_batch_size: 1
+num_train_epochs: 3
+save_steps: 3
+save_total_limit: 3
+report_to: none
+overwrite_cache: true
+EOF
+}
+
+command_of() { # KIND FOLDER: sets `command`; all that it writes lies in FOLDER
+  case "$1" in
+    teacher) command=(python teacher_cot.py --backend fake --model_name "$model" --input_path "$work/data/gsm8k/test.jsonl"
+      --output_path "$2/out.jsonl") ;;
+    inference) command=(torchrun --standalone --nproc_per_node=2 infer_parallel.py --backend fake --base_model "$model"
+      --dataset gsm8k --data_root "$work/data" --output_path "$2/out.jsonl") ;;
+    pipeline) command=(bash scripts/pipeline.sh "$work/preset" --output_root "$2") ;;
+  esac
+}
+
+results() { # FOLDER: hash and name of every result; not of files that hold times, nor of LLaMA-Factory's but the adapter
+  (cd -- "$1" && find . -type f '(' -name '*.jsonl' -o -name '*.md' -o -name '*.json' ')' \
+    ! -name '*.manifest.json' ! -name 'report.*' ! -path '*/train/distilled/*' -exec sha256sum {} + | sort -k 2)
+  find "$1" -path '*/train/distilled/adapter_model.safetensors' -exec sha256sum {} + | cut -c -64
+}
+
+generated() { # FOLDER: the ids of all generated rows, a line each, with the file's name before them
+  grep -rHo --include='*.jsonl' '^{"id": "[^"]*", .*"finish_reason"' "$1" | grep -o '^[^{]*{"id": "[^"]*"' |
+    sed "s|^$1/||" | sort
+}
+
+passes=0 lost=0 doubled=0 differing=0
+check() { # KIND: the end of a disturbed run against the undisturbed one
+  passes=$((passes + 1))
+  lost=$((lost + $(comm -23 <(generated "$work/$1-alone" | uniq) <(generated "$work/$1" | uniq) | wc -l)))
+  doubled=$((doubled + $(generated "$work/$1" | uniq -d | wc -l)))
+  diff <(results "$work/$1-alone") <(results "$work/$1") >&2 || differing=$((differing + 1))
+}
+
+torn=0
+start_over() { # KIND
+  mkdir -p "$work/$1"
+  torn=$((torn + $(find "$work/$1" -name '*.torn' -exec cat {} + | wc -l)))
+  rm -rf -- "${work:?}/$1"
+  mkdir -p "$work/$1"
+}
+
+broken=0
+soak() { # KIND KILLS: kills it KILLS times, each after up to half of the time that an undisturbed run takes
+  local killed=0 pid status began=$SECONDS longest
+  say "$1: $2 kills"
+  passes=0 lost=0 doubled=0 differing=0 torn=0
+  start_over "$1"
+  command_of "$1" "$work/$1"
+  "${command[@]}" >"$work/log" 2>&1 || fail "$1 does not run by itself: $(tail -n 5 "$work/log")"
+  longest=$(((SECONDS - began) / 2 + 1)) # seconds
+  mv -- "$work/$1" "$work/$1-alone"
+  start_over "$1"
+  while ((killed < $2)); do
+    setsid "${command[@]}" >"$work/log" 2>&1 &
+    pid=$!
+    sleep "$((RANDOM % longest)).$((RANDOM % 10))$((RANDOM % 10))"
+    kill -KILL -- "-$pid" 2>/dev/null || true
+    status=0
+    wait "$pid" 2>/dev/null || status=$?
+    case $status in
+      137) killed=$((killed + 1)) ;;
+      0) # it had finished before
+        check "$1"
+        start_over "$1"
+        ;;
+      *) sleep 1 ;; # ranks of a launcher that was killed still hold the output; they end after their current row
+    esac
+  done
+  sleep 2
+  "${command[@]}" >"$work/log" 2>&1 || fail "$1 does not finish after the kills: $(tail -n 5 "$work/log")"
+  check "$1"
+  start_over "$1"
+  printf '%s: kills %d, runs finished %d, torn tails repaired %d, rows lost %d, rows doubled %d, runs that differ from an undisturbed one %d\n' \
+    "$1" "$killed" "$passes" "$torn" "$lost" "$doubled" "$differing"
+  ((lost + doubled + differing == 0)) || broken=1
+}
+
+make_preset
+for kind in teacher inference pipeline; do
+  share=$kills
+  [[ -n "$only" ]] || case "$kind" in
+    teacher) share=$(((kills + 2) / 3)) ;;
+    inference) share=$(((kills + 1) / 3)) ;;
+    pipeline) share=$((kills / 3)) ;;
+  esac
+  if [[ -z "$only" || "$only" == "$kind" ]]; then soak "$kind" "$share"; fi
+done
+exit "$broken"

@@ -1,0 +1,50 @@
+"""The table of a sweep, best held-out loss first; scripts/sweep.sh runs it.
+
+Reads   FOLDER/*.manifest.json, the records of finished trainings
+Writes  FOLDER.md
+
+    python scripts/internal/sweep_table.py outputs/smollm2_cpu/sweep/strong_baseline
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from cotkit.core import cli
+from cotkit.core.errors import UserError
+from cotkit.core.files import write_if_changed
+from cotkit.core.jsonl import Row, read_json
+
+COLUMNS = ("learning_rate", "lora_rank", "num_train_epochs")  # what a sweep varies
+
+
+def table(records: list[Row]) -> Iterator[str]:
+    yield "| rate | rank | epochs | steps | trained tokens | train loss | held-out loss | seconds |\n|---|---|---|---|---|---|---|---|"
+    for record in sorted(records, key=lambda record: record["counts"]["eval_loss"]):
+        counts = record["counts"]
+        varied = " | ".join(f"{record['settings'][key]:g}" for key in COLUMNS)
+        yield (
+            f"| {varied} | {counts['steps']} | {counts['trained_tokens']:,} | {counts['train_loss']:.3f} | "
+            f"{counts['eval_loss']:.3f} | {counts['train_runtime']:.0f} |"
+        )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="<run>/sweep/<method>")
+    folder = parser.parse_args(argv).folder
+    records = [read_json(path) for path in sorted(folder.glob("*.manifest.json"))]
+    finished = [record for record in records if record["status"] == "done" and "eval_loss" in record["counts"]]
+    if not finished:
+        raise UserError(f"{folder}: holds no finished training with a held-out loss; scripts/sweep.sh trains them")
+    text = "\n".join(table(finished)) + "\n"
+    write_if_changed(folder.with_name(f"{folder.name}.md"), text.encode("utf-8"))
+    print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

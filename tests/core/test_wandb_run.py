@@ -1,0 +1,59 @@
+"""Weights and Biases: online with a key, offline without one, scores as one run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import problem, run_script, write_rows
+
+from cotkit.core import wandb_run
+
+
+@pytest.fixture
+def no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing that says who we are; the path of a netrc file that is not there yet."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    return tmp_path / "netrc"
+
+
+def test_without_a_key_it_is_offline(no_key: Path, monkeypatch: pytest.MonkeyPatch):
+    assert wandb_run.mode() == "offline"
+    no_key.write_text("machine example.org login user password x\n", encoding="utf-8")
+    assert wandb_run.mode() == "offline"
+    no_key.write_text("machine api.wandb.ai login user password x\n", encoding="utf-8")
+    assert wandb_run.mode() == "online"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert wandb_run.mode() == "disabled"
+
+
+def test_an_environment_key_is_a_key(no_key: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    assert wandb_run.mode() == "online"
+
+
+def test_scores_are_recorded_offline_without_a_key(no_key: Path, tmp_path: Path):
+    write_rows(tmp_path / "data/gsm8k/test.jsonl", [problem(number) for number in range(2)])
+    predictions = [
+        {
+            "id": problem(number)["id"],
+            "sample": 0,
+            "dataset": "gsm8k",
+            "response": f"#### {number + 1}",
+            "thinking": "",
+            "finish_reason": "stop",
+            "prompt_tokens": 1,
+            "completion_tokens": 1,
+        }
+        for number in range(2)
+    ]
+    path = write_rows(tmp_path / "out/distilled.jsonl", predictions)
+    done = run_script(
+        "score.py", "--dataset", "gsm8k", "--data_root", tmp_path / "data", "--pred_path", path, "--report_to", "wandb"
+    )
+    assert "no key, distilled-gsm8k is recorded offline" in done.stdout
+    assert list((tmp_path / "out/wandb").glob("offline-run-*/*.wandb"))
+    assert json.loads((tmp_path / "out/distilled.summary.json").read_text(encoding="utf-8"))["accuracy"] == 1

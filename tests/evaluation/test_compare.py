@@ -1,0 +1,304 @@
+"""compare.py on planted per-item results: what it finds, how certain it says to be, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import read_rows, write_rows
+from scipy.stats import permutation_test
+
+from cotkit.core.errors import UserError
+from cotkit.evaluation import stats
+from cotkit.evaluation.comparison import Bootstrap, Method, Run, compare_pair
+from cotkit.evaluation.metrics import SCHEMA, Accuracy
+from scripts import compare
+
+Right = list[list[bool]]  # by question, by sample
+
+
+def add_method(run: Path, stem: str, right: Right, **changes: Any) -> Path:
+    """Writes the two files that score.py would, for these right and wrong answers; returns the summary's path."""
+    folder = run / "predictions/gsm8k"
+    verdicts = [(number, sample, ok) for number, samples in enumerate(right) for sample, ok in enumerate(samples)]
+    write_rows(
+        folder / f"{stem}.scores.jsonl",
+        [
+            {"id": f"q{number}", "sample": sample, "verdict": "correct" if ok else "wrong"}
+            for number, sample, ok in verdicts
+        ],
+    )
+    accuracy = Accuracy(len(right[0]))
+    accuracy.questions.update(map(sum, right))
+    summary = {
+        "schema": SCHEMA,
+        "dataset": "gsm8k",
+        "protocol": "default",
+        "n": len(verdicts),
+        "questions": len(right),
+        "samples": len(right[0]),
+        "missing": 0,
+        **accuracy.describe(),
+        "verdicts": {"no_answer": 0},
+        "ended_with_eos": 1.0,
+        "truncated": 0.0,
+        "word_count": 50.0,
+        "words_to_answer": 40.0,
+        "runaway_text": 0.5,
+        "steps": {"outputs": 0, "share_right": None},
+        "problems_sha256": "0",
+        **changes,
+    }
+    return write_rows(folder / f"{stem}.summary.json", [summary])
+
+
+def one_sample(correct: Iterable[int], questions: int = 40) -> Right:
+    return [[number in set(correct)] for number in range(questions)]
+
+
+def compared(run: Path, *words: str) -> dict[str, Any]:
+    assert compare.main([str(run), *words]) == 0
+    return json.loads((run / "comparison.json").read_text(encoding="utf-8"))
+
+
+def first_sentence(run: Path) -> str:
+    return (run / "comparison.md").read_text(encoding="utf-8").split("\n")[2]
+
+
+def test_every_pair_on_the_same_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for stem, correct in (("distilled", range(5, 20)), ("baseline", range(8)), ("strong_baseline", ())):
+        add_method(tmp_path, stem, one_sample(correct))
+    result = compared(tmp_path)
+    (dataset,) = result["datasets"]
+    assert [method["method"] for method in dataset["methods"]] == ["baseline", "strong_baseline", "distilled"]
+    pairs = {(pair["method"], pair["reference"]): pair for pair in dataset["pairs"]}
+    assert list(pairs) == [("strong_baseline", "baseline"), ("distilled", "baseline"), ("distilled", "strong_baseline")]
+    pair = pairs["distilled", "baseline"]
+    assert pair["wins"] == [f"q{number}" for number in range(8, 20)]
+    assert pair["losses"] == [f"q{number}" for number in range(5)]
+    assert pair["difference"] == pytest.approx(7 / 40)
+    assert pair["low"] < pair["difference"] < pair["high"]
+    assert pair["test"] == "exact McNemar" and pair["p"] == pytest.approx(0.1435, abs=1e-4)  # exact binomial, 5 of 17
+    assert [pair["p_adjusted"] for pair in dataset["pairs"]] == stats.holm([pair["p"] for pair in dataset["pairs"]])
+    assert result["family"] == 3
+    assert pairs["strong_baseline", "baseline"]["verdict"] == "worse"
+    assert pairs["distilled", "strong_baseline"]["verdict"] == "better"
+    assert pair["verdict"] == "inconclusive"
+    assert capsys.readouterr().out == (tmp_path / "comparison.md").read_text(encoding="utf-8")
+
+
+def test_the_first_sentence_is_the_finding(tmp_path: Path):
+    add_method(tmp_path, "baseline", one_sample(range(8)))
+    result = compared(tmp_path)
+    assert (
+        result["finding"]
+        == first_sentence(tmp_path)
+        == ("On gsm8k (40 questions) only baseline was scored, so there is nothing to compare.")
+    )
+    add_method(tmp_path, "strong_baseline", one_sample(range(10)))
+    assert (
+        "no method is shown to differ from baseline: the largest difference, of strong_baseline, is +5.0 points"
+        in (compared(tmp_path)["finding"])
+    )
+    add_method(tmp_path, "distilled", one_sample(range(35)))
+    compared(tmp_path)
+    sentence = first_sentence(tmp_path)
+    assert sentence.startswith(
+        "On gsm8k (40 questions) distilled is better than baseline by +67.5 points (95 % interval +52.5 to"
+    )
+    assert "p < 0.001 after Holm's correction); distilled against strong_baseline: +62.5 points" in sentence
+    assert "strong_baseline, and distilled is worse" not in sentence
+    compared(tmp_path, "--reference", "distilled")
+    assert "no method is shown to be better than distilled, and baseline is worse: -67.5 points" in first_sentence(
+        tmp_path
+    )
+
+
+@pytest.mark.parametrize("fixed, broken, p", [(168, 184, 0.42), (141, 111, 0.068), (195, 149, 0.015)])
+def test_the_original_experiment(tmp_path: Path, fixed: int, broken: int, p: float):
+    """1319 questions with these discordant pairs: what the published predictions show and what they do not."""
+    add_method(tmp_path, "baseline", one_sample(range(broken), 1319))
+    add_method(tmp_path, "distilled", one_sample(range(broken, broken + fixed), 1319))
+    (pair,) = compared(tmp_path)["datasets"][0]["pairs"]
+    assert float(f"{pair['p']:.2g}") == p
+    assert (len(pair["wins"]), len(pair["losses"])) == (fixed, broken)
+    assert pair["verdict"] == ("better" if p < 0.05 else "no difference shown")
+    assert 0.03 < pair["minimum_detectable_difference"] < 0.045
+
+
+def sampled_runs(rng: np.random.Generator, shift: float, questions: int, samples: int) -> tuple[Method, Method]:
+    """Two methods on questions of their own difficulty; the second is better by `shift` on every question."""
+    chance = rng.uniform(0.1, 0.7, size=questions)
+    methods = []
+    for name, right in (("a", rng.binomial(samples, chance)), ("b", rng.binomial(samples, chance + shift))):
+        counts = {str(number): (int(count), samples) for number, count in enumerate(right)}
+        methods.append(Method(name, [Run(name, None, {}, counts)]))
+    return methods[0], methods[1]
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+def test_planted_truths(samples: int):
+    """A known difference lies in the interval in 93 to 97 % of 1,000 data sets; none is significant in at most 6 %."""
+    rng = np.random.default_rng(20 + samples)
+    ids = [str(number) for number in range(200)]
+    covered = significant = better = 0
+    for seed in range(1000):
+        bootstrap = Bootstrap(seed=seed, repetitions=1000, confidence=0.95)
+        reference, method = sampled_runs(rng, 0.1, len(ids), samples)
+        pair = compare_pair(method, reference, ids, 0.05, bootstrap)
+        covered += pair["low"] <= 0.1 <= pair["high"]
+        better += pair["p"] < 0.05
+        reference, method = sampled_runs(rng, 0.0, len(ids), samples)
+        significant += compare_pair(method, reference, ids, 0.05, bootstrap)["p"] < 0.05
+    assert 930 <= covered <= 970
+    assert significant <= 60
+    assert better > (400 if samples == 1 else 900)
+
+
+def test_sign_flips_equal_scipy():
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        differences = rng.integers(-3, 5, size=12)
+        theirs = permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
+        assert stats.sign_flip_exact(differences.tolist()) == pytest.approx(theirs, abs=1e-9)
+    assert stats.sign_flip_exact([1, 1, -1, 0, 1]) == pytest.approx(stats.mcnemar_exact(3, 1), abs=1e-12)
+    assert stats.sign_flip_exact([0, 0]) == stats.sign_flip_exact([]) == stats.sign_flip_exact([2, -2]) == 1.0
+    assert stats.sign_flip_exact([2] * 10) == pytest.approx(2 / 2**10, abs=1e-12)
+
+
+def test_several_samples_use_all_of_them(tmp_path: Path):
+    add_method(tmp_path, "baseline", [[True, False]] * 20 + [[False, False]] * 20)
+    add_method(tmp_path, "distilled", [[True, True]] * 15 + [[False, False]] * 25)
+    (pair,) = compared(tmp_path)["datasets"][0]["pairs"]
+    assert pair["test"] == "exact sign flips"
+    assert (len(pair["wins"]), len(pair["losses"])) == (15, 5)
+    assert pair["difference"] == pytest.approx((30 - 20) / 80)
+    assert pair["p"] == pytest.approx(stats.mcnemar_exact(15, 5), abs=1e-12)  # each of 20 differs by one sample
+
+
+def test_several_seeds_of_a_method(tmp_path: Path):
+    rng = np.random.default_rng(7)
+    add_method(tmp_path, "baseline", one_sample(range(30), 300))
+    for seed, share in ((1, 0.30), (2, 0.34), (10, 0.26)):
+        add_method(tmp_path, f"distilled.seed{seed}", one_sample(np.flatnonzero(rng.random(300) < share), 300))
+    (dataset,) = compared(tmp_path)["datasets"]
+    baseline, distilled = dataset["methods"]
+    assert [run["seed"] for run in distilled["runs"]] == [1, 2, 10] and baseline["standard_deviation"] is None
+    accuracies = [run["accuracy"] for run in distilled["runs"]]
+    assert distilled["accuracy"] == pytest.approx(np.mean(accuracies))
+    assert distilled["standard_deviation"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert distilled["accuracy_low"] < min(accuracies) < max(accuracies) < distilled["accuracy_high"] + 0.02
+    (pair,) = dataset["pairs"]
+    assert pair["test"] == "bootstrap of questions and runs" and pair["verdict"] == "better"
+    assert pair["low"] < pair["difference"] < pair["high"]
+    assert "(3 runs, standard deviation 0.0" in (tmp_path / "comparison.md").read_text(encoding="utf-8")
+
+
+def test_runs_that_all_agree_leave_what_the_number_of_questions_can_show(tmp_path: Path):
+    for stem in ("baseline", "distilled.seed1", "distilled.seed2"):
+        add_method(tmp_path, stem, one_sample(range(4)))
+    (pair,) = compared(tmp_path)["datasets"][0]["pairs"]
+    assert (pair["difference"], pair["p"], pair["verdict"]) == (0.0, 1.0, "inconclusive")
+
+
+def test_many_methods_do_not_hide_a_large_difference_between_several_runs(tmp_path: Path):
+    """A bootstrap's p is never 0, and Holm multiplies it by all pairs: their number decides how many samples are drawn."""
+    for number in range(12):
+        for seed in (1, 2):
+            add_method(tmp_path, f"method{number}.seed{seed}", one_sample(range(number, number + 5)))
+    add_method(tmp_path, "baseline", one_sample([]))
+    add_method(tmp_path, "best.seed1", one_sample(range(30)))
+    result = compared(tmp_path)
+    assert (result["family"], result["bootstrap_repetitions"]) == (91, 91_000)
+    pair = next(
+        pair for pair in result["datasets"][0]["pairs"] if pair["method"] == "method11" and pair["reference"] == "best"
+    )
+    assert pair["p_adjusted"] < 0.01
+
+
+def test_it_is_the_same_twice(tmp_path: Path):
+    for stem in ("baseline", "distilled.seed1", "distilled.seed2"):
+        add_method(tmp_path, stem, one_sample(range(len(stem))))
+    compared(tmp_path)
+    before = (tmp_path / "comparison.json").read_bytes()
+    (tmp_path / "comparison.json").unlink()
+    compared(tmp_path)
+    assert (tmp_path / "comparison.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"protocol": "original"}, "baseline and distilled were scored by different protocols (default and original)"),
+        ({"schema": 1}, "distilled.summary.json: schema 1 of score.py, but 2 is needed; run score.py again"),
+        ({"dataset": "amc23"}, "distilled.summary.json: scores of amc23 in the folder of gsm8k"),
+        ({"n": 41}, "distilled.scores.jsonl: holds another number of items"),
+        ({"problems_sha256": "1"}, "baseline and distilled were scored against different problem files"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(tmp_path: Path, changes: dict[str, Any], says: str):
+    add_method(tmp_path, "baseline", one_sample(range(8)))
+    add_method(tmp_path, "distilled", one_sample(range(8)), **changes)
+    with pytest.raises(UserError) as error:
+        compare.main([str(tmp_path)])
+    assert says in str(error.value)
+    assert not (tmp_path / "comparison.json").exists()
+
+
+def test_methods_that_were_asked_differently_are_compared_with_a_note(tmp_path: Path):
+    for stem, tokens in (("baseline", 160), ("distilled", 160)):
+        add_method(tmp_path, stem, one_sample(range(8)))
+        settings = {"model": stem, "adapter": stem, "max_new_tokens": tokens}
+        write_rows(tmp_path / f"predictions/gsm8k/{stem}.jsonl.manifest.json", [{"settings": settings}])
+    assert compared(tmp_path)["datasets"][0]["notes"] == []
+    write_rows(
+        tmp_path / "predictions/gsm8k/distilled.jsonl.manifest.json", [{"settings": settings | {"max_new_tokens": 512}}]
+    )
+    (note,) = compared(tmp_path)["datasets"][0]["notes"]
+    assert note == "distilled was asked otherwise than baseline: max_new_tokens: 160 -> 512"
+    assert f"Note: {note}.\n" in (tmp_path / "comparison.md").read_text(encoding="utf-8")
+
+
+def test_missing_and_double_ids_are_named(tmp_path: Path):
+    add_method(tmp_path, "baseline", one_sample(range(8)))
+    add_method(tmp_path, "distilled", one_sample(range(8), 39))
+    with pytest.raises(UserError, match=r"distilled lacks 1 question \(q39\)"):
+        compare.main([str(tmp_path)])
+    add_method(tmp_path, "distilled", one_sample(range(8)))
+    scores = tmp_path / "predictions/gsm8k/distilled.scores.jsonl"
+    rows = read_rows(scores)
+    write_rows(scores, [*rows[:-1], rows[3]])
+    with pytest.raises(UserError, match="distilled.scores.jsonl:40: q3 stands already in line 4"):
+        compare.main([str(tmp_path)])
+    with pytest.raises(UserError, match="no method 'none'; scored are baseline, distilled"):
+        write_rows(scores, rows)
+        compare.main([str(tmp_path), "--reference", "none"])
+    with pytest.raises(UserError, match="run score.py first"):
+        compare.main([str(tmp_path / "nothing")])
+
+
+def test_a_question_without_all_samples_is_refused(tmp_path: Path):
+    add_method(tmp_path, "baseline", [[True, True], [True, False]])
+    scores = tmp_path / "predictions/gsm8k/baseline.scores.jsonl"
+    write_rows(scores, read_rows(scores)[:-1])
+    with pytest.raises(UserError, match=r"1 question \(q1\) with fewer than 2 samples"):
+        compare.main([str(tmp_path)])
+
+
+def test_what_was_trained_stands_beside_what_was_reached(tmp_path: Path):
+    """Rows, steps and trained tokens from the manifests of finished trainings; others are left out."""
+    for stem in ("baseline", "distilled"):
+        add_method(tmp_path, stem, one_sample(range(3)))
+    counts = {"rows": 6052, "steps": 570, "trained_tokens": 2143000, "train_runtime": 9.0}
+    for name, status in (("distilled", "done"), ("mixed", "running")):
+        path = tmp_path / f"train/{name}.manifest.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"stage": "train", "status": status, "counts": counts}), encoding="utf-8")
+    assert compared(tmp_path)["trainings"] == {
+        "distilled": {"rows": 6052, "steps": 570, "trained_tokens": 2143000, "eval_loss": None}
+    }
+    assert "| distilled | 6,052 | 570 | 2,143,000 |  |" in (tmp_path / "comparison.md").read_text(encoding="utf-8")

@@ -1,0 +1,249 @@
+"""The filter's rules, selections and declared sets by themselves, and the controls of scripts/dev/study_filter.py."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, SHARED_DATA, problem, read_rows, write_rows
+
+from cotkit.core.errors import UserError
+from cotkit.equations.checker import find_steps
+from cotkit.filtering import judging, rules, text_quality, token_count
+from cotkit.filtering.contamination import TestQuestions
+from cotkit.filtering.records import Parameters, Rejection
+from cotkit.filtering.rules import GOOD, RULES, Rule, keep, reject
+from cotkit.filtering.selection import Account
+from cotkit.filtering.training_sets import parse_set, parse_sets
+from cotkit.generation import prompts
+
+CASES = [(name, number) for name, rule in RULES.items() for number in range(len(rule.examples))]
+
+
+@pytest.mark.parametrize(("name", "number"), CASES, ids=lambda value: str(value))
+def test_every_rule_agrees_with_its_examples(name: str, number: int):
+    rules.check_example(name, RULES[name].examples[number], Parameters(), "here:1")
+
+
+def test_every_rule_has_examples_of_both_kinds():
+    for name, rule in RULES.items():
+        assert {example.keep for example in rule.examples} == {True, False}, name
+        assert rule.function.__doc__, name
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_an_example_that_its_rule_contradicts_is_refused_by_line(name: str):
+    for example in RULES[name].examples:
+        with pytest.raises(UserError, match=rf"filter.yaml:3: rule {name} must"):
+            rules.check_example(name, replace(example, keep=not example.keep), Parameters(), "filter.yaml:3")
+
+
+def test_an_unknown_parameter_is_refused_with_file_and_line():
+    def odd(record: rules.Record, max_wordz: int) -> str | None:
+        return None
+
+    with pytest.raises(
+        UserError, match=r"test_rules.py:\d+: rule odd: unknown parameter 'max_wordz'; did you mean 'max_words'"
+    ):
+        rules.check_rules({"odd": Rule(odd, (keep(GOOD), reject("")))})
+
+
+@pytest.mark.parametrize("text", ["ab " * 3, "2+3+2+3+2+3", "He has 2 + 2 + 2 + 2 + 2 + 2 = 12 pens.", ""])
+def test_sums_and_short_repeats_are_no_loops(text: str):
+    assert text_quality.loop(text, 2) is None
+
+
+def test_a_loop_is_found_wherever_its_block_repeats_itself_inside():
+    block = "72 inches / 6 inches/tile = 12 rows so 72 inches / 6 inches is right and "
+    assert text_quality.loop("First of all, " + block * 3, 2) is not None
+    assert text_quality.loop("First of all, " + block * 2, 2) is None
+
+
+def test_contamination_names_the_test_question():
+    tests = TestQuestions([("t-0", "What is it?"), ("t-1", problem(4)["question"])], 8)
+    found = tests.closest(problem(4)["question"].upper().replace(".", " !"))
+    assert found is not None
+    assert (found.test_id, found.share) == ("t-1", 1.0)
+    assert tests.closest("what is IT") is not None
+    assert tests.closest("Nothing of the kind is asked here by anybody at all today") is None
+
+
+def account(*entries: tuple[str, str | None, int, int]) -> Account:
+    """(question, reason, words, equations) -> an account whose every row can be trained on as it is."""
+    made = Account()
+    for sample, (question, reason, words, equations) in enumerate(entries):
+        rejection = Rejection(reason, "x") if reason else None
+        row = {
+            "id": question,
+            "sample": sample,
+            "prompt_tokens": 10,
+            "completion_tokens": words,
+            "solution": "word " * ord(question),
+        }
+        made.add(row, judging.RowOutcome(rejection, "", None, words, [], equations, True))
+    return made
+
+
+ENTRIES = [
+    ("a", None, 30, 1),
+    ("b", "wrong_answer", 9, 0),
+    ("a", None, 20, 1),
+    ("a", None, 25, 2),
+    ("b", "length", 2, 0),
+    ("a", "wrong_answer", 90, 0),
+    ("a", "wrong_answer", 24, 0),
+    ("c", None, 5, 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("select", "cap", "chosen"),
+    [
+        ("first", None, [0, 7]),
+        ("first", 2, [0, 2, 7]),
+        ("shortest", None, [2, 7]),
+        ("shortest", 2, [2, 3, 7]),
+        ("all", None, [0, 2, 3, 7]),
+        ("all", 1, [0, 7]),
+        ("distinct", None, [0, 3, 7]),
+        ("distinct", 1, [0, 7]),
+    ],
+)
+def test_selections(select: str, cap: int | None, chosen: list[int]):
+    made = account(*ENTRIES)
+    assert made.choose(made.kept(), select, cap).nonzero()[0].tolist() == chosen
+
+
+def test_pairs_and_problems_without_a_sample():
+    made = account(*ENTRIES)
+    chosen, rejected = made.pairs()
+    assert (chosen.nonzero()[0].tolist(), rejected.nonzero()[0].tolist()) == ([2], [6])
+    assert [part if isinstance(part, list) else part.nonzero()[0].tolist() for part in made.again()] == [
+        [1],
+        ["wrong_answer"],
+    ]
+    assert made.first().nonzero()[0].tolist() == [0, 1, 7]
+    assert made.repeated() is None
+    assert not any(mask.any() for mask in account(("a", None, 3, 1)).pairs())
+
+
+def test_what_is_asked_again_and_what_rounds_cost():
+    made = account(
+        ("a", "length", 3, 1),
+        ("b", "wrong_answer", 9, 0),
+        ("c", None, 5, 1),
+        ("d", "contaminated", 1, 1),
+        ("b", "truncated", 9, 0),
+        ("a", None, 2, 1),
+    )
+    assert [part if isinstance(part, list) else part.nonzero()[0].tolist() for part in made.again()] == [
+        [1],
+        ["truncated"],
+    ]
+    rounds = made.rounds([4, 2])
+    assert [(row["problems"], row["rows"], row["kept"], row["covered"], row["coverage"]) for row in rounds] == [
+        (4, 4, 1, 1, 0.25),
+        (2, 2, 1, 2, 0.5),
+    ]
+    assert [(row["prompt_tokens"], row["completion_tokens"], row["total_tokens"]) for row in rounds] == [
+        (40, 18, 58),
+        (20, 11, 89),
+    ]
+    quartiles = made.by_gold_words()
+    assert [(row["quartile"], row["problems"], row["covered"], row["read"], row["kept"]) for row in quartiles] == [
+        (1, 1, 1, 2, 1),
+        (2, 1, 0, 2, 0),
+        (3, 1, 1, 1, 1),
+        (4, 1, 0, 1, 0),
+    ]
+
+
+def test_equations_count_once_whatever_the_words_and_the_order():
+    steps = [
+        judging.equations_key(find_steps(text))
+        for text in ("He pays 3 x $4 = $12. Then 12 + 1 = 13 coins.", "12+1=13, since 3*4=12.", "3*4=12 alone.")
+    ]
+    assert steps[0] == steps[1] != steps[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("what", "is no set that is known"),
+        ("a = gild", "source 'gild' is not one of"),
+        ("a = kept best", "selection 'best'"),
+        ("a = kept first 0", "the cap at least 1"),
+        ("a = gold first", "nothing to select"),
+        ("a = pairs + gold", "mixed"),
+        ("a b = gold", "letters, digits"),
+        ("my_dev = gold", "_dev"),
+        ("a = kept +", "source ''"),
+    ],
+)
+def test_bad_declarations_say_what_is_wrong(text: str, says: str):
+    with pytest.raises(ValueError, match=says):
+        parse_set(text)
+
+
+def test_a_set_that_stands_twice_is_refused():
+    with pytest.raises(UserError, match="'gold' stands twice"):
+        parse_sets([parse_set("gold"), parse_set("gold = kept")])
+
+
+def test_tokens_are_those_of_the_rendered_row(tiny_model: Path):
+    from cotkit.generation.chat_model import load_tokenizer
+
+    tokenizer = load_tokenizer(str(tiny_model))
+    count = token_count.token_counter(str(tiny_model))
+    assert count is not None
+    for question in ("How many?", "  Tom, 4 eggs\n", "a {b} <|im_end|> $5"):
+        text = prompts.render(tokenizer, prompts.student_messages(question), thinking=False) + GOOD
+        assert count({"question": question}, GOOD) == len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
+
+
+@pytest.fixture(scope="module")
+def study() -> dict[str, Any]:
+    if not (SHARED_DATA / "raw/gsm8k/train.jsonl").is_file():
+        pytest.skip("the real data files are not here")
+    return runpy.run_path(str(ROOT / "scripts/dev/study_filter.py"))
+
+
+def test_official_solutions_are_kept_and_planted_faults_found(study: dict[str, Any], tmp_path: Path):
+    report = tmp_path / "study.json"
+    assert study["main"](["--source", str(SHARED_DATA / "raw"), "--report_path", str(report)]) == 0
+    found = json.loads(report.read_text(encoding="utf-8"))
+    official, planted = found["official"], found["planted"]
+    assert official["read"] == 7473
+    assert official["kept_share"] >= 0.995
+    assert set(official["counts"]) == {"kept", "wrong_steps", "length", "unreached_answer"}
+    # Their last lines say another number than their answers.
+    unreached = [row["id"] for row in official["rejected"] if row["reason"] == "unreached_answer"]
+    assert [int(key[-5:]) for key in unreached] == [356, 1154, 2770, 4796]
+    assert sum(result["planted"] for result in planted.values()) == 1000
+    for name, result in planted.items():
+        assert result["right"] >= 0.99 * result["planted"], name
+
+
+def test_many_processes_give_what_one_gives(study: dict[str, Any], tmp_path: Path):
+    """Rows, order and report do not depend on the number of processes."""
+    import filter_teacher_cot
+
+    source = write_rows(tmp_path / "teacher.jsonl", study["official"](SHARED_DATA / "raw/gsm8k/train.jsonl")[:700])
+    for workers in ("1", "2"):
+        words = [
+            "--input_path",
+            str(source),
+            "--output_path",
+            str(tmp_path / workers / "kept.jsonl"),
+            "--workers",
+            workers,
+        ]
+        assert filter_teacher_cot.main(words) == 0
+    names = ("kept.jsonl", "kept.rejected.jsonl", "kept.report.json", "kept.report.md", "datasets/distilled.jsonl")
+    for name in names:
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    assert len(read_rows(tmp_path / "1/kept.jsonl")) + len(read_rows(tmp_path / "1/kept.rejected.jsonl")) == 700

@@ -1,0 +1,253 @@
+"""The transformers backend on a tiny random model, and the seam in front of it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cotkit.core.errors import UserError
+from cotkit.generation import chat_model, engines, options
+from cotkit.generation.backends import continuous_batching, kv_slots
+from cotkit.generation.backends import transformers_backend as backend
+from cotkit.generation.types import Completion, Request, Sampling
+
+REQUESTS = [
+    Request(f"q{number}", 0, [{"role": "user", "content": "apples " * (1 + 5 * (number % 4)) + str(number)}])
+    for number in range(9)
+]
+
+
+def load(
+    model: Path,
+    sampling: Sampling,
+    batch_size: int = 4,
+    adapter: Path | None = None,
+    seed: int = 1,
+    tokens: int | None = None,
+) -> Any:
+    args = argparse.Namespace(device="cpu", dtype="auto", batch_size=batch_size, max_batch_tokens=tokens, seed=seed)
+    return backend.load(args, str(model), str(adapter) if adapter else None, sampling)
+
+
+def texts(model: Path, sampling: Sampling, **options: Any) -> dict[str, Completion]:
+    engine = load(model, sampling, **options)
+    results = list(engine.generate(REQUESTS))
+    assert len(results) == len(REQUESTS)
+    return {request.id: completion for request, completion in results}
+
+
+@pytest.mark.parametrize("batch_size", [2, 7, 32])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_text_does_not_depend_on_the_batch_it_ran_in(tiny_model: Path, batch_size: int, temperature: float):
+    sampling = Sampling(12, temperature=temperature, top_p=0.95 if temperature else 1.0)
+    assert texts(tiny_model, sampling, batch_size=batch_size) == texts(tiny_model, sampling, batch_size=1)
+
+
+@pytest.mark.parametrize(
+    "system", ["", "You are a careful math tutor. " * 5], ids=["own prompts", "a shared beginning"]
+)
+def test_the_same_as_the_librarys_own_generate(tiny_model: Path, system: str):
+    import torch
+
+    engine = load(tiny_model, Sampling(12))
+    head = [{"role": "system", "content": system}] if system else []
+    requests = [Request(request.id, 0, head + request.messages) for request in REQUESTS]
+    ours = {request.id: completion for request, completion in engine.generate(requests)}
+    assert (len(engine._shared) >= continuous_batching.MIN_SHARED_TOKENS) == bool(system)
+    for request in requests:
+        prompt = engine.tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, return_tensors="pt")
+        ids = prompt["input_ids"]
+        with torch.inference_mode():
+            out = engine.model.generate(
+                ids, max_new_tokens=12, do_sample=False, eos_token_id=sorted(engine.turn_ends), pad_token_id=0
+            )
+        expected = engine.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+        assert ours[request.id].text == expected
+        assert ours[request.id].prompt_tokens == ids.shape[1]
+
+
+def test_samples_differ_by_seed_and_number_and_repeat_exactly(tiny_model: Path):
+    sampling = Sampling(12, temperature=1.0, top_k=50)
+    first, again = texts(tiny_model, sampling), texts(tiny_model, sampling)
+    assert first == again
+    assert first != texts(tiny_model, sampling, seed=2)
+    assert Request("a", 0, []).seed(1) != Request("a", 1, []).seed(1)
+
+
+def test_sampling_follows_the_softmax(tiny_model: Path):
+    """Adding Gumbel noise and taking the largest is a draw from the softmax: checked by its frequencies."""
+    import torch
+
+    engine = load(tiny_model, Sampling(1, temperature=0.5))
+    scores = torch.log(torch.tensor([0.5, 0.3, 0.2]))
+    rows = [kv_slots.ActiveRow(Request(str(number), 0, []), [0], engine.sampling) for number in range(4000)]
+    for row in rows:
+        row.generator = torch.Generator().manual_seed(row.request.seed(0))
+    chosen = torch.tensor(engine._choose(scores.expand(4000, 3), rows))
+    expected = torch.softmax(scores / 0.5, 0)
+    found = torch.bincount(chosen, minlength=3) / 4000
+    assert torch.allclose(found, expected, atol=0.03)  # 3 standard errors of 4,000 draws are 0.024
+
+
+@pytest.mark.parametrize("ending", ["<|im_end|>", "<|endoftext|>", "<|im_start|>"])
+def test_every_end_of_turn_token_ends_a_text(tiny_model: Path, ending: str):
+    engine = load(tiny_model, Sampling(12))
+    row = kv_slots.ActiveRow(REQUESTS[0], [0], engine.sampling)
+    assert engine._advance(row, engine.tokenizer.encode("x")[0]) is None
+    done = engine._advance(row, engine.tokenizer.convert_tokens_to_ids(ending))
+    assert done == Completion("x", "stop", 1, 2)
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_a_text_ends_after_its_answer_line(tiny_model: Path, stop: bool):
+    engine = load(tiny_model, Sampling(200, stop_at_answer=stop))
+    row = kv_slots.ActiveRow(REQUESTS[0], [0], engine.sampling)
+    tokens = engine.tokenizer.encode("#### x\n3+4=7\n#### 7\nNext problem: a b c d\n#### 8\n")
+    ended = [number for number, token in enumerate(tokens) if engine._advance(row, token)]
+    if not stop:
+        assert not ended
+        return
+    assert ended
+    row = kv_slots.ActiveRow(REQUESTS[0], [0], engine.sampling)
+    done = next(filter(None, (engine._advance(row, token) for token in tokens)))
+    assert (done.finish_reason, done.text.rstrip("\n")) == ("answer", "#### x\n3+4=7\n#### 7")
+
+
+def test_a_prompt_longer_than_the_context_fails_alone(tiny_model: Path):
+    long = Request("long", 0, [{"role": "user", "content": "7 " * 1100}])
+    results = {request.id: result for request, result in load(tiny_model, Sampling(8)).generate([long, *REQUESTS])}
+    assert results["long"].finish_reason == "error"
+    assert "context of 1024" in (results["long"].error or "")
+    assert all(results[request.id].finish_reason != "error" for request in REQUESTS)
+
+
+def test_a_request_can_have_a_larger_budget_of_its_own(tiny_model: Path):
+    engine = load(tiny_model, Sampling(5))
+    wide = [
+        Request(request.id, 0, request.messages, 15 if number % 2 else None) for number, request in enumerate(REQUESTS)
+    ]
+    usual = {request.id: completion for request, completion in engine.generate(REQUESTS)}
+    found = {request.id: completion for request, completion in engine.generate(wide)}
+    cut = [request.id for request in REQUESTS if usual[request.id].finish_reason == "length"]
+    for request in wide:
+        if request.max_new_tokens is None:
+            assert found[request.id] == usual[request.id]
+        elif request.id in cut:
+            assert usual[request.id].completion_tokens == 5 < found[request.id].completion_tokens <= 15
+    assert {request.id for request in wide if request.max_new_tokens} & set(cut)
+
+
+def test_memory_trouble_halves_the_batch_and_loses_nothing(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    engine = load(tiny_model, Sampling(8), batch_size=9)
+    expected = {request.id: completion for request, completion in engine.generate(REQUESTS)}
+    real, sizes = engine.model.forward, []
+
+    def small_memory(input_ids: Any, **options: Any) -> Any:
+        sizes.append(len(input_ids))
+        if len(input_ids) > 2:
+            raise torch.OutOfMemoryError("fake")
+        return real(input_ids=input_ids, **options)
+
+    monkeypatch.setattr(engine.model, "forward", small_memory)
+    assert {request.id: completion for request, completion in engine.generate(REQUESTS)} == expected
+    assert max(sizes) == 9
+    assert sizes.count(2) > 3
+
+
+def test_a_row_that_does_not_fit_alone_fails_alone(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    engine = load(tiny_model, Sampling(8), batch_size=3)
+    long = Request("long", 0, [{"role": "user", "content": "7 " * 300}])
+    real = engine.model.forward
+
+    def small_memory(input_ids: Any, **options: Any) -> Any:
+        if input_ids.shape[1] > 200:
+            raise torch.OutOfMemoryError("fake")
+        return real(input_ids=input_ids, **options)
+
+    expected = {request.id: completion for request, completion in engine.generate(REQUESTS)}
+    monkeypatch.setattr(engine.model, "forward", small_memory)
+    results = {request.id: completion for request, completion in engine.generate([*REQUESTS, long])}
+    assert "out of memory" in (results.pop("long").error or "")
+    assert results == expected
+
+
+def test_tokens_bound_the_rows_in_flight(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+    engine = load(tiny_model, Sampling(8), batch_size=9)
+    expected = {request.id: completion for request, completion in engine.generate(REQUESTS)}
+    needs = [len(chat_model.encode(engine.tokenizer, request.messages, False)) + 8 for request in REQUESTS]
+    engine.batch_tokens = 2 * max(needs)
+    real, flight = kv_slots.Slots.step, []
+
+    def watched(places: Any, model: Any) -> Any:
+        flight.append([row.need for row in places.live])
+        return real(places, model)
+
+    monkeypatch.setattr(kv_slots.Slots, "step", watched)
+    assert {request.id: completion for request, completion in engine.generate(REQUESTS)} == expected
+    assert all(len(rows) * max(rows) <= engine.batch_tokens for rows in flight)
+    assert max(map(len, flight)) > 2  # shorter prompts later on: more of them fit
+
+
+def test_a_prompt_of_several_samples_is_computed_once(tiny_model: Path):
+    engine = load(tiny_model, Sampling(8, temperature=1.0), batch_size=9)
+    alone = {request.key: completion for request, completion in engine.generate(REQUESTS)}
+    columns = engine.work.prompt_columns
+    samples = [Request(request.id, sample, request.messages) for request in REQUESTS for sample in range(3)]
+    results = {request.key: completion for request, completion in engine.generate(samples)}
+    assert {key: results[key] for key in alone} == alone
+    assert engine.work.prompt_columns <= 1.5 * columns
+
+
+def test_an_adapter_is_loaded_and_changes_the_texts(tiny_model: Path, tiny_adapter: Path):
+    assert texts(tiny_model, Sampling(12)) != texts(tiny_model, Sampling(12), adapter=tiny_adapter)
+
+
+def test_a_misfit_adapter_is_refused_by_name(tiny_adapter: Path, tmp_path: Path):
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(
+        UserError, match=r"does not fit .*layers\.0\.self_attn\.q_proj takes 32 inputs, the model has 16"
+    ):
+        chat_model.check_adapter(str(tmp_path), tiny_adapter)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("no/such/folder", "no such model folder"), ("./none", "no such model folder"), ("tests", "holds no config.json")],
+)
+def test_a_wrong_model_name_is_refused_at_once(name: str, says: str):
+    with pytest.raises(UserError, match=says):
+        engines.check_model(name)
+
+
+def test_greedy_samples_that_would_all_be_the_same_are_refused():
+    args = argparse.Namespace(num_samples=2, temperature=0.0, top_p=1.0, top_k=0)
+    with pytest.raises(UserError, match="needs --temperature"):
+        options.sampling_from(args)
+
+
+def test_thinking_is_warned_about_where_it_cannot_work(caplog: pytest.LogCaptureFixture):
+    usual = {"num_samples": 1, "top_p": 0.95, "top_k": 20, "stop_at_answer": True}
+    well = argparse.Namespace(thinking=True, temperature=0.6, max_new_tokens=32768, **usual)
+    options.sampling_from(well)
+    options.sampling_from(argparse.Namespace(thinking=False, temperature=0.0, max_new_tokens=512, **usual))
+    assert not caplog.text
+    options.sampling_from(argparse.Namespace(thinking=True, temperature=0.0, max_new_tokens=512, **usual))
+    assert "--temperature 0.6 --top_p 0.95 --top_k 20" in caplog.text
+    assert "--max_new_tokens 512 cuts thoughts off" in caplog.text

@@ -1,0 +1,224 @@
+"""The workers: hostile answers, lost workers, budgets, threads. Real processes throughout."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from cotkit.grading.grader import Item, grade, grade_many
+from cotkit.grading.truth import Decision
+from cotkit.grading.worker_pool import BUDGET_S, GraderPool, WorkerError
+
+ROOT = Path(__file__).resolve().parents[2]
+MARGIN_S = 3.0  # a busy machine; the budget itself is a second
+# Comparisons that only a worker can settle: unknown commands on both sides.
+EASY = (r"\lfloor x \rfloor + 2", r"2 + \lfloor x \rfloor", "math500")
+UNEQUAL = (r"\lfloor x \rfloor + 2", r"3 + \lfloor x \rfloor", "math500")
+ENDLESS = (r"\int_0^{\pi} x^x dx", r"\int_0^{\infty} e^{-x^{7}} \sin(x^{3}) dx", "math500")
+
+
+@pytest.fixture
+def pool() -> Iterator[GraderPool]:
+    pool = GraderPool(1)
+    yield pool
+    pool.close()
+
+
+def bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bench_grading", ROOT / "scripts/dev/bench_grading.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def resident_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def test_a_worker_answers(pool: GraderPool) -> None:
+    assert pool.submit(*EASY).result() == Decision("correct", "math_verify")
+    assert pool.submit(*UNEQUAL).result() == Decision("wrong", "math_verify")
+    assert len(pool.pids()) == 1
+
+
+def test_what_outlives_the_budget_costs_itself_only(pool: GraderPool) -> None:
+    assert pool.submit(*EASY).result().verdict == "correct"
+    start = time.monotonic()
+    assert pool.submit(*ENDLESS).result() == Decision("grader_timeout", "time_budget")
+    assert BUDGET_S <= time.monotonic() - start < BUDGET_S + MARGIN_S
+    assert pool.submit(*UNEQUAL).result() == Decision("wrong", "math_verify")
+
+
+def test_the_loss_of_both_processes_of_a_worker_costs_one_item(pool: GraderPool) -> None:
+    assert pool.submit(*EASY).result().verdict == "correct"
+    child = pool.pids()[0]
+    parent = int(Path(f"/proc/{child}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[1])
+    os.kill(parent, signal.SIGKILL)
+    os.kill(child, signal.SIGKILL)
+    assert pool.submit(*ENDLESS).result() == Decision("grader_timeout", "worker_died")
+    assert pool.submit(*UNEQUAL).result() == Decision("wrong", "math_verify")
+
+
+def test_memory_is_limited(pool: GraderPool) -> None:
+    assert pool.submit(*EASY).result().verdict == "correct"
+    limits = Path(f"/proc/{pool.pids()[0]}/limits").read_text(encoding="utf-8")
+    row = next(line for line in limits.split("\n") if line.startswith("Max address space"))
+    assert int(row.split()[3]) <= 400 * 2**20
+    assert resident_mb(pool.pids()[0]) <= 400
+
+
+def test_workers_end_with_the_pool() -> None:
+    pool = GraderPool(2)
+    futures = [pool.submit(gold, answer + f" + {n}", dataset) for n, (gold, answer, dataset) in enumerate([EASY] * 6)]
+    assert {future.result().verdict for future in futures} == {"correct", "wrong"}
+    pids = pool.pids()
+    pool.close()
+    pool.close()
+    assert 1 <= len(pids) <= 2 and not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    with pytest.raises(RuntimeError):
+        pool.submit(*EASY)
+
+
+def test_workers_end_when_the_program_is_killed() -> None:
+    code = (
+        "from cotkit.grading.worker_pool import GraderPool; import time\n"
+        f"p = GraderPool(1); p.submit(*{EASY!r}).result(); print(p.pids()[0], flush=True); time.sleep(60)"
+    )
+    program = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert program.stdout is not None
+    worker = int(program.stdout.readline())
+    program.kill()
+    program.wait()
+    program.stdout.close()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{worker}").exists()
+
+
+def test_a_worker_that_cannot_start_is_an_error_not_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    pool = GraderPool(1)
+    with pytest.raises(WorkerError, match="did not start"):
+        pool.submit(*EASY).result()
+    pool.close()
+
+
+def test_secrets_and_gmpy2_stay_out_of_the_workers(pool: GraderPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "canary-token")
+    assert pool.submit(*EASY).result().verdict == "correct"
+    worker = Path(f"/proc/{pool.pids()[0]}")
+    assert b"canary-token" not in (worker / "environ").read_bytes()
+    assert "gmpy2" not in (worker / "maps").read_text(encoding="utf-8")
+
+
+def test_refuses_less_than_one_worker() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        GraderPool(0)
+
+
+@pytest.mark.parametrize("gold", [r"\frac{1}{2}", r"\lfloor x \rfloor"])
+def test_each_hostile_answer_is_within_its_budget(gold: str, tmp_path: Path) -> None:
+    pool_is_warm = grade(Item("warm", "math500", *EASY[:2]))
+    assert pool_is_warm.verdict == "correct"
+    for text in bench().hostile_answers(str(tmp_path / "canary"), n=9):
+        start = time.monotonic()
+        assert grade(Item("h", "math500", gold, text)).verdict != "correct"
+        assert time.monotonic() - start < 1.2 + MARGIN_S, text[:80]
+    assert not list(tmp_path.iterdir())
+
+
+FLOODS = {
+    "unclosed boxes": "\\boxed{" * 20_000,
+    "nested boxes": "\\boxed{" * 20_000 + "5" + "}" * 20_000,
+    "boxes after the answer": "#### 5\n" + "\\boxed{7} " * 20_000,
+    "markers": "#### x " * 40_000,
+    "think tags": "<think></think>#### " * 10_000,
+    "stars": "\\boxed{" + "*" * 200_000 + "}",
+    "brackets": "\\boxed{" + "(" * 200_000 + "}",
+    "statements": "the answer is not " * 20_000,
+    "blanks": "#### " + " " * 300_000 + "5",
+    "corrections": "#### 5\n" + "wait, " * 50_000 + "#### 6",
+    "digit groups": "1,111," * 100_000,
+    "backslashes": "\\" * 200_000,
+    "dollars": "The answer is " + "$" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_extraction_is_linear_in_hostile_text(name: str) -> None:
+    start = time.monotonic()
+    for dataset in ("gsm8k", "math500"):
+        grade(Item("f", dataset, "5", FLOODS[name]))
+    assert time.monotonic() - start < 2 * 1.2 + MARGIN_S  # a quadratic scan takes minutes
+
+
+def mixed_items() -> list[Item]:
+    answers = (EASY[1], UNEQUAL[1], r"\lceil x \rceil", r"2 + \lfloor x \rfloor + 0", "7", r"\triangle ABC")
+    return [Item(str(n), "math500", EASY[0], f"\\boxed{{{answers[n % len(answers)]}}}") for n in range(60)]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_any_number_of_workers_gives_the_same_grades(workers: int) -> None:
+    items = mixed_items()
+    assert list(grade_many(items, workers)) == [grade(item) for item in items]
+
+
+def test_the_same_grades_from_threads() -> None:
+    items = mixed_items()
+    expected = list(grade_many(items, 1))
+    results: dict[int, object] = {}
+    threads = [
+        threading.Thread(
+            target=lambda k=k: results.update({k: list(grade_many(items, 1)) if k % 2 else [grade(i) for i in items]})
+        )
+        for k in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(results[k] == expected for k in range(4))
+
+
+def test_plain_answers_never_start_a_worker_nor_import_sympy() -> None:
+    code = (
+        "import sys; from cotkit.grading.grader import *\n"
+        "rows = [('gsm8k', '5', '#### 5'), ('math500', '\\\\frac{1}{2}', '\\\\boxed{0.5}'), ('aime', '033', '33')]\n"
+        "items = [Item('a', *row) for row in rows]\n"
+        "print([g.verdict for g in grade_many(items)], 'sympy' in sys.modules, 'subprocess' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['correct', 'correct', 'correct'] False False"
+
+
+def test_grading_works_in_a_forked_process() -> None:
+    code = (
+        "import os; from cotkit.grading.grader import *\n"
+        f"item = Item('a', 'math500', {EASY[0]!r}, {EASY[1]!r}); first = grade(item).verdict\n"
+        "child = os.fork()\n"
+        "if child == 0: os._exit(0 if grade(item).verdict == first == 'correct' else 1)\n"
+        "print(os.waitpid(child, 0)[1], grade(item).verdict)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "0 correct"
+
+
+def test_grading_works_from_a_program_on_standard_input() -> None:
+    code = f"from cotkit.grading.grader import *\nprint(grade(Item('a', 'math500', {EASY[0]!r}, {EASY[1]!r})).verdict)"
+    done = subprocess.run([sys.executable, "-"], input=code, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "correct"

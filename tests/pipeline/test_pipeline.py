@@ -1,0 +1,140 @@
+"""scripts/pipeline.sh itself, with the real SmolLM2 on four problems, and the scripts around it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, read_rows
+
+METHODS = ("baseline", "distilled", "strong_baseline")
+
+
+def pipeline(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", ROOT / "scripts/pipeline.sh", *map(str, words)],
+        check=False,
+        cwd="/",
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of the default preset cut to four problems, from another working directory."""
+    root = tmp_path_factory.mktemp("out puts")
+    done = pipeline("--limit", 4, "--output_root", root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| baseline |" in done.stdout
+    return root / "smollm2_cpu-limit4"
+
+
+def test_every_stage_leaves_its_files(finished: Path):
+    teacher = read_rows(finished / "teacher.jsonl")
+    later = [row for path in finished.glob("teacher.round*.jsonl") for row in read_rows(path)]
+    kept, rejected = read_rows(finished / "kept.jsonl"), read_rows(finished / "kept.rejected.jsonl")
+    assert [row["id"] for row in teacher] == [f"gsm_symbolic-train-{number:05d}" for number in range(4)]
+    assert len(kept) + len(rejected) == 4 + len(later)
+    kept_first = {row["id"] for row in kept if row["sample"] == 0}
+    assert {row["id"] for row in later if row["sample"] == 1} == {row["id"] for row in teacher} - kept_first
+    (dataset,) = json.loads((finished / "comparison.json").read_text(encoding="utf-8"))["datasets"]
+    assert sorted(method["method"] for method in dataset["methods"]) == sorted(METHODS)
+    for method in METHODS:
+        folder = finished / "predictions/gsm_symbolic"
+        predictions = read_rows(folder / f"{method}.jsonl")
+        scores = read_rows(folder / f"{method}.scores.jsonl")
+        assert [row["id"] for row in predictions] == [row["id"] for row in scores]
+        assert [row["id"] for row in scores] == [f"gsm_symbolic-test-{number:05d}" for number in range(4)]
+        assert all(row["response"].strip() for row in predictions)
+    for method in METHODS[1:]:
+        assert (finished / f"train/{method}/adapter_model.safetensors").is_file()
+
+
+def rounds_of(run: Path) -> int:
+    """Outputs of the later rounds: the problems that are asked again, and the teacher's rows about them."""
+    return len(list(run.glob("retry.round*.jsonl"))) + len(list(run.glob("teacher.round*.jsonl")))
+
+
+def test_every_manifest_says_done(finished: Path):
+    manifests = [json.loads(path.read_text(encoding="utf-8")) for path in finished.rglob("*.manifest.json")]
+    # teacher, later rounds, filter, two trainings, three predictions, three scores, report
+    assert len(manifests) == 1 + rounds_of(finished) + 1 + 2 + 3 + 3 + 1
+    assert {manifest["status"] for manifest in manifests} == {"done"}
+    assert not list(finished.rglob("*.rank*[0-9]"))
+    assert not list(finished.rglob("*.tmp"))
+
+
+def test_a_second_run_changes_nothing_and_says_so(finished: Path):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    done = pipeline("--limit", 4, "--output_root", finished.parent)
+    assert done.returncode == 0, done.stderr
+    # data, teacher, later rounds, filter, three predictions, three scores, report
+    assert done.stdout.count("done already") == 1 + 1 + rounds_of(finished) + 1 + 3 + 3 + 1
+    assert done.stdout.count("trained already") == 2
+    after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_it_stops_at_the_first_failure_and_names_the_stage(finished: Path, tmp_path: Path):
+    preset = tmp_path / "my preset"
+    shutil.copytree(ROOT / "configs/smollm2_cpu", preset)
+    with open(preset / "filter.yaml", "a", encoding="utf-8") as file:
+        file.write("max_wordz: 3\n")
+    run = finished.parent / "my preset-limit4"
+    run.mkdir()
+    for name in ("teacher.jsonl", "teacher.jsonl.manifest.json"):
+        shutil.copy(finished / name, run / name)
+    done = pipeline(preset, "--limit", 4, "--output_root", finished.parent)
+    assert done.returncode == 1
+    assert "unknown key 'max_wordz'; did you mean 'max_words'?" in done.stderr
+    assert "pipeline stopped in stage filter (exit code 1)" in done.stderr
+    assert not (run / "kept.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["configs/none"], "configs/none: not a preset folder"),
+        (["--from", "filtre"], "stages are data teacher filter train infer critic score compare report"),
+        (["--limit", "many"], "a whole number of at least 1 is expected"),
+        (["--fast"], "unknown option --fast"),
+        (["--limit"], "--limit needs a value"),
+    ],
+)
+def test_wrong_words_are_refused_at_once(words: list[str], says: str):
+    done = pipeline(*words)
+    assert done.returncode == 1
+    assert says in done.stderr
+
+
+def test_a_second_setup_does_nothing():
+    begun = time.monotonic()
+    done = subprocess.run(["bash", ROOT / "scripts/setup.sh"], check=True, capture_output=True, text=True)
+    assert not done.stdout
+    assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize(
+    ("gpus", "given", "kept"), [(0, "", True), (0, "glibc.malloc.arena_max=1", False), (1, "", False)]
+)
+def test_a_cpu_s_memory_is_kept_unless_there_is_a_gpu_or_another_wish(
+    tmp_path: Path, gpus: int, given: str, kept: bool
+):
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\n" + "echo GPU\n" * gpus, encoding="utf-8")
+    smi.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "GLIBC_TUNABLES": given}
+    command = 'source "$0"; with_tensors sh -c \'echo "$GLIBC_TUNABLES"; exit 7\''
+    words = ["bash", "-c", command, str(ROOT / "scripts/internal/common.sh")]
+    done = subprocess.run(words, check=False, env=environment, capture_output=True, text=True)
+    assert done.returncode == 7
+    assert ("mmap_max=0" in done.stdout) == kept
+    assert given in done.stdout

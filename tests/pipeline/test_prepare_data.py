@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, SHARED_DATA, read_rows, refused, run_script
+
+needs_data = pytest.mark.skipif(not (SHARED_DATA / "raw").is_dir(), reason="the real data files are not here")
+
+
+def prepare(root: Path, *datasets: str, **options: Any) -> Any:
+    return run_script("scripts/prepare_data.py", "--data_root", root, "--dataset", *datasets, **options)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    run_script(
+        "scripts/prepare_data.py",
+        "--data_root",
+        root,
+        "--source",
+        SHARED_DATA / "raw",
+        "--dataset",
+        "gsm8k",
+        "math500",
+        "aime",
+        "aime25",
+        "amc23",
+    )
+    return root
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("path", "rows"),
+    [
+        ("gsm8k/train", 6725),
+        ("gsm8k/dev", 748),
+        ("gsm8k/test", 1319),
+        ("math500/test", 500),
+        ("aime/test", 30),
+        ("aime25/test", 30),
+        ("amc23/test", 40),
+    ],
+)
+def test_row_counts(real: Path, path: str, rows: int):
+    found = read_rows(real / f"{path}.jsonl")
+    assert len(found) == rows
+    assert len({row["id"] for row in found}) == rows
+    for row in found:
+        assert all(type(row[key]) is str for key in ("id", "dataset", "split", "question", "solution", "answer"))
+        assert row["question"].strip()
+        assert row["answer"].strip()
+        assert "####" not in row["solution"]
+
+
+@needs_data
+def test_gsm8k_splits_as_the_original_did(real: Path):
+    numbers = json.loads((SHARED_DATA / "splits/gsm8k_train_dev_seed42.json").read_text(encoding="utf-8"))
+    for split in ("train", "dev"):
+        rows = read_rows(real / f"gsm8k/{split}.jsonl")
+        assert [row["id"] for row in rows] == [f"gsm8k-train-{number:05d}" for number in numbers[split]]
+        assert {row["split"] for row in rows} == {split}
+
+
+@needs_data
+def test_fields_are_the_source_rows(real: Path):
+    raw = [json.loads(line) for line in (SHARED_DATA / "raw/gsm8k/train.jsonl").read_bytes().split(b"\n") if line]
+    rows = {row["id"]: row for split in ("train", "dev") for row in read_rows(real / f"gsm8k/{split}.jsonl")}
+    for number, source in enumerate(raw):
+        row = rows[f"gsm8k-train-{number:05d}"]
+        assert row["question"] == source["question"]
+        assert source["answer"].startswith(row["solution"])
+        assert source["answer"].split("#### ")[1].replace(",", "") == row["answer"]
+    assert "\u2028" in rows["gsm8k-train-02381"]["question"]
+    amc = read_rows(real / "amc23/test.jsonl")
+    assert amc[0]["answer"] == "27"
+    assert read_rows(real / "math500/test.jsonl")[0]["subject"] == "Precalculus"
+
+
+def test_gsm_symbolic_is_made_from_its_seed_with_disjoint_splits(tmp_path: Path):
+    prepare(tmp_path / "a", "gsm_symbolic")
+    prepare(tmp_path / "b", "gsm_symbolic")
+    splits = {}
+    for split in ("train", "dev", "test"):
+        first, second = (tmp_path / side / f"gsm_symbolic/{split}.jsonl" for side in "ab")
+        assert first.read_bytes() == second.read_bytes()
+        splits[split] = read_rows(first)
+    questions = [row["question"] for rows in splits.values() for row in rows]
+    assert len(set(questions)) == len(questions) == 2700
+    for row in splits["test"]:
+        assert "Give the result" not in row["question"]
+        assert len(row["question"].split()) <= 45
+        assert 0 < len(row["solution"].split()) <= 32
+        assert row["answer"] in row["solution"] or row["answer"].rstrip("0").rstrip(".") in row["solution"]
+
+
+def test_a_second_call_does_nothing(tmp_path: Path):
+    prepare(tmp_path, "gsm_symbolic")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "gsm_symbolic").iterdir()}
+    assert "done already" in prepare(tmp_path, "gsm_symbolic").stdout
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "gsm_symbolic").iterdir()} == before
+
+
+def test_the_hub_is_asked_for_pinned_revisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """No hub is reached in tests: its client is replaced, and what it is asked for is looked at."""
+    import datasets
+
+    asked = []
+
+    def fake(repository: str, config: str | None, *, split: str, revision: str) -> Any:
+        asked.append((repository, config, split, revision))
+        row = {"question": "1+1?", "answer": "1+1=<<1+1=2>>2\n#### 1,002", "problem": "p", "solution": "s"}
+        return datasets.Dataset.from_list([row] * 10)
+
+    monkeypatch.setattr(datasets, "load_dataset", fake)
+    script = runpy.run_path(str(ROOT / "scripts/prepare_data.py"), run_name="prepare_data")
+    assert script["main"](["--dataset", "gsm8k", "--data_root", str(tmp_path)]) == 0
+    assert {(repository, config, split) for repository, config, split, _ in asked} == {
+        ("openai/gsm8k", "main", "train"),
+        ("openai/gsm8k", "main", "test"),
+    }
+    assert all(len(source.revision) == 40 for source in script["SOURCES"].values())
+    rows = read_rows(tmp_path / "gsm8k/train.jsonl")
+    assert len(rows) == 9
+    assert rows[0]["answer"] == "1002"
+    assert rows[0]["solution"] == "1+1=<<1+1=2>>2"
+
+
+def test_what_is_not_there_is_refused_by_name(tmp_path: Path):
+    refused(prepare(tmp_path, "gsm8k", "--source", str(tmp_path), check=False), "gsm8k/train.jsonl: not found")
+    done = prepare(tmp_path, "gsm9k", check=False)
+    assert done.returncode == 2
+    assert "invalid choice: 'gsm9k'" in done.stderr

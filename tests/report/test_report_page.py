@@ -1,0 +1,202 @@
+"""The report's page in a real browser: filters, links, keys, escaping, size; nothing asked of the network, no error."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cotkit.core.markdown import Table
+from cotkit.report import page, plots
+from cotkit.report.page import Picture, Report, Section, SectionPart
+from cotkit.report.run_data import Curve, Output, Question
+
+ATTACK = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'><!--<script>"
+METHODS = ("baseline", "distilled")
+
+
+def output(right: bool, text: str = "3*4=12\n#### 12", after: str = "") -> Output:
+    verdict = "correct" if right else "wrong"
+    return Output(verdict, "12", len(text.split()), len(text.split()), "stop", text, after)
+
+
+def question(number: int, rights: tuple[bool, ...], text: str = "How many?", **more: str) -> Question:
+    name = f"gsm8k-test-{number:05d}"
+    outputs = {method: [output(right, **more)] for method, right in zip(METHODS, rights, strict=True)}
+    return Question(name, f"{text} {number}", "3*4=12", "12", outputs)
+
+
+def report(questions: list[Question]) -> Report:
+    figure = plots.losses({"distilled": Curve([(1, 2.0), (2, 1.5)], [(2, 1.8)])}, "Losses")
+    table = Table(["method", "accuracy"], [["baseline", "0.5"], [f"a|b {ATTACK}", "0.6"]])
+    parts = [SectionPart(table=table), SectionPart(picture=Picture("losses", figure, f"losses {ATTACK}"))]
+    return Report(f"title {ATTACK}", f"finding {ATTACK}", [Section("Results", parts)], {"gsm8k": questions})
+
+
+RIGHTS = [(True, True), (True, False), (False, True), (False, False), (False, True)]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs Debian's chromium; scripts/test.sh installs it where it may")
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
+        )
+        yield opened
+        opened.close()
+
+
+class Opened:
+    """A page with what it did wrong: console errors and requests that leave it."""
+
+    def __init__(self, browser: Any, path: Path, address: str = "", **options: Any) -> None:
+        self.page = browser.new_page(**options)
+        self.troubles: list[str] = []
+        self.page.on("console", lambda message: self.troubles.append(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
+        self.page.on("request", lambda request: self._asked(request.url))
+        self.page.goto(path.as_uri() + address)
+
+    def _asked(self, url: str) -> None:
+        if not url.startswith(("file:", "data:")):
+            self.troubles.append(f"asked for {url}")
+
+    def rows(self) -> list[str]:
+        return self.page.locator(".row .name > :first-child").all_inner_texts()
+
+    def count(self) -> str:
+        return self.page.locator("#count").inner_text()
+
+
+@pytest.fixture
+def opened(browser: Any, tmp_path: Path) -> Iterator[Opened]:
+    path = tmp_path / "report.html"
+    questions = [question(number, rights) for number, rights in enumerate(RIGHTS)]
+    questions.append(question(9, (False, False), text=f"Attack {ATTACK}", after=f"\nthen {ATTACK}"))
+    path.write_text(page.html(report(questions)), encoding="utf-8")
+    seen = Opened(browser, path)
+    yield seen
+    assert seen.troubles == []
+    assert seen.page.evaluate("window.hacked") is None
+    seen.page.close()
+
+
+def test_texts_of_the_data_are_shown_and_never_run(opened: Opened) -> None:
+    page = opened.page
+    assert page.locator("h1").inner_text() == f"title {ATTACK}"
+    assert ATTACK in page.locator(".finding").inner_text()
+    assert ATTACK in page.locator("table").inner_text()
+    page.locator(".row", has_text="gsm8k-test-00009").click()
+    assert ATTACK in page.locator(".detail .question").inner_text()
+    assert ATTACK in page.locator(".after").first.inner_text()
+    assert page.locator("img").count() == 0
+    assert page.locator("script").count() == 2  # the data and the page's own
+
+
+@pytest.mark.parametrize(
+    ("outcome", "numbers"),
+    [("any", [0, 1, 2, 3, 4, 9]), ("wins", [2, 4]), ("losses", [1]), ("both", [0]), ("neither", [3, 9])],
+)
+def test_outcome_filter_shows_what_the_method_fixed_and_broke(opened: Opened, outcome: str, numbers: list[int]) -> None:
+    opened.page.select_option("#outcome", outcome)
+    assert opened.rows() == [f"gsm8k-test-{number:05d}" for number in numbers]
+    assert opened.count() == f"{len(numbers)} of 6 questions"
+
+
+def test_verdict_filter_follows_the_chosen_method(opened: Opened) -> None:
+    opened.page.select_option("#verdict", "correct")
+    assert opened.rows() == [f"gsm8k-test-{number:05d}" for number in (0, 2, 4)]
+    opened.page.select_option("#method", label="baseline")
+    assert opened.rows() == [f"gsm8k-test-{number:05d}" for number in (0, 1)]
+
+
+def test_search_reads_questions_and_outputs(opened: Opened) -> None:
+    opened.page.fill("#text", "THEN </SCRIPT>")
+    opened.page.locator("#count", has_text="1 of 6").wait_for()
+    assert opened.rows() == ["gsm8k-test-00009"]
+    opened.page.fill("#text", "nothing like it")
+    opened.page.locator("#count", has_text="0 of 6").wait_for()
+    assert "No question passes" in opened.page.locator("#detail").inner_text()
+
+
+def test_keys_move_select_and_search(opened: Opened) -> None:
+    page = opened.page
+    page.locator("#list").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("j")
+    assert page.locator(".row[aria-selected=true]").inner_text().startswith("gsm8k-test-00002")
+    assert page.url.endswith("#q=gsm8k-test-00002")
+    page.keyboard.press("End")
+    assert page.locator("#list").get_attribute("aria-activedescendant") == "row-5"
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "text"
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.id") == "list"
+
+
+def test_a_link_opens_its_question(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(page.html(report([question(n, (False, True)) for n in range(400)])), encoding="utf-8")
+    seen = Opened(browser, path, "#q=gsm8k-test-00321")
+    assert seen.page.locator(".detail h3").inner_text() == "gsm8k-test-00321"
+    assert seen.page.locator(".row[aria-selected=true]").is_visible()
+    assert seen.troubles == []
+    seen.page.close()
+
+
+def test_ten_thousand_questions_keep_the_page_small(browser: Any, tmp_path: Path) -> None:
+    """However many questions there are, the page holds some dozen rows, and scrolling to the end shows the last."""
+    chance = random.Random(0)
+    rows = [question(number, (chance.random() < 0.3, chance.random() < 0.5)) for number in range(10_000)]
+    path = tmp_path / "report.html"
+    path.write_text(page.html(report(rows)), encoding="utf-8")
+    seen = Opened(browser, path)
+    assert seen.count() == "10000 of 10000 questions"
+    assert seen.page.locator(".row").count() < 60
+    seen.page.evaluate("document.getElementById('list').scrollTop = 1e9")
+    seen.page.locator(".row", has_text="gsm8k-test-09999").wait_for()
+    assert seen.page.locator(".row").count() < 60
+    assert seen.troubles == []
+    seen.page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_phone_width_needs_no_sideways_scrolling(browser: Any, tmp_path: Path, scheme: str) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(page.html(report([question(n, (True, False)) for n in range(40)])), encoding="utf-8")
+    seen = Opened(browser, path, viewport={"width": 375, "height": 700}, color_scheme=scheme)
+    assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    colours = seen.page.evaluate(
+        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+    )
+    dark = sum(map(int, colours[1].removeprefix("rgb(").rstrip(")").split(", "))) < 3 * 128
+    assert dark == (scheme == "dark") and colours[0] != colours[1]
+    seen.page.close()
+
+
+def test_no_byte_changes_from_one_run_to_the_next() -> None:
+    assert page.html(report([question(1, (True, False))])) == page.html(report([question(1, (True, False))]))
+
+
+def test_markdown_keeps_tables_whole() -> None:
+    text = page.markdown(report([]), "report")
+    assert "| a\\|b " in text and "](report/losses.png)" in text
+
+
+def test_script_and_style_are_plain_files() -> None:
+    """The script parses (node, where it is there) and is the one that the page's policy names."""
+    if shutil.which("node"):
+        subprocess.run(["node", "--check", str(page.PAGE_FILES / "report.js")], check=True)
+    text = page.html(report([question(1, (True, False))]))
+    assert "script-src 'sha256-" in text and "http" not in text.split("<style>")[0].replace("http-equiv", "")
