@@ -160,7 +160,7 @@ def run_and_kill(folder: Path, urls: list[str], victim: subprocess.Popen[str]) -
                 yield result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teacher_cot.generate, "load_backend", Watched)
+        patch.setattr(teacher_cot.engines, "load_backend", Watched)
         return teach(folder, *urls, rows=60, more=("--concurrency", 4))
 
 
