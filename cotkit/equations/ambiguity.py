@@ -1,4 +1,4 @@
-"""Tells a false equation from one that is true in the way people write: other readings, and reasons for doubt."""
+"""Decides whether an equation that is false as written may be true as people write: other readings, reasons for doubt."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from cotkit.equations.arithmetic import OPERATORS, Number, Reader, Side
 
-# Relative and absolute: sums of floats printed with 16 digits (8.499999999999998) are not wrong steps.
+# Relative and absolute error allowed: sums of floats printed with 16 digits (8.499999999999998) are no wrong steps.
 NOISE, LARGEST_NOISE = Fraction(1, 10**12), Fraction(1, 10**6)
 
-# Units of one kind, of which a text may mix several: 2 hours * 60 = 120 minutes, 50 cents * 4 = $2.
+# Each entry holds units of one kind. A text may mix several of them: 2 hours * 60 = 120 minutes, 50 cents * 4 = $2.
 _UNITS = [
     re.compile(rf"\b(?:{names})s?\b|{signs}", re.IGNORECASE)
     for names, signs in (
@@ -45,13 +45,13 @@ class EquationLine(NamedTuple):
 
     text: str
     reader: Reader
-    tolerance: Fraction
-    mark: bool
-    unended: bool  # it may go on in the next line
+    tolerance: Fraction  # relative, for a whole number in place of a fraction
+    mark: bool  # it is the inside of a calculator mark
+    continues: bool  # its expression may continue in the next line
 
 
 def agree(left: Side, right: Side, tolerance: Fraction) -> bool:
-    """Whether the values are equal, or one side is the other rounded."""
+    """Whether the values are equal or one side is the other one rounded."""
     if abs(left.value - right.value) <= min(LARGEST_NOISE, NOISE * max(abs(left.value), abs(right.value))):
         return True
     return _rounds_to(left.value, right, tolerance) or _rounds_to(right.value, left, tolerance)
@@ -68,8 +68,8 @@ def _rounds_to(exact: Number, written: Side, tolerance: Fraction) -> bool:
 
 
 def other_readings(line: EquationLine, left: Side, right: Side) -> Iterator[tuple[Side, Side]]:
-    """The sides under every other common reading of percent signs, `a / b/c`, a first dash and the right side's end."""
-    tokens = line.reader.tokens[left.first : right.after]  # a window: a line may hold many false equations
+    """Both sides under every other common reading of percent signs, `a / b/c`, a leading dash and the right side's end."""
+    tokens = line.reader.tokens[left.first : right.after]  # only these: a line may hold many false equations
     kinds, latex = [token.kind for token in tokens], line.reader.latex
     equals, first, ends = left.after - left.first, right.first - left.first, [len(tokens)]
     if line.reader.kinds[right.after] != "eq":
@@ -88,21 +88,18 @@ def other_readings(line: EquationLine, left: Side, right: Side) -> Iterator[tupl
 
 
 def doubtful(line: EquationLine, before: Side | None, left: Side, right: Side) -> bool:
-    """Whether a false equation may be a true one in the way people write: then it is no step."""
+    """Whether a false equation may be true as people write. Such an equation is no step."""
     tokens, kinds = line.reader.tokens, line.reader.kinds
     start, end = tokens[left.first].start, tokens[right.last].end
     previous = tokens[left.first - 1] if left.first else None
-    if left.loose or right.loose:
+    if left.ambiguous or right.ambiguous:
         return True
     inside = kinds[left.first : right.last + 1]
     if _ADDED_PERCENT.search(line.text, start, end) and inside.count("pct") < inside.count("num"):
         return True  # $50 - 10% = $45
     alone = not left.operators
-    if (
-        previous
-        and previous.kind == "word"
-        and (alone or _LABEL.search(previous.text) or (before and _linked(line, before, left, right)))
-    ):
+    label = previous.text if previous and previous.kind == "word" else ""
+    if label and (alone or _LABEL.search(label) or (before and _linked(line, before, left, right))):
         return True
     if alone and kinds[left.after - 1] == "word":
         return True  # a name for a quantity (4 bedrooms = 121 * 4) or a conversion (14 hours = 14 * 60)
@@ -114,12 +111,12 @@ def doubtful(line: EquationLine, before: Side | None, left: Side, right: Side) -
         return True  # 2*3 = 6 times the number
     near = not right.operators and abs(left.value - right.value) < 1
     if near and (_LEFT_OVER.match(line.text, end) or tokens[left.first].text[-1] == "["):
-        return True  # said to be rounded, or the brackets of a whole part
+        return True  # the text states a rounding, or the brackets mean the integer part
     return _mixes_units(line, left, right)
 
 
 def _linked(line: EquationLine, before: Side, left: Side, right: Side) -> bool:
-    """Whether words join the expression before `left` to it: adds 20 + 10 cards to the 29 + 24 cards = 83."""
+    """Whether words join the earlier expression `before` to `left`: adds 20 + 10 cards to the 29 + 24 cards = 83."""
     between = line.reader.tokens[before.last + 1 : left.first]
     if any(token.kind not in ("word", "of") for token in between):
         return False
@@ -129,17 +126,18 @@ def _linked(line: EquationLine, before: Side, left: Side, right: Side) -> bool:
 
 
 def _mixes_units(line: EquationLine, left: Side, right: Side) -> bool:
-    """Whether the sides differ in units of one kind, or the left adds different ones: such an equation may convert."""
+    """Whether the sides differ in units of one kind, or the left side adds several: the equation may convert units."""
     tokens = line.reader.tokens
     start, middle, end = max(0, tokens[left.first].start - 1), tokens[left.after].start, tokens[right.last].end
-    here_text = line.text[start:middle]
-    there_text = line.text[middle:end] + _RATE.split(line.text[end : end + 24], maxsplit=1)[0]
-    if line.reader.latex:  # there a bare $ is a delimiter
-        here_text, there_text = (part.replace("\\$", "€").replace("$", "") for part in (here_text, there_text))
+    left_text = line.text[start:middle]
+    right_text = line.text[middle:end] + _RATE.split(line.text[end : end + 24], maxsplit=1)[0]
+    if line.reader.latex:  # a bare $ is a delimiter there
+        left_text, right_text = (part.replace("\\$", "€").replace("$", "") for part in (left_text, right_text))
     adds = any(OPERATORS.get(token.text, token.text) in "+-" for token in tokens[left.first : left.after])
     for units in _UNITS:
-        here = {match[0].lower().rstrip("s") for match in units.finditer(here_text)}
-        there = {match[0].lower().rstrip("s") for match in units.finditer(there_text)}
-        if (here and there - here) or (adds and len(here) > 1):
+        on_left, on_right = (
+            {match[0].lower().rstrip("s") for match in units.finditer(text)} for text in (left_text, right_text)
+        )
+        if (on_left and on_right - on_left) or (adds and len(on_left) > 1):
             return True
     return False

@@ -1,8 +1,8 @@
-"""Reads arithmetic expressions out of tokens: recursive descent over exact rationals.
+"""Reads arithmetic expressions from text: a tokenizer and a recursive-descent parser over exact rationals.
 
-Numbers (1,200, .5, 2 1/2, ½), operators in signs, words and LaTeX, brackets, percent, powers, and units after a number
-(`2 hours * 60 minutes/hour`). Text is untrusted: digits, operands, nesting and powers are bounded, and the time is
-linear in its length. Nothing here knows what an equation is; `steps.py` does.
+Reads numbers (1,200, .5, 2 1/2, ½), operators as signs, words and LaTeX, brackets, percent, powers, and units after a
+number (`2 hours * 60 minutes/hour`). The text is untrusted, so digits, operands, nesting and powers are bounded and the
+time is linear in the length. `checker.py` decides what an equation is.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 from typing import Literal, NamedTuple
+
+# GSM8K's calculator marks, 48/2 = <<48/2=24>>24; group 1 is the inside.
+CALCULATOR_MARK = re.compile(r"<<([^<>\n]*)>>")
 
 _LETTER = "A-Za-zÀ-ÖØ-öø-ɏ"
 _WORD = rf"[{_LETTER}]+(?:['’-][{_LETTER}]+)*(?:(?<=s)['’])?"
@@ -46,66 +49,13 @@ OPERATORS |= {"plus": "+", "**": "^"}
 STARTS = frozenset(("num", "lp", "frac", "vulgar"))  # kinds of token that begin an operand
 
 # Words of at most three letters that may follow a number; any other may be a variable or a product of variables.
-_SHORT = frozenset(
-    [
-        "km",
-        "kg",
-        "cm",
-        "mm",
-        "ml",
-        "mg",
-        "oz",
-        "lb",
-        "lbs",
-        "ft",
-        "in",
-        "min",
-        "mins",
-        "hr",
-        "hrs",
-        "sec",
-        "secs",
-        "mph",
-        "gal",
-        "yd",
-        "sq",
-        "pt",
-        "qt",
-        "mi",
-        "of",
-        "by",
-        "an",
-        "no",
-        "up",
-        "do",
-        "go",
-        "my",
-        "us",
-        "me",
-        "tv",
-        "or",
-        "so",
-        "is",
-        "to",
-        "on",
-        "at",
-        "as",
-        "he",
-        "it",
-        "we",
-        "if",
-        "be",
-        "TV",
-        "GB",
-        "MB",
-        "TB",
-        "Mr",
-        "Ms",
-        "Dr",
-    ]
+_SHORT_WORDS = (
+    "km kg cm mm ml mg oz lb lbs ft in min mins hr hrs sec secs mph gal yd sq pt qt mi of by an no up do go my us me tv or"
+    " so is to on at as he it we if be TV GB MB TB Mr Ms Dr"
 )
-_ORDINAL = re.compile(r"(?:st|nd|rd|th|am|pm)\b", re.IGNORECASE)  # and times of day: no quantities
-# A phrase with one of these words is the sentence going on, not a unit: the expression ends before it.
+_SHORT = frozenset(_SHORT_WORDS.split())
+_ORDINAL = re.compile(r"(?:st|nd|rd|th|am|pm)\b", re.IGNORECASE)  # ordinals and times of day are no quantities
+# A phrase with one of these words belongs to the sentence and is no unit: the expression ends before it.
 _SENTENCE = re.compile(
     r"\b(?:and|or|so|then|is|are|was|were|be|has|have|had|because|since|which|that|this|these|if|when|while|for|to|in|on|at|from|by|with|than"
     r"|as|the|he|she|they|it|we|you|I|but|equals?|gives?|makes?|costs?|means|therefore|thus)\b"
@@ -114,7 +64,7 @@ _SENTENCE = re.compile(
 
 @lru_cache(maxsize=8192)
 def role(phrase: str, tight: bool, latex: bool) -> Literal["unit", "sentence", "variable"]:
-    """What a phrase after a number is; `tight` without a blank between, `latex` on a line with LaTeX commands."""
+    """What a phrase after a number is. `tight`: no blank between the two. `latex`: the line has LaTeX commands."""
     if len(phrase) > 80:
         return "sentence"
     if phrase[0] in "\\^°¢":
@@ -148,7 +98,7 @@ class Token(NamedTuple):
 
 
 def tokenize(line: str) -> list[Token]:
-    """The tokens of one line without its line end; what carries no meaning (blanks, `$`, bold) is left out."""
+    """The tokens of one line, given without its line end. Leaves out blanks, `$` and bold marks."""
     return [Token(m.lastgroup or "", m[0], m.start(), m.end()) for m in _TOKEN.finditer(line) if m.lastgroup != "skip"]
 
 
@@ -156,31 +106,31 @@ Number = int | Fraction
 
 MAX_DIGITS = 40  # of one number; with MAX_OPERANDS it bounds a value to about 2,500 digits
 MAX_OPERANDS = 64  # of one side
-MAX_NESTING = 16  # brackets and signs; far below Python's recursion limit
-MAX_REREAD = 4  # times a line's tokens may be read over, on top of 1,000: unclosed brackets stay linear
-MAX_POWER_BITS = 128  # of a power, checked before it is computed: about as large as the largest number
+MAX_NESTING = 16  # of brackets and signs; far below Python's recursion limit
+MAX_REREAD = 4  # reads per token of a line, plus 1,000: keeps unclosed brackets linear
+MAX_POWER_BITS = 128  # of a power, checked before computing it; about the size of the largest number
 
 _VULGAR = {"½": (1, 2), "¼": (1, 4), "¾": (3, 4), "⅓": (1, 3), "⅔": (2, 3), "⅛": (1, 8)}
 _PLAIN_OPERATOR = re.compile(r"([-+*/÷x×])")
 
 
 class Side(NamedTuple):
-    """One side of an equation: value, first and last token, the token after it, and how it was read."""
+    """One side of an equation: its value, its tokens (indices), and how it was read."""
 
     value: Number
     first: int
     last: int
-    after: int
+    after: int  # the token after the side and its unit
     operators: int
-    decimals: int  # of the last number; means something only where operators == 0
-    loose: bool  # holds a part with two common readings
+    decimals: int  # of the last number; meaningful only if operators == 0
+    ambiguous: bool  # has a part with two common readings
 
 
 class Reader:
-    """Recursive descent over one line's tokens. A method returns None where nothing can be read, with `at` anywhere."""
+    """Parses one line's tokens. A method returns None if it cannot read; the position `at` is then undefined."""
 
     def __init__(self, tokens: list[Token], latex: bool, *, percent: int = 100, fractions: bool = False) -> None:
-        """`percent` 1 reads 20% as 20; `fractions` reads a tight `1/2` as one number, so 14 ÷ 1/2 is 28."""
+        """With `percent` 1, 20% is 20. With `fractions`, a tight `1/2` is one number, so 14 ÷ 1/2 is 28."""
         self.tokens, self.latex, self.percent, self.fractions = tokens, latex, percent, fractions
         self.read = 0
         self.kinds = [token.kind for token in tokens] + ["end"] * 4
@@ -190,14 +140,14 @@ class Reader:
         if self.read > MAX_REREAD * len(self.tokens) + 1000:
             return None
         self.at, self.last, self.depth, self.operands, self.operators = first, first, 0, 0, 0
-        self.decimals, self.loose = 0, False
+        self.decimals, self.ambiguous = 0, False
         try:
             value = self._sum()
         except (ZeroDivisionError, OverflowError):
             return None
         if value is None:
             return None
-        return Side(value, first, self.last, self.at, self.operators, self.decimals, self.loose)
+        return Side(value, first, self.last, self.at, self.operators, self.decimals, self.ambiguous)
 
     def _operator(self, among: str) -> str | None:
         if self.kinds[self.at] != "op":
@@ -229,7 +179,7 @@ class Reader:
             operator = self._operator("*/")
             if operator:
                 # A second division by a rate: 150 minutes / 5 minutes/100 meters.
-                self.loose |= divided and operator == "/" and self.kinds[mark - 1] == "word" and self.tight(mark)
+                self.ambiguous |= divided and operator == "/" and self.kinds[mark - 1] == "word" and self.tight(mark)
                 divided |= operator == "/"
                 self.at += 1
             elif self.kinds[mark] == "of" and (self.kinds[mark - 1] == "pct" or self._operator_before_last() == "/"):
@@ -237,7 +187,7 @@ class Reader:
             elif not (self.kinds[mark] == "lp" and self.tight(mark)):
                 break
             else:
-                self.loose |= self._operator_before_last() == "/"
+                self.ambiguous |= self._operator_before_last() == "/"
             right = self._signed()
             if right is None:
                 self.at, self.last = mark, last
@@ -280,7 +230,7 @@ class Reader:
         return value if self._unit() else None
 
     def _unit(self) -> bool:
-        """Steps over a unit after an operand; False where the word is a variable or an ordinal."""
+        """Skips a unit after an operand. Returns False if the word is a variable or an ordinal."""
         if self.kinds[self.at] != "word":
             return True
         follows = role(self.tokens[self.at].text, self.tight(self.at), self.latex)
@@ -331,27 +281,25 @@ class Reader:
         if len(whole) + len(decimals) > MAX_DIGITS or (whole[:1] == "0" and len(whole) > 1):
             return None  # 0900 is a time of day or a code
         self.decimals = len(decimals)
-        if decimals:
-            return _divide(int(whole + decimals), 10**self.decimals)
-        return int(whole) + self._mixed_part()
+        return _plain_number(f"{whole}.{decimals}") if decimals else int(whole) + self._mixed_part()
 
     def _mixed_part(self) -> Number:
-        """The fraction of a mixed number (`2 1/2`, `2½`, `2\\frac{1}{2}`) whose whole part was just read, else 0."""
+        """The fraction of a mixed number (`2 1/2`, `2½`, `2\\frac{1}{2}`) whose integer was just read; 0 if there is none."""
         at, kind = self.at, self.kinds[self.at]
         if kind == "vulgar":
             self.at += 1
             return Fraction(*_VULGAR[self.tokens[at].text])
         if kind == "frac" and self.tight(at):
-            self.at, self.loose = at + 1, True
+            self.at, self.ambiguous = at + 1, True
             return self._fraction() or 0
         joined = kind == "word" and self.tokens[at].text == "and"
         if (part := self._tight_fraction(at + joined)) is not None and part < 1:
-            self.at, self.loose = at + joined + 3, self.loose or joined
+            self.at, self.ambiguous = at + joined + 3, self.ambiguous or joined
             return part
         return 0
 
     def _tight_fraction(self, at: int) -> Fraction | None:
-        """The value of `1/2` written without blanks at tokens at to at + 2, if it is there."""
+        """The value of `1/2`, written without blanks, at tokens `at` to `at + 2`; None if it is not there."""
         if self.kinds[at : at + 3] != ["num", "op", "num"] or not (self.tight(at + 1) and self.tight(at + 2)):
             return None
         top, slash, bottom = (token.text for token in self.tokens[at : at + 3])
@@ -375,9 +323,9 @@ def _raise(base: Number, exponent: Number) -> Number:
     return Fraction(base) ** int(exponent)
 
 
-@lru_cache(maxsize=16_384)  # of short texts: a solution repeats its numbers and its marks
+@lru_cache(maxsize=16_384)  # a solution repeats its numbers and its calculator marks
 def plain_value(text: str) -> Number | None:
-    """Exact value of numbers joined by + - * / ÷ x without blanks (`1200+2*3`); None for a division by zero."""
+    """The exact value of numbers joined by + - * / ÷ x without blanks (`1200+2*3`); None for a division by zero."""
     parts = _PLAIN_OPERATOR.split(text)
     total: Number = 0
     term = _plain_number(parts[0])

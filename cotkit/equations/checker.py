@@ -1,15 +1,15 @@
-"""Checks every arithmetic equation written in a reasoning text, exactly and in linear time.
+"""Checks every arithmetic equation in a reasoning text, exactly and in linear time.
 
-`find_steps("He pays 3 x $4 = $12.")` gives one step that holds. Each `=` is judged on its own: the longest expression
-that ends at it against the longest that starts at it, so a chain `a = b = c` is two steps, a against b and b against c,
-and the running total `2+3=5*2=10` has one wrong step (5 is not 10). GSM8K's calculator marks `<<48/2=24>>` are steps of
-their own and blank for the text around them.
+`find_steps("He pays 3 x $4 = $12.")` gives one step that holds. Each `=` is judged alone: the longest expression that
+ends at it is compared with the longest that starts at it. A chain `a = b = c` is two steps, a against b and b against
+c, so the running total `2+3=5*2=10` has one wrong step (5 is not 10). GSM8K's calculator marks `<<48/2=24>>` are
+separate steps, and the text around them is read as if they were blanks.
 
-A step is reported only if both sides are read with certainty: numbers, operators, brackets, percent signs, LaTeX
-fractions and units (`3 apples + 4 apples = 7 apples`). A variable, an unknown symbol or a dangling operator beside a
-side, or two numbers with nothing computed (`1 hour = 60 minutes`) make it no step. Where a false equation has another
-common reading (percent as a unit, `5 more than 3+4 = 12`, hours against minutes) that reading counts, or it is no step:
-a right step must never be called wrong.
+A step is reported only if both sides are certain: numbers, operators, brackets, percent signs, LaTeX fractions and
+units (`3 apples + 4 apples = 7 apples`). An equation is no step if a variable, an unknown symbol or a dangling operator
+is beside it, or if nothing is computed (`1 hour = 60 minutes`). If a false equation has another common reading (percent
+as a unit, `5 more than 3+4 = 12`, hours against minutes), it is judged by that reading or is no step: a right step must
+never be called wrong.
 """
 
 from __future__ import annotations
@@ -18,10 +18,18 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 
 from cotkit.equations.ambiguity import EquationLine, agree, doubtful, other_readings
-from cotkit.equations.arithmetic import STARTS, Number, Reader, Side, Token, plain_value, single_letter, tokenize
+from cotkit.equations.arithmetic import (
+    CALCULATOR_MARK,
+    STARTS,
+    Reader,
+    Side,
+    Token,
+    plain_value,
+    single_letter,
+    tokenize,
+)
 
 # Words that compute with the expression after them, as in `twice 3+4 = 14` or `half of the 12+2 = 7`.
 _COMPUTES = re.compile(
@@ -29,7 +37,7 @@ _COMPUTES = re.compile(
     r"|cubed?|root|(?:divided|multiplied) by|factorial|remainder|modulo|mod|log)"
     r"(?: (?:the|a|an|as|that|those|these|this|his|her|their|its|all|of))*$"
 )
-# The commonest equations, `3 boxes x $4 = $12`: numbers, operators and one-word units. Where true they need no parser.
+# The commonest equations, `3 boxes x $4 = $12`: numbers, operators and one-word units. True ones need no parser.
 _NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3}){1,8}|0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?|\.[0-9]{1,15}"
 _UNIT = r"(?: [a-z]{3,}(?:/[a-z]+)?|/[a-z]{2,}[a-rt-z]\b)"
 _PLAIN = re.compile(
@@ -38,8 +46,8 @@ _PLAIN = re.compile(
 _NOT_PLAIN = re.compile(rf"{_UNIT}|[ $€£,]")
 _PLAIN_START = re.compile(r"(?:(?!of)[A-Za-z][a-z] |[a-z]'s |total of |[a-z](?:, |: ?))[$€£]?$")
 _PLAIN_END = re.compile(r"[.,;]?\s*$|[.,;]\s|\s(?:[A-Za-z][a-z]{2,}|on|in|at|by|to)\b(?!\s*[-+*/^(=])")
-_MARK = re.compile(r"<<([^<>\n]*)>>")
-# A line that goes on from the one before, or into the one after (a dash there may also be a list).
+# How a line ends that the next one continues, and how a line starts that continues the previous one. A dash at a line's
+# start may also be a list's.
 _LIST = "-*–−"
 _OPEN_ENDS = "-+*/=×÷·−–({[^_}&"
 _COMMAND_END = re.compile(r"\\[a-z]+\s*$")
@@ -48,7 +56,7 @@ _OPEN_START = re.compile(r"[\s&]*(?:\\quad\s*)?(?:[+/×÷·]|\\(?:times|cdot|div
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One equation: `text[start:end]` of the reasoning text, and whether it is true."""
+    """One equation: `text`, which is `[start:end]` of the reasoning text, and whether it is true."""
 
     text: str
     start: int
@@ -60,9 +68,8 @@ def find_steps(text: str, tolerance: float = 0.0) -> list[Step]:
     """All equations of `text` that can be read with certainty, calculator marks first; see the module's docstring.
 
     A side that is one number with d > 0 decimals is right if it is the other side rounded or truncated to d decimals. A
-    whole number for a fraction (17/2=8) is wrong unless it is such a rounding and within `tolerance` of the value,
-    relative; 0 because in worked solutions that are otherwise right it is always said (10/3=3 with a remainder of 1:
-    no step).
+    whole number for a fraction (17/2=8) is right only if it is such a rounding and its relative error is at most
+    `tolerance`. The default is 0 because right solutions state a remainder (10/3=3 with a remainder of 1: no step).
     """
     return list(_steps(text, Fraction(tolerance)))
 
@@ -81,20 +88,21 @@ def share_right(text: str) -> float | None:
 def _steps(text: str, tolerance: Fraction) -> Iterator[Step]:
     blank = text
     if "<<" in text:
-        for mark in _MARK.finditer(text):
+        for mark in CALCULATOR_MARK.finditer(text):
             yield from _line_steps(text, mark[1], mark.start(1), tolerance, mark=True)
-        blank = _MARK.sub(lambda mark: " " * len(mark[0]), text)
+        blank = CALCULATOR_MARK.sub(lambda mark: " " * len(mark[0]), text)
     offset, lines = 0, blank.split("\n")
     for i, line in enumerate(lines):
         if "=" in line:
-            opened = i > 0 and _goes_on(lines[i - 1])
-            unended = i + 1 < len(lines) and _OPEN_START.match(lines[i + 1]) is not None
-            unended = unended and line.lstrip()[:1] not in _LIST
-            yield from _line_steps(text, line, offset, tolerance, opened=opened, unended=unended)
+            continued = i > 0 and _ends_openly(lines[i - 1])
+            continues = i + 1 < len(lines) and _OPEN_START.match(lines[i + 1]) is not None
+            continues = continues and line.lstrip()[:1] not in _LIST
+            yield from _line_steps(text, line, offset, tolerance, continued=continued, continues=continues)
         offset += len(line) + 1
 
 
-def _goes_on(line: str) -> bool:
+def _ends_openly(line: str) -> bool:
+    """Whether the next line continues the expression at this line's end."""
     end = line.rstrip()[-1:]
     return bool(end and end in _OPEN_ENDS) or ("\\" in line and _COMMAND_END.search(line[-20:]) is not None)
 
@@ -106,21 +114,24 @@ def _line_steps(
     tolerance: Fraction,
     *,
     mark: bool = False,
-    opened: bool = False,
-    unended: bool = False,
+    continued: bool = False,
+    continues: bool = False,
 ) -> Iterator[Step]:
-    """The steps of one line or mark, which starts at `offset` of `text`; see `EquationLine` for the flags."""
-    plain = [] if opened or unended else _plain_steps(line)
+    """The steps of one line or mark that starts at `offset` of `text`.
+
+    `continued`: the line continues the previous one's expression. `mark`, `continues`: see `EquationLine`.
+    """
+    plain = [] if continued or continues else _plain_steps(line)
     if plain:
         for start, end in plain:
             yield Step(text[offset + start : offset + end], offset + start, offset + end, True)
         return
     tokens = tokenize(line)
     reader = Reader(tokens, "\\" in line)
-    read = EquationLine(line, reader, tolerance, mark, unended)
+    read = EquationLine(line, reader, tolerance, mark, continues)
     kinds, at = reader.kinds, 0
-    left: Side | None = None
-    before: Side | None = None  # the expression read before `left`
+    left: Side | None = None  # the latest expression, if an = follows it
+    before: Side | None = None  # the expression before `latest`
     latest: Side | None = None
     while at < len(tokens):
         kind = kinds[at]
@@ -134,13 +145,13 @@ def _line_steps(
             if holds is not None:
                 start, end = offset + tokens[left.first].start, offset + tokens[side.last].end
                 yield Step(text[start:end], start, end, holds)
-        starts = after_equals or (_starts_cleanly(tokens, at) if at else not opened)
+        starts = after_equals or (_starts_cleanly(tokens, at) if at else not continued)
         left = side if starts and kinds[side.after] == "eq" else None
         before, latest, at = latest, side, side.after
 
 
 def _plain_steps(line: str) -> list[tuple[int, int]]:
-    """Spans of a line's equations if all are plain, true and clear of the words around them, else []."""
+    """The spans of a line's equations if all are plain, true and separate from the words around them, else []."""
     spans = []
     for match in _PLAIN.finditer(line):
         start, end = match.span()
@@ -149,19 +160,14 @@ def _plain_steps(line: str) -> list[tuple[int, int]]:
             return []
         if not _PLAIN_END.match(line, end):
             return []
-        if _plain_side(match[1]) != plain_value(match[2].replace(",", "")):
+        if plain_value(_NOT_PLAIN.sub("", match[1])) != plain_value(match[2].replace(",", "")):
             return []
         spans.append((start, end))
     return spans if len(spans) == line.count("=") else []
 
 
-@lru_cache(maxsize=4096)  # samples of one question write the same equations
-def _plain_side(text: str) -> Number | None:
-    return plain_value(_NOT_PLAIN.sub("", text))
-
-
 def _starts_cleanly(tokens: list[Token], first: int) -> bool:
-    """Whether nothing before token `first` may belong to the expression that starts there."""
+    """Whether no token before `first` can belong to the expression that starts there."""
     kind, text, _, end = tokens[first - 1]
     if kind == "op":
         return first == 1 and text in _LIST
@@ -181,8 +187,8 @@ def _starts_cleanly(tokens: list[Token], first: int) -> bool:
 
 
 def _ends_cleanly(line: EquationLine, side: Side) -> bool:
-    """Whether nothing after `side` may belong to it."""
-    reader, unended = line.reader, line.unended
+    """Whether no token after `side` can belong to it."""
+    reader, continues = line.reader, line.continues
     kind, after = reader.kinds[side.after], reader.kinds[side.after + 1]
     if kind in ("num", "lp"):
         if reader.kinds[side.after - 1] == "word":
@@ -190,12 +196,12 @@ def _ends_cleanly(line: EquationLine, side: Side) -> bool:
         remark = kind == "lp" and after == "word" and not reader.latex
         return remark and not single_letter(reader.tokens[side.after + 1].text)
     if kind == "stop":
-        return after != "op" and not (unended and after == "end" and reader.latex)
-    return kind in ("eq", "word", "rp", "of") or (kind == "end" and not unended)
+        return after != "op" and not (continues and after == "end" and reader.latex)
+    return kind in ("eq", "word", "rp", "of") or (kind == "end" and not continues)
 
 
 def _judge(line: EquationLine, before: Side | None, left: Side, right: Side) -> bool | None:
-    """Whether left equals right; None where nothing is computed or another reading cannot be ruled out."""
+    """Whether left equals right; None if nothing is computed or another reading is possible."""
     if not (left.operators or right.operators):
         return False if line.mark and left.value != right.value else None
     if left.value == right.value or agree(left, right, line.tolerance):

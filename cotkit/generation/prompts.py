@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import Any, Literal
 
 from cotkit.core.jsonl import Row
+from cotkit.equations.arithmetic import CALCULATOR_MARK
 
 Message = dict[str, str]
 Mode = Literal["rewrite", "solve"]
@@ -36,8 +36,6 @@ EXAMPLE_REWRITE = (
 
 # Stands for any problem where a prompt's wording is hashed.
 PROBE: Row = {"question": "QUESTION", "solution": "SOLUTION", "answer": "ANSWER"}
-
-_CALCULATOR_MARK = re.compile(r"<<[^<>\n]*>>")
 
 
 def student_messages(question: str) -> list[Message]:
@@ -66,7 +64,7 @@ def teacher_messages(problem: Row, mode: Mode) -> list[Message]:
 
 def target(reasoning: str, answer: str) -> str:
     """What the student is trained to write: the reasoning without calculator marks, then one line ``#### answer``."""
-    return _CALCULATOR_MARK.sub("", reasoning).strip() + "\n#### " + answer
+    return CALCULATOR_MARK.sub("", reasoning).strip() + "\n#### " + answer
 
 
 def training_row(question: str, output: str) -> Row:
