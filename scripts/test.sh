@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Set-up, linters and all tests; arguments go to pytest.
+# Set-up, linters, the fast tests, then the slow ones. With arguments: one call of pytest, which gets them.
 #
 #   bash scripts/test.sh
-#   bash scripts/test.sh tests/test_score.py -k words
+#   bash scripts/test.sh tests/evaluation -k words
+#   bash scripts/test.sh -m slow tests/faults
 # shellcheck source=scripts/internal/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/internal/common.sh"
 
@@ -17,5 +18,11 @@ ruff check .
 ruff format --check .
 lint-imports --no-cache
 shellcheck --external-sources scripts/*.sh scripts/*/*.sh
-say "pytest"
-exec python -m pytest "$@"
+if [[ $# -gt 0 ]]; then
+  say "pytest $*"
+  exec python -m pytest "$@"
+fi
+say "fast tests"
+python -m pytest
+say "slow tests"
+python -m pytest -m slow
