@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
+SAMPLE_DATA = ROOT / "tests" / "data"
 SMOLLM2 = ROOT / "data/models/SmolLM2-135M-Instruct"
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: what tests start must hear Ctrl-C
@@ -87,6 +88,21 @@ def tiny_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config).save_pretrained(folder)
     return folder
+
+
+def raw_data(name: str) -> Path:
+    """The public data file `name`, such as ``gsm8k/train.jsonl``: the full one if it is there, else the committed sample."""
+    full = SHARED_DATA / "raw" / name
+    return full if full.is_file() else SAMPLE_DATA / name
+
+
+def raw_rows(name: str) -> dict[int, dict[str, Any]]:
+    """The rows of `raw_data(name)` by their numbers, from 0, in the full file."""
+    rows = read_rows(raw_data(name))
+    numbers = json.loads((SAMPLE_DATA / "row_numbers.json").read_text(encoding="utf-8"))[name]
+    return (
+        dict(zip(numbers, rows, strict=True)) if raw_data(name).parent.parent == SAMPLE_DATA else dict(enumerate(rows))
+    )
 
 
 def problem(number: int, **changes: Any) -> dict[str, Any]:
