@@ -29,6 +29,7 @@ from cotkit.core.errors import UserError
 from cotkit.core.files import sha256_file
 from cotkit.core.jsonl import Row, dumps, read_json, write_json_atomic
 
+FORMAT = 2  # of manifests; a file of another version of this toolkit is refused by name
 State = Literal["new", "resume", "done"]
 PACKAGES = (
     "torch",
@@ -120,6 +121,8 @@ class Manifest:
                 )
             return "new"
         old = read_json(self.path)
+        if old.get("format") != FORMAT:
+            raise UserError(f"{self.path}: was written by another version of this toolkit; {TWO_WAYS_OUT}")
         changed = difference(old.get("settings", {}), self.settings) or self._changed_model(old.get("model"))
         if changed:
             raise UserError(f"{self.output}: was made with other settings ({'; '.join(changed)}); {TWO_WAYS_OUT}")
@@ -182,6 +185,7 @@ class Manifest:
 
     def _write(self, status: str, outputs: Row, counts: Row, extra: Row) -> None:
         record = {
+            "format": FORMAT,
             "stage": self.stage,
             "status": status,
             "settings": self.settings,

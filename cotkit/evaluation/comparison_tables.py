@@ -1,4 +1,4 @@
-"""The words and tables of a comparison: what comparison.md says about the figures of comparison.json."""
+"""Turns the figures of comparison.json into sentences and tables."""
 
 from __future__ import annotations
 
@@ -98,13 +98,13 @@ def methods_table(dataset: Row) -> Table:
         "accuracy [95 %]",
         "words",
         "to the answer",
-        "run on",
-        "stop by themselves",
-        "cut off",
+        "runaway text",
+        "ended with EOS",
+        "truncated",
         "no answer",
         "missing",
-        "calculate",
-        "steps right",
+        "with checkable steps",
+        "steps correct",
     ]
     return Table(header, [_method_cells(method) for method in dataset["methods"]])
 
@@ -136,7 +136,7 @@ def _mean(values: list[float | None], form: str) -> str:
 
 def pairs_table(dataset: Row) -> Table:
     """One line a pair of methods, each on the same questions."""
-    header = ["pair", "difference in points [95 %]", "p", "p, Holm", "fixed, broken", "smallest to show", "verdict"]
+    header = ["pair", "difference in points [95 %]", "p", "p, Holm", "wins / losses", "minimum detectable difference", "verdict"]
     return Table(header, [_pair_cells(pair) for pair in dataset["pairs"]])
 
 
@@ -183,12 +183,12 @@ def reading_help(comparison: Row) -> Iterable[str]:
     yield (
         f"Intervals: Wilson's for an accuracy, {comparison['bootstrap_repetitions']:,} paired bootstrap samples of the "
         f"questions (and runs) for a difference. p: {', '.join(tests) or 'no test'}; Holm: adjusted for all "
-        f"{comparison['family']} comparisons here. Smallest to show: the difference that such a test finds in 4 of 5 "
-        "cases."
+        f"{comparison['family']} comparisons here. Minimum detectable difference: the difference that such a test finds in "
+        "4 of 5 cases."
     )
     yield (
-        "Words: mean of a whole text, and up to its answer. Run on: texts that go on after their answer. Calculate: "
-        "texts with a calculation that can be checked before their answer; steps right: those of the calculations that are "
-        "true. Missing: questions without a prediction, counted as wrong. "
-        "The questions that each method fixed and broke are listed in comparison.json."
+        "Words: mean of a complete text, and up to its answer. Runaway text: texts with words after their answer. With "
+        "checkable steps: texts with a calculation before their answer that can be checked. Steps correct: the share of "
+        "these calculations that are true. Missing: questions without a prediction, counted as wrong. Wins and losses: "
+        "questions on which the first method of a pair is better, and worse; comparison.json lists them."
     )

@@ -17,7 +17,7 @@ from cotkit.equations.checker import find_steps
 from cotkit.evaluation import stats
 from cotkit.grading.grader import VERDICTS, Grade, equivalent
 
-SCHEMA = 2  # of both files; compare.py refuses another
+SCHEMA = 3  # of summaries and comparisons; another number is refused
 
 CORRECT = "the gold answer"  # the class of all correct answers in a vote; no answer has a name of this kind
 

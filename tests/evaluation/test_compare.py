@@ -234,7 +234,7 @@ def test_it_is_the_same_twice(tmp_path: Path):
     ("changes", "says"),
     [
         ({"protocol": "original"}, "baseline and distilled were scored by different protocols (default and original)"),
-        ({"schema": 1}, "distilled.summary.json: schema 1 of score.py, but 2 is needed; run score.py again"),
+        ({"schema": 1}, "distilled.summary.json: schema 1 of score.py, but 3 is needed; run score.py again"),
         ({"dataset": "amc23"}, "distilled.summary.json: scores of amc23 in the folder of gsm8k"),
         ({"n": 41}, "distilled.scores.jsonl: holds another number of items"),
         ({"problems_sha256": "1"}, "baseline and distilled were scored against different problem files"),

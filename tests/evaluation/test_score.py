@@ -176,7 +176,7 @@ def test_scores_of_an_older_schema_are_refused(data_root: Path):
     manifest = json.loads(path.read_text(encoding="utf-8"))
     del manifest["settings"]["schema"]
     path.write_text(json.dumps(manifest), encoding="utf-8")
-    refused(score(data_root, PREDICTIONS, check=False), "schema: None -> 2", "--overwrite")
+    refused(score(data_root, PREDICTIONS, check=False), "schema: None -> 3", "--overwrite")
 
 
 def test_the_original_protocol(data_root: Path):

@@ -115,7 +115,8 @@ def test_training_sets_of_others_are_left_out_and_damaged_ones_named(
 ) -> None:
     row = {"system": "s", "instruction": "q", "input": "", "output": "2+2=4\n#### 4"}
     write_training_set(run / "datasets", "gold", [row])
-    index = write_dataset_info(run / "datasets", {"gold": False})
+    write_dataset_info(run / "datasets", {"gold": False})
+    index = run / "datasets/dataset_info.json"
     others = {"hub": {"hf_hub_url": "a/b"}, "chats": {"file_name": "chats.json", "formatting": "sharegpt"}}
     write_rows(index, [{**json.loads(index.read_bytes()), **others}])
     make_report.main([str(run)])
