@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
-# Runs a preset end to end: data, teacher, filter, train, infer, critic, score, compare, report. A rerun skips what is finished.
+# Runs a preset end to end: data, teacher, filter, train, infer, critic, score, compare, report. A rerun skips what is
+# finished. The first stage that fails ends the run and is named.
 #
 #   bash scripts/pipeline.sh                              configs/smollm2_cpu, a real small model on a CPU
 #   bash scripts/pipeline.sh configs/qwen2_1.5b
 #   bash scripts/pipeline.sh [PRESET] --limit 4           a quick try, in outputs/<preset>-limit4
-#   bash scripts/pipeline.sh [PRESET] --from train        does this stage and all later ones anew
+#   bash scripts/pipeline.sh [PRESET] --from train        repeats this stage and all later ones
 #   bash scripts/pipeline.sh [PRESET] --source DIR        raw data files instead of the hub
 #   bash scripts/pipeline.sh [PRESET] --output_root DIR   instead of outputs
 #   bash scripts/pipeline.sh [PRESET] --methods a,b|all   instead of the methods that the preset's train.yaml lists
 #   bash scripts/pipeline.sh [PRESET] --seeds 1 2 3       trains and evaluates each method with each seed
-#   NPROC=8 bash scripts/pipeline.sh PRESET               processes of each stage (default: one a GPU, or 1)
-#
-# It stops at the first stage that fails and names it.
+#   NPROC=8 bash scripts/pipeline.sh PRESET               processes of each stage (default: one per GPU, or 1)
 # shellcheck source=scripts/internal/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/internal/common.sh"
 
@@ -21,7 +20,7 @@ seeds=()
 while [[ $# -gt 0 ]]; do
   case "$1" in
     --limit | --from | --source | --output_root | --methods)
-      [[ $# -ge 2 ]] || fail "$1 needs a value"
+      [[ $# -ge 2 ]] || usage "$1 needs a value"
       case "$1" in
         --limit) limit="$2" ;;
         --from) from="$2" ;;
@@ -37,9 +36,9 @@ while [[ $# -gt 0 ]]; do
         seeds+=("$1")
         shift
       done
-      [[ ${#seeds[@]} -gt 0 ]] || fail "--seeds needs whole numbers, as in --seeds 1 2 3"
+      [[ ${#seeds[@]} -gt 0 ]] || usage "--seeds needs whole numbers, as in --seeds 1 2 3"
       ;;
-    -*) fail "unknown option $1; known are --limit N, --from STAGE, --source DIR, --output_root DIR," \
+    -*) usage "unknown option $1; known are --limit N, --from STAGE, --source DIR, --output_root DIR," \
       "--methods LIST, --seeds N ..." ;;
     *)
       preset="${1%/}"
@@ -48,8 +47,8 @@ while [[ $# -gt 0 ]]; do
   esac
 done
 [[ -f "$preset/data.yaml" ]] || fail "$preset: not a preset folder (no data.yaml); known are: $(dirname -- configs/*/data.yaml | xargs)"
-[[ -z "$from" || " ${STAGES[*]} " == *" $from "* ]] || fail "--from $from: stages are ${STAGES[*]}"
-[[ -z "$limit" || "$limit" =~ ^[1-9][0-9]*$ ]] || fail "--limit $limit: a whole number of at least 1 is expected"
+[[ -z "$from" || " ${STAGES[*]} " == *" $from "* ]] || usage "--from $from: stages are ${STAGES[*]}"
+[[ -z "$limit" || "$limit" =~ ^[1-9][0-9]*$ ]] || usage "--limit $limit: a whole number of at least 1 is expected"
 
 bash scripts/setup.sh
 
@@ -65,18 +64,19 @@ mkdir -p "$run/logs"
 limits=()
 [[ -z "$limit" ]] || limits=(--limit "$limit")
 
-# Names the stage whose command failed, whatever it was.
+# Names the stage whose command failed.
 stage=setup
 began=$SECONDS
 name_the_stage() {
   local code=$?
   [[ $code -eq 0 ]] ||
-    printf '\npipeline stopped in stage %s (exit code %s); the same command goes on there\n' "$stage" "$code" >&2
+    printf '\npipeline stopped in stage %s (exit code %s); the same command continues there, --from %s repeats it\n' \
+      "$stage" "$code" "$stage" >&2
 }
 trap name_the_stage EXIT
 
 redo=()
-enter() { # STAGE: announces it and decides whether it is done anew
+enter() { # STAGE: announces it and decides whether it is repeated
   [[ "$stage" == setup ]] || printf '   (%s: %d s)\n' "$stage" $((SECONDS - began))
   stage="$1" began=$SECONDS
   [[ "$1" != "$from" ]] || redo=(--overwrite)
@@ -86,8 +86,7 @@ enter() { # STAGE: announces it and decides whether it is done anew
 gpus="$(count_gpus)"
 ranks="${NPROC:-$((gpus > 1 ? gpus : 1))}"
 
-# Stages 1 and 4. Under torchrun only if there is something to do and more than one rank to do it: it takes seconds to
-# start, and a finished pipeline should say so at once.
+# Stages 1 and 4. torchrun takes seconds to start, so it is used only for several ranks and only if there is work to do.
 generate() { # SCRIPT ARGS...
   local status=0
   if [[ ${#redo[@]} -eq 0 ]]; then
@@ -113,8 +112,8 @@ python scripts/prepare_data.py --config "$preset/data.yaml" "${source_args[@]}" 
 enter teacher
 generate teacher_cot.py --config "$preset/teacher.yaml" --output_path "$run/teacher.jsonl" "${limits[@]}"
 
-# Later rounds ask only for problems without a kept sample. Which these are is settled once: rules that are changed
-# afterwards judge the samples of all rounds anew (--from filter), but ask for no more of them (--from teacher does).
+# Later rounds ask only for problems without a kept sample. The list of these problems is made once. If rules change
+# afterwards, --from filter judges all samples again but asks for no more; --from teacher asks again.
 samples=("$run/teacher.jsonl")
 rounds="$(python scripts/internal/preset.py "$preset" rounds)"
 for ((round = 2; round <= rounds; round++)); do
@@ -170,7 +169,7 @@ for dataset in "${datasets[@]}"; do
   status=0
   python scripts/critic.py --config "$preset/critic.yaml" --dataset "$dataset" --pred_path "${paths[@]/%/.jsonl}" \
     "${redo[@]}" || status=$?
-  # 3: the judge gave too few ratings; whoever reads them is told so.
+  # 3: the judge gave too few ratings; the tables say so.
   [[ $status -eq 0 || $status -eq 3 ]] || exit "$status"
 done
 

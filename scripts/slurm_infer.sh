@@ -5,19 +5,22 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --time=04:00:00
 #SBATCH --output=outputs/slurm-%j.log
-# slurm_infer.sh SCRIPT [ARGS...]: stage 1 or 4 on all nodes of a SLURM job, one rank a GPU, outputs in a shared folder.
+# Runs stage 1 or 4 on all nodes of a SLURM job, one rank per GPU, with outputs in a shared folder.
 #
 #     sbatch scripts/slurm_infer.sh infer_parallel.py --dataset gsm8k --base_model Qwen/Qwen2-1.5B \
 #         --lora_path outputs/qwen2_1.5b/train/distilled --output_path outputs/gsm8k.jsonl
 #     sbatch --nodes=4 scripts/slurm_infer.sh teacher_cot.py --config configs/qwen2_1.5b/teacher.yaml ...
 #
-# Submit from the project's folder, its environment active; the #SBATCH lines above give way to sbatch's own options.
-# RANKS_PER_NODE (default: the node's GPUs, else 1) and RDZV_PORT (default 29500) come from the environment. A job that
-# was cut off by its time limit is submitted again: it goes on with what is missing, on any number of nodes.
+# Submit from the project's folder with its environment active. Options of sbatch override the #SBATCH lines of this file.
+# RANKS_PER_NODE (default: the node's GPUs, else 1) and RDZV_PORT (default 29500) come from the environment. Submit a job
+# again if its time limit ended it: it continues with what is missing, on any number of nodes.
 set -euo pipefail
 
-if (($# == 0)); then
-  echo "usage: sbatch scripts/slurm_infer.sh SCRIPT [ARGS...]; see the text at its top" >&2
+if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
+  sed -n '/^# Runs/,/^[^#]/s/^# \{0,1\}//p' "$0"
+  exit 0
+elif (($# == 0)); then
+  echo "error: usage: sbatch scripts/slurm_infer.sh SCRIPT [ARGS...]; see --help" >&2
   exit 2
 fi
 : "${SLURM_JOB_ID:?runs inside a SLURM job: sbatch scripts/slurm_infer.sh ...}"

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Trains one method with several learning rates, ranks and epochs, at most 12 runs, and writes a table in Markdown by
-# held-out loss. The training sets of a run must be there: the preset's pipeline has got as far as its filter.
+# Trains one method with several learning rates, ranks and epochs (at most 12 trainings) and writes a Markdown table,
+# sorted by held-out loss. It needs the training sets of a run: let the preset's pipeline finish its filter first.
 #
 #   bash scripts/sweep.sh configs/smollm2_cpu
 #   RATES="3e-4 1e-3" RANKS=16 EPOCHS=1 bash scripts/sweep.sh configs/smollm2_cpu --run outputs/try --method distilled
-#   bash scripts/sweep.sh configs/smollm2_cpu max_steps=20       key=value is given to every run
+#   bash scripts/sweep.sh configs/smollm2_cpu max_steps=20       key=value goes to every training
 #
-# Everything else is the preset's. Adapters lie below <run>/sweep/<method>, the table is <run>/sweep/<method>.md; a rerun
-# trains only what is missing.
+# All other settings are the preset's. Adapters are in <run>/sweep/<method>/, the table is <run>/sweep/<method>.md. A
+# rerun trains only what is missing.
 # shellcheck source=scripts/internal/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/internal/common.sh"
-[[ $# -ge 1 && -d "$1/train" ]] || fail "usage: scripts/sweep.sh PRESET [--run DIR] [--method NAME] [key=value ...]"
+[[ $# -ge 1 && -d "$1/train" ]] || usage "expected: scripts/sweep.sh PRESET [--run DIR] [--method NAME] [key=value ...]"
 
 preset="${1%/}"
 shift
@@ -19,11 +19,11 @@ overrides=()
 while [[ $# -gt 0 ]]; do
   case "$1" in
     --run | --method)
-      [[ $# -ge 2 ]] || fail "$1 needs a value"
+      [[ $# -ge 2 ]] || usage "$1 needs a value"
       if [[ "$1" == --run ]]; then run="$2"; else method="$2"; fi
       shift
       ;;
-    -*) fail "unknown option $1; known are --run DIR, --method NAME" ;;
+    -*) usage "unknown option $1; known are --run DIR, --method NAME" ;;
     *) overrides+=("$1") ;;
   esac
   shift

@@ -7,14 +7,14 @@
 #   bash scripts/train.sh CONFIG --seed 2             one of several seeds: writes <method>.seed2
 #   bash scripts/train.sh CONFIG --overwrite          trains anew
 #   LOG=train.log bash scripts/train.sh CONFIG        also keeps what LLaMA-Factory prints
-#   NPROC=4 bash scripts/train.sh CONFIG              processes on this machine (default: one a GPU, or 1)
+#   NPROC=4 bash scripts/train.sh CONFIG              processes on this machine (default: one per GPU, or 1)
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=HOST MASTER_PORT=29500 bash scripts/train.sh CONFIG      on each of two machines
 #
-# Rows a step stay those of the YAML: processes divide them. A killed training goes on from its last whole checkpoint; a
-# finished one is skipped.
+# The number of rows per step is the YAML's: processes share them. A killed training continues from its last undamaged
+# checkpoint. A finished one is skipped.
 # shellcheck source=scripts/internal/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/internal/common.sh"
-[[ $# -ge 1 ]] || fail "usage: scripts/train.sh CONFIG.yaml [--run DIR] [--seed N] [--overwrite] [key=value ...]"
+[[ $# -ge 1 ]] || usage "expected: scripts/train.sh CONFIG.yaml [--run DIR] [--seed N] [--overwrite] [key=value ...]"
 
 config="$1"
 shift
@@ -24,11 +24,11 @@ while [[ $# -gt 0 ]]; do
   case "$1" in
     --overwrite) options+=("$1") ;;
     --run | --seed)
-      [[ $# -ge 2 ]] || fail "$1 needs a value"
+      [[ $# -ge 2 ]] || usage "$1 needs a value"
       options+=("$1" "$2")
       shift
       ;;
-    -*) fail "unknown option $1; known are --run DIR, --seed N, --overwrite" ;;
+    -*) usage "unknown option $1; known are --run DIR, --seed N, --overwrite" ;;
     *) overrides+=("$1") ;;
   esac
   shift
@@ -49,7 +49,7 @@ fi
 resolved="${said##*$'\n'}"
 [[ "$said" == "$resolved" ]] || printf '%s\n' "${said%$'\n'*}"
 
-# LLaMA-Factory's own launcher joins its command line with spaces and splits it again; torchrun gets the path whole.
+# LLaMA-Factory's own launcher joins its command line with spaces and splits it again, which breaks paths with spaces.
 launcher=(python)
 if [[ "$nodes" -gt 1 ]]; then
   launcher=(torchrun --nnodes="$nodes" --node_rank="$node" --nproc_per_node="$local_processes"

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Kills the teacher, 2-rank inference and the whole pipeline with SIGKILL at random moments, resumes them until they
-# are done, and compares the end with undisturbed runs. Exit code 1 if a byte differs or a row is lost or doubled.
-# Texts come from the fake backend; the pipeline trains a tiny random model for real.
+# Kills the teacher, 2-rank inference and the pipeline with SIGKILL at random moments, resumes them until they finish, and
+# compares their outputs with those of undisturbed runs. Exit code 1 if a byte differs or a row is lost or doubled.
+# The fake backend writes the texts; the pipeline really trains a tiny random model.
 #
 #   bash scripts/dev/soak.sh            200 kills, about 30 minutes
 #   bash scripts/dev/soak.sh 20         20 kills
-#   bash scripts/dev/soak.sh 20 teacher 20 kills of the teacher; also inference, pipeline
+#   bash scripts/dev/soak.sh 20 teacher 20 kills of the teacher (or inference, or pipeline)
 #   SEED=7 bash scripts/dev/soak.sh     other moments
 # shellcheck source=scripts/internal/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/../internal/common.sh"
 
 kills="${1:-200}"
 only="${2:-}"
 [[ "$kills" =~ ^[1-9][0-9]*$ && "$only" =~ ^(teacher|inference|pipeline)?$ ]] ||
-  fail "usage: scripts/dev/soak.sh [KILLS [teacher|inference|pipeline]]"
+  usage "expected: scripts/dev/soak.sh [KILLS [teacher|inference|pipeline]]"
 bash scripts/setup.sh
 RANDOM="${SEED:-1}"
 work="$(mktemp -d)"

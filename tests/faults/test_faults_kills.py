@@ -36,6 +36,8 @@ import infer_parallel
 from cotkit.core import jsonl, manifest
 from cotkit.generation import shards
 
+pytestmark = pytest.mark.slow
+
 
 def test_f01_killed_fifty_times(tmp_path: Path):
     """20 KB records; what was acknowledged is never lost, and a kill repeats at most the batch of one that it hit."""

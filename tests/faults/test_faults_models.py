@@ -15,6 +15,8 @@ from cotkit.filtering.training_sets import write_dataset_info, write_training_se
 from cotkit.generation import prompts
 from cotkit.generation.types import Sampling
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("template", ["qwen", "qwen3_nothink"])
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from conftest import ROOT, problem, read_rows, refused, run_script, write_rows
 from faults.faults_tools import (
     acknowledged,
@@ -22,6 +23,8 @@ from faults.faults_tools import (
 import infer_parallel
 from cotkit.core import jsonl
 from cotkit.generation import shards
+
+pytestmark = pytest.mark.slow
 
 # Takes away root's right to write anywhere, so that a folder's mode binds it as it binds everybody.
 BOUND = """

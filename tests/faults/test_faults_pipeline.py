@@ -38,6 +38,8 @@ from generation.chat_server import ChatServer
 from cotkit.core import jsonl
 from cotkit.generation import shards
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_f23_signals(tmp_path: Path, signum: int, code: int):

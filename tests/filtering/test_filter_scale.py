@@ -18,6 +18,8 @@ from cotkit.filtering.records import BANNED_PHRASES, TASK_TALK, Record
 from cotkit.generation import prompts
 from cotkit.grading.grader import Item, grade
 
+pytestmark = pytest.mark.slow
+
 
 def test_f10_memory_hardly_grows_with_the_rows(tmp_path: Path):
     """50,000 rows, two samples a problem, judged by the cheap rules: were they held as records, they would take 100 MB."""

@@ -15,6 +15,8 @@ from conftest import ROOT, problem, refused, run_script, write_rows
 
 from cotkit.generation import shards
 
+pytestmark = pytest.mark.slow
+
 
 def infer(root: Path, output: Path, *more: Any) -> list[str]:
     words = [

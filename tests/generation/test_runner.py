@@ -18,6 +18,8 @@ from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.generation import shards
 
+pytestmark = pytest.mark.slow
+
 
 def infer(data_root: Path, model: Path, output: Path, *more: Any) -> list[str]:
     words = ["infer_parallel.py", "--dataset", "gsm8k", "--base_model", model, "--data_root", data_root]

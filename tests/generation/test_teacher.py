@@ -10,6 +10,8 @@ from conftest import ROOT, problem, read_rows, refused, run_script, write_rows
 from cotkit.generation import prompts
 from cotkit.generation.types import Completion, Request
 
+pytestmark = pytest.mark.slow
+
 
 def teach(tmp_path: Path, model: Path, *more: Any, **options: Any) -> Any:
     path = tmp_path / "problems.jsonl"

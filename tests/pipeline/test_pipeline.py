@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, read_rows
+
+pytestmark = pytest.mark.slow
 
 METHODS = ("baseline", "distilled", "strong_baseline")
 
@@ -113,13 +114,6 @@ def test_wrong_words_are_refused_at_once(words: list[str], says: str):
     done = pipeline(*words)
     assert done.returncode == 1
     assert says in done.stderr
-
-
-def test_a_second_setup_does_nothing():
-    begun = time.monotonic()
-    done = subprocess.run(["bash", ROOT / "scripts/setup.sh"], check=True, capture_output=True, text=True)
-    assert not done.stdout
-    assert time.monotonic() - begun < 10
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+import math
 import runpy
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
-from conftest import ROOT, SHARED_DATA, read_rows, refused, run_script
+from conftest import ROOT, SHARED_DATA, raw_data, raw_rows, read_rows, refused, run_script, write_rows
 
-needs_data = pytest.mark.skipif(not (SHARED_DATA / "raw").is_dir(), reason="the real data files are not here")
+PUBLISHED = ("gsm8k/train.jsonl", "gsm8k/test.jsonl", "math500/test.jsonl")
+# The fields of the files of AIME and AMC, whose problems may not be copied here.
+COMPETITION = {"id": 60, "problem": "How many?", "question": "How many?", "solution": "It is 25.", "url": ""}
 
 
 def prepare(root: Path, *datasets: str, **options: Any) -> Any:
@@ -16,41 +20,44 @@ def prepare(root: Path, *datasets: str, **options: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of raw files: those that are there, and made problems for AIME and AMC where theirs are not."""
+    folder = tmp_path_factory.mktemp("raw")
+    for name in PUBLISHED:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(raw_data(name).read_bytes())
+    for name, answers in (
+        ("aime/aime24", ["025", "204"]),
+        ("aime/aime25", ["70", "588"]),
+        ("amc23/test", ["27", 36.0]),
+    ):
+        full = raw_data(f"{name}.jsonl")
+        rows = read_rows(full) if full.is_file() else [COMPETITION | {"answer": answer} for answer in answers]
+        write_rows(folder / f"{name}.jsonl", rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def real(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    run_script(
-        "scripts/prepare_data.py",
-        "--data_root",
-        root,
-        "--source",
-        SHARED_DATA / "raw",
-        "--dataset",
-        "gsm8k",
-        "math500",
-        "aime",
-        "aime25",
-        "amc23",
-    )
+    prepare(root, "gsm8k", "math500", "aime", "aime25", "amc23", "--source", source)
     return root
 
 
-@needs_data
 @pytest.mark.parametrize(
-    ("path", "rows"),
+    ("path", "raw"),
     [
-        ("gsm8k/train", 6725),
-        ("gsm8k/dev", 748),
-        ("gsm8k/test", 1319),
-        ("math500/test", 500),
-        ("aime/test", 30),
-        ("aime25/test", 30),
-        ("amc23/test", 40),
+        ("gsm8k/test", "gsm8k/test"),
+        ("math500/test", "math500/test"),
+        ("aime/test", "aime/aime24"),
+        ("aime25/test", "aime/aime25"),
+        ("amc23/test", "amc23/test"),
     ],
 )
-def test_row_counts(real: Path, path: str, rows: int):
+def test_every_source_row_is_a_problem(source: Path, real: Path, path: str, raw: str):
     found = read_rows(real / f"{path}.jsonl")
-    assert len(found) == rows
-    assert len({row["id"] for row in found}) == rows
+    assert len(found) == len(read_rows(source / f"{raw}.jsonl"))
+    assert len({row["id"] for row in found}) == len(found)
     for row in found:
         assert all(type(row[key]) is str for key in ("id", "dataset", "split", "question", "solution", "answer"))
         assert row["question"].strip()
@@ -58,28 +65,33 @@ def test_row_counts(real: Path, path: str, rows: int):
         assert "####" not in row["solution"]
 
 
-@needs_data
-def test_gsm8k_splits_as_the_original_did(real: Path):
-    numbers = json.loads((SHARED_DATA / "splits/gsm8k_train_dev_seed42.json").read_text(encoding="utf-8"))
+def test_gsm8k_is_split_as_in_the_original(real: Path):
+    count = len(raw_rows("gsm8k/train.jsonl"))
+    order = [int(number) for number in numpy.random.default_rng(42).permutation(count)]
+    dev = math.ceil(0.1 * count)
+    numbers = {"dev": order[:dev], "train": order[dev:]}
+    if count == 7473:
+        published = json.loads((SHARED_DATA / "splits/gsm8k_train_dev_seed42.json").read_text(encoding="utf-8"))
+        assert {split: published[split] for split in numbers} == numbers
     for split in ("train", "dev"):
         rows = read_rows(real / f"gsm8k/{split}.jsonl")
         assert [row["id"] for row in rows] == [f"gsm8k-train-{number:05d}" for number in numbers[split]]
         assert {row["split"] for row in rows} == {split}
 
 
-@needs_data
 def test_fields_are_the_source_rows(real: Path):
-    raw = [json.loads(line) for line in (SHARED_DATA / "raw/gsm8k/train.jsonl").read_bytes().split(b"\n") if line]
+    raw = raw_rows("gsm8k/train.jsonl")
     rows = {row["id"]: row for split in ("train", "dev") for row in read_rows(real / f"gsm8k/{split}.jsonl")}
-    for number, source in enumerate(raw):
-        row = rows[f"gsm8k-train-{number:05d}"]
+    for position, source in enumerate(raw.values()):
+        row = rows[f"gsm8k-train-{position:05d}"]
         assert row["question"] == source["question"]
         assert source["answer"].startswith(row["solution"])
         assert source["answer"].split("#### ")[1].replace(",", "") == row["answer"]
-    assert "\u2028" in rows["gsm8k-train-02381"]["question"]
+    assert "\u2028" in rows[f"gsm8k-train-{list(raw).index(2381):05d}"]["question"]
     amc = read_rows(real / "amc23/test.jsonl")
     assert amc[0]["answer"] == "27"
-    assert read_rows(real / "math500/test.jsonl")[0]["subject"] == "Precalculus"
+    subjects = [row["subject"] for row in raw_rows("math500/test.jsonl").values()]
+    assert [row["subject"] for row in read_rows(real / "math500/test.jsonl")] == subjects
 
 
 def test_gsm_symbolic_is_made_from_its_seed_with_disjoint_splits(tmp_path: Path):

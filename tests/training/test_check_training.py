@@ -23,6 +23,8 @@ from cotkit.generation import prompts
 from cotkit.training import prompt_parity
 from cotkit.training.config import read_config
 
+pytestmark = pytest.mark.slow
+
 PRESETS = sorted(path.parent.name for path in ROOT.glob("configs/*/train.yaml"))
 # Qwen3's format: with thinking off, the model's turn begins with an empty think block.
 QWEN3 = CHATML.replace(

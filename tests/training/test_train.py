@@ -23,6 +23,8 @@ from cotkit.training import budget, preflight
 from cotkit.training.config import TrainConfig, read_config
 from cotkit.training.prompt_parity import compare
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ROOT / "configs/smollm2_cpu/train/distilled.yaml"
 
 

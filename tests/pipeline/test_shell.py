@@ -1,0 +1,69 @@
+"""The shell scripts by themselves: their help, and a set-up that meets an old Python or half an environment."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+SHELL_SCRIPTS = [path for path in ROOT.glob("scripts/**/*.sh") if path.name != "common.sh"]
+BARE = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
+
+
+@pytest.mark.parametrize("script", SHELL_SCRIPTS, ids=lambda path: path.name)
+def test_every_script_shows_its_help_without_an_environment(script: Path, tmp_path: Path):
+    done = subprocess.run(
+        ["bash", script, "--help"], check=False, env=BARE, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert script.name in done.stdout and "shellcheck" not in done.stdout and "set -euo" not in done.stdout
+
+
+def run_setup(folder: Path, environment_python: str | None, base_python: str) -> subprocess.CompletedProcess[str]:
+    """setup.sh in a copy of the repository whose Pythons are shell scripts with these bodies."""
+    for name in ("scripts/setup.sh", "scripts/internal/common.sh", "requirements.txt", "pyproject.toml"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    for path, body in ((folder / ".venv/bin/python", environment_python), (folder / "base_python", base_python)):
+        if body is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f'#!/bin/sh\necho "$*" >>{folder}/calls\n{body}\n', encoding="utf-8")
+            path.chmod(0o755)
+    return subprocess.run(
+        ["bash", folder / "scripts/setup.sh"],
+        check=False,
+        env={**BARE, "PYTHON": str(folder / "base_python")},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_an_old_python_is_one_line(tmp_path: Path):
+    old = 'case "$*" in --version) echo Python 3.9.2;; *) exit 1;; esac'
+    done = run_setup(tmp_path, None, old)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "Python 3.9.2 is too old; set PYTHON=" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_half_an_environment_is_made_again(tmp_path: Path):
+    """A kill left a Python without pip: the environment is made again from the start, then pip is called."""
+    without_pip = 'case "$*" in *pip*) exit 1;; esac'
+    done = run_setup(tmp_path, without_pip, "exit 0")
+    calls = (tmp_path / "calls").read_text(encoding="utf-8").split("\n")
+    assert f"-m venv --clear {tmp_path}/.venv" in calls
+    assert any(call.startswith("-m pip install") for call in calls[calls.index(f"-m venv --clear {tmp_path}/.venv") :])
+    assert done.returncode == 1  # this stub of a Python never gets a pip
+
+
+def test_a_second_setup_installs_nothing():
+    done = subprocess.run(["bash", ROOT / "scripts/setup.sh"], check=True, capture_output=True, text=True)
+    assert not done.stdout
+
+
+def test_setup_takes_no_arguments():
+    done = subprocess.run(["bash", ROOT / "scripts/setup.sh", "--fast"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: setup.sh takes no arguments, found --fast; see --help\n")
