@@ -90,6 +90,11 @@ def tiny_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
+# Rows of GSM8K train with an equation that is false as written, each read by eye; 3411 is a running total.
+FALSE_IN_GSM8K = {167, 168, 198, 224, 502, 716, 1817, 3002, 3334, 3409, 3411, 3859, 4593, 4691, 4973, 5195, 5350}
+FALSE_IN_GSM8K |= {5781, 6157, 6256, 6700, 6713, 6760, 6812, 6842, 7178, 7444}
+
+
 def raw_data(name: str) -> Path:
     """The public data file `name`, such as ``gsm8k/train.jsonl``: the full one if it is there, else the committed sample."""
     full = SHARED_DATA / "raw" / name
@@ -99,10 +104,10 @@ def raw_data(name: str) -> Path:
 def raw_rows(name: str) -> dict[int, dict[str, Any]]:
     """The rows of `raw_data(name)` by their numbers, from 0, in the full file."""
     rows = read_rows(raw_data(name))
-    numbers = json.loads((SAMPLE_DATA / "row_numbers.json").read_text(encoding="utf-8"))[name]
-    return (
-        dict(zip(numbers, rows, strict=True)) if raw_data(name).parent.parent == SAMPLE_DATA else dict(enumerate(rows))
-    )
+    if not raw_data(name).is_relative_to(SAMPLE_DATA):
+        return dict(enumerate(rows))
+    numbers = json.loads((SAMPLE_DATA / "row_numbers.json").read_text(encoding="utf-8"))
+    return dict(zip(numbers[name], rows, strict=True))
 
 
 def problem(number: int, **changes: Any) -> dict[str, Any]:

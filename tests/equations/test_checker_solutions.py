@@ -1,43 +1,32 @@
 """Arithmetic steps in real solutions, planted errors and hostile text."""
 
-import json
 import random
 import re
 import time
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
+from conftest import FALSE_IN_GSM8K, raw_rows
 from equations.test_checker import worked_solutions
 
 from cotkit.equations.checker import find_steps, wrong_steps
 
-GSM8K = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "raw" / "gsm8k" / "train.jsonl"
 MARK = re.compile(r"<<[^>]*>>")
 
 
-def gsm8k() -> list[str]:
-    if not GSM8K.exists():
-        pytest.skip(f"needs {GSM8K.name} of GSM8K, which is not in this checkout")
-    with GSM8K.open(encoding="utf-8") as lines:
-        return [json.loads(line)["answer"] for line in lines]
-
-
-# Rows of GSM8K train with a step that is false as written, each read by eye; 3411 is a running total.
-FALSE_IN_GSM8K = {167, 168, 198, 224, 502, 716, 1817, 3002, 3334, 3409, 3411, 3859, 4593, 4691, 4973, 5195, 5350}
-FALSE_IN_GSM8K |= {5781, 6157, 6256, 6700, 6713, 6760, 6812, 6842, 7178, 7444}
+def gsm8k() -> dict[int, str]:
+    return {number: row["answer"] for number, row in raw_rows("gsm8k/train.jsonl").items()}
 
 
 @pytest.mark.parametrize("marks", [True, False])
 def test_gsm8k_solutions_are_right(marks):
-    rows = gsm8k()
-    rows = rows if marks else [MARK.sub("", row) for row in rows]
-    found = [find_steps(row) for row in rows]
-    wrong = {i for i, row_steps in enumerate(found) if not all(step.holds for step in row_steps)}
-    assert wrong == FALSE_IN_GSM8K
-    assert len(wrong) <= 0.005 * len(rows)
-    assert sum(map(len, found)) >= (47_000 if marks else 23_500)  # and not by reading nothing
-    assert sum(1 for row_steps in found if row_steps) >= 0.97 * len(rows)
+    found = {number: find_steps(row if marks else MARK.sub("", row)) for number, row in gsm8k().items()}
+    wrong = {number for number, row_steps in found.items() if not all(step.holds for step in row_steps)}
+    assert wrong == FALSE_IN_GSM8K & found.keys()
+    steps, read = sum(map(len, found.values())), sum(map(bool, found.values()))  # it is not right by reading nothing
+    if len(found) == 7473:
+        assert steps >= (47_000 if marks else 23_500) and read >= 0.97 * len(found)
+    assert steps >= (4 if marks else 2) * len(found) and read >= 0.95 * len(found)
 
 
 def test_gsm_symbolic_solutions_are_right_but_for_cut_decimals():
@@ -67,10 +56,11 @@ def change_one_number(text: str, rng: random.Random) -> tuple[str, int, int] | N
 
 @pytest.mark.parametrize("marks", [True, False])
 def test_planted_errors_are_found(marks):
-    rows, rng = gsm8k(), random.Random(1)
+    rows, rng = list(gsm8k().values()), random.Random(1)
     rows = rows if marks else [MARK.sub("", row) for row in rows]
     rng.shuffle(rows)
-    planted = [change for row in rows[:1300] if (change := change_one_number(row, rng))][:1000]
+    rows = rows[:1300] if len(rows) > 1300 else rows * 10  # of a small sample, each row gets several errors
+    planted = [change for row in rows if (change := change_one_number(row, rng))][:1000]
     caught = sum(any(w.start < end and w.end > start for w in wrong_steps(text)) for text, start, end in planted)
     assert len(planted) == 1000
     assert caught >= 990

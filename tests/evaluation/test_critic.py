@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SHARED_DATA, problem, read_rows, write_rows
+from conftest import problem, raw_data, read_rows, write_rows
 from generation import chat_server
 
 import score
@@ -167,12 +167,11 @@ def test_a_judge_behind_a_server(monkeypatch: pytest.MonkeyPatch, folder: Path):
     }
 
 
-@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="needs GSM8K's published solutions")
 @pytest.mark.parametrize(("rate", "passes"), [(perfect, True), (coin, False)])
 def test_judges_on_the_references_of_gsm8k(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rate: Rate, passes: bool):
     """100 real references: the perfect judge passes every control, the coin fails."""
     rows = []
-    for number, line in enumerate(read_rows(SHARED_DATA / "raw/gsm8k/test.jsonl")[:400]):
+    for number, line in enumerate(read_rows(raw_data("gsm8k/test.jsonl"))[:400]):
         solution, _, answer = line["answer"].rpartition("\n#### ")
         rows.append(problem(number, question=line["question"], solution=solution, answer=answer))
     write_rows(tmp_path / "data/gsm8k/test.jsonl", rows)

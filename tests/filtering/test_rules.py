@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, SHARED_DATA, problem, read_rows, write_rows
+from conftest import FALSE_IN_GSM8K, ROOT, problem, raw_data, raw_rows, read_rows, write_rows
 
 from cotkit.core.errors import UserError
 from cotkit.equations.checker import find_steps
@@ -205,25 +205,28 @@ def test_tokens_are_those_of_the_rendered_row(tiny_model: Path):
         assert count({"question": question}, GOOD) == len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
 
 
+GSM8K = "gsm8k/train.jsonl"
+
+
 @pytest.fixture(scope="module")
 def study() -> dict[str, Any]:
-    if not (SHARED_DATA / "raw/gsm8k/train.jsonl").is_file():
-        pytest.skip("the real data files are not here")
     return runpy.run_path(str(ROOT / "scripts/dev/study_filter.py"))
 
 
 def test_official_solutions_are_kept_and_planted_faults_found(study: dict[str, Any], tmp_path: Path):
     report = tmp_path / "study.json"
-    assert study["main"](["--source", str(SHARED_DATA / "raw"), "--report_path", str(report)]) == 0
+    numbers = list(raw_rows(GSM8K))
+    size = 1000 if len(numbers) == 7473 else 70
+    words = ["--source", str(raw_data(GSM8K).parents[1]), "--report_path", str(report), "--planted", str(size)]
+    assert study["main"](words) == 0
     found = json.loads(report.read_text(encoding="utf-8"))
     official, planted = found["official"], found["planted"]
-    assert official["read"] == 7473
-    assert official["kept_share"] >= 0.995
-    assert set(official["counts"]) == {"kept", "wrong_steps", "length", "unreached_answer"}
-    # Their last lines say another number than their answers.
-    unreached = [row["id"] for row in official["rejected"] if row["reason"] == "unreached_answer"]
-    assert [int(key[-5:]) for key in unreached] == [356, 1154, 2770, 4796]
-    assert sum(result["planted"] for result in planted.values()) == 1000
+    assert official["read"] == len(numbers)
+    expected = dict.fromkeys(FALSE_IN_GSM8K, "wrong_steps") | {2076: "length"}
+    expected |= dict.fromkeys((356, 1154, 2770, 4796), "unreached_answer")  # their last lines give another number
+    rejected = {numbers[int(row["id"][-5:])]: row["reason"] for row in official["rejected"]}
+    assert rejected == {number: reason for number, reason in expected.items() if number in numbers}
+    assert sum(result["planted"] for result in planted.values()) == size
     for name, result in planted.items():
         assert result["right"] >= 0.99 * result["planted"], name
 
@@ -232,7 +235,7 @@ def test_many_processes_give_what_one_gives(study: dict[str, Any], tmp_path: Pat
     """Rows, order and report do not depend on the number of processes."""
     import filter_teacher_cot
 
-    source = write_rows(tmp_path / "teacher.jsonl", study["official"](SHARED_DATA / "raw/gsm8k/train.jsonl")[:700])
+    source = write_rows(tmp_path / "teacher.jsonl", study["official"](raw_data(GSM8K))[:700])
     for workers in ("1", "2"):
         words = [
             "--input_path",
@@ -246,4 +249,5 @@ def test_many_processes_give_what_one_gives(study: dict[str, Any], tmp_path: Pat
     names = ("kept.jsonl", "kept.rejected.jsonl", "kept.report.json", "kept.report.md", "datasets/distilled.jsonl")
     for name in names:
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
-    assert len(read_rows(tmp_path / "1/kept.jsonl")) + len(read_rows(tmp_path / "1/kept.rejected.jsonl")) == 700
+    rows = len(read_rows(source))
+    assert len(read_rows(tmp_path / "1/kept.jsonl")) + len(read_rows(tmp_path / "1/kept.rejected.jsonl")) == rows
