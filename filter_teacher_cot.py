@@ -19,11 +19,11 @@ Every rule, with texts that it keeps and rejects: cotkit/filtering/rules.py. Tra
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cotkit.core import cli
 from cotkit.core.errors import UserError
@@ -33,206 +33,216 @@ from cotkit.core.key_index import KeyIndex
 from cotkit.core.manifest import Input, Manifest
 from cotkit.core.model_identity import fingerprint
 from cotkit.core.problems import read_problems, with_id
-from cotkit.filtering import options
+from cotkit.filtering import report, training_sets
 from cotkit.filtering.contamination import TestQuestions
-from cotkit.filtering.judging import BY_ITSELF, JudgingPlan, NearDuplicates, RowOutcome, judged
-from cotkit.filtering.records import Parameters
-from cotkit.filtering.report import FilterTally, show, write_markdown
-from cotkit.filtering.selection import Account
+from cotkit.filtering.judging import ROW_RULES, JudgingPlan, NearDuplicates, RowOutcome, judge_rows
+from cotkit.filtering.options import FilterOptions, check_examples, read_options
+from cotkit.filtering.tally import CODES, FilterTally
 from cotkit.filtering.teacher_rows import TeacherFiles
-from cotkit.filtering.training_sets import (
-    FilterRun,
-    gold_rows,
-    parse_sets,
-    retry_rows,
-    write_dataset_info,
-    write_training_set,
-)
-from cotkit.generation import engines, prompts
+from cotkit.generation import prompts
+from cotkit.generation.chat_model import check_model
 from cotkit.grading.worker_pool import available_cores
 
-# Smaller inputs are judged here: processes take a second to start, and each holds a tokenizer.
+if TYPE_CHECKING:
+    from cotkit.filtering.selection import Selection
+
+# Smaller inputs are judged in this process: others take a second to start, and each holds a tokenizer.
 SMALL_INPUT_BYTES = 20 * 2**20
 
-Judged = tuple[Row, RowOutcome]
+
+def main(argv: list[str] | None = None) -> int:
+    options = read_options(__doc__, argv)
+    if options.student_model is not None:
+        check_model(options.student_model)
+    check_examples(options)
+    teacher = TeacherFiles(options.input_path, options.limit)
+    first = next(teacher.rows(), None)
+    if first is None:
+        raise UserError(f"{options.input_path[0]}: holds no teacher rows; run teacher_cot.py first")
+    rules = rules_of(options)
+    manifest = manifest_of(options, rules)
+    if manifest.check() == "done":
+        print_done(options.output_path, manifest.read(), rules)
+        return 0
+    plan = plan_of(options)
+    if options.dry_run:
+        _, outcome = next(judge_rows([first], plan, workers=1))
+        print(f"{first['id']}: {outcome.rejection or 'kept'}")
+        return 0
+    with Lock(options.output_path):
+        manifest.begin()
+        tally = FilterTally(options.seed)
+        rows = judge(options, plan, teacher, tally)
+        if options.only_retry:
+            write_retry(options, rows, teacher, tally, manifest, rules)
+        else:
+            write_all(options, rows, teacher, tally, manifest)
+    return 0
 
 
-def outcomes(args: argparse.Namespace, plan: JudgingPlan, teacher: TeacherFiles, account: Account) -> Iterator[Judged]:
-    """Every row with what was found in it, entered into the account. Raises UserError for a row of no problem."""
-    near_duplicates = NearDuplicates(plan.parameters, "near_duplicate" not in args.skip_rules)
-    problem_ids = None
-    if args.problems_path is not None:
-        problem_ids = KeyIndex()
-        for number, row in read_numbered(args.problems_path):
-            problem_ids.add(with_id(row)["id"], number)
-    large = sum(path.stat().st_size for path in teacher.paths) > SMALL_INPUT_BYTES
-    workers = args.workers or (available_cores() if large else 1)
-    for row, found in judged(teacher.rows(problem_ids), plan, workers):
-        outcome = near_duplicates(row, found)
-        account.add(row, outcome)
-        yield row, outcome
-    teacher.refuse_repeated(account)
+def plan_of(options: FilterOptions) -> JudgingPlan:
+    """How each row is judged."""
+    declared = () if options.only_retry else options.sets.values()
+    sources = {part.source for one in declared for part in one.parts}
+    return JudgingPlan(
+        options.parameters,
+        tuple(name for name in ROW_RULES if name not in options.skip_rules),
+        options.student_model,
+        TestQuestions.read(options.test_paths, options.ngram) if options.test_paths else None,
+        measure_raw=not sources.isdisjoint(("teacher", "pairs")),
+        measure_complete="complete" in sources,
+    )
 
 
-def split(judged_rows: Iterable[Judged], outputs: dict[str, Path]) -> Iterator[Judged]:
-    """Writes each row to the kept or the rejected file as it passes."""
-    with AtomicWriter(outputs["kept"]) as kept, AtomicWriter(outputs["rejected"]) as rejected:
-        for row, outcome in judged_rows:
-            if outcome.rejection is None:
-                tokens = {} if outcome.tokens is None else {"tokens": outcome.tokens}
-                kept.write(dumps({**row, "target": outcome.target, **tokens}))
-            else:
-                rejected.write(dumps({**row, "reason": outcome.rejection.reason, "detail": outcome.rejection.detail}))
-            yield row, outcome
-
-
-def write_training_sets(args: argparse.Namespace, source: FilterRun, folder: Path) -> dict[str, int]:
-    """Writes every training set and their index; returns the rows of each, 0 for one that came out empty."""
-    sets = parse_sets(args.sets)
-    ranking = {name: declared.ranking for name, declared in sets.items()}
-    sizes = {name: write_training_set(folder, name, source.rows(sets[name]), pairs) for name, pairs in ranking.items()}
-    if args.dev_path is not None:
-        sizes["gold_dev"] = write_training_set(
-            folder, "gold_dev", gold_rows(read_problems(args.dev_path, args.dev_limit))
-        )
-    write_dataset_info(folder, {name: ranking.get(name, False) for name, size in sizes.items() if size})
-    return sizes
-
-
-def rules_of(args: argparse.Namespace, parameters: Parameters) -> Row:
+def rules_of(options: FilterOptions) -> Row:
     """Everything by which rows are judged, as JSON reads it back."""
     rules = {
-        **vars(parameters),
-        "skip_rules": sorted(args.skip_rules),
-        "ngram": args.ngram,
-        "student": args.student_model and fingerprint(args.student_model),
+        **vars(options.parameters),
+        "skip_rules": sorted(options.skip_rules),
+        "ngram": options.ngram,
+        "student": options.student_model and fingerprint(options.student_model),
         "prompt": prompts.wording_hash(prompts.student_messages(prompts.PROBE["question"])),
     }
     return json.loads(json.dumps(rules))
 
 
-def settings_of(args: argparse.Namespace, rules: Row, folder: Path) -> Row:
-    """What the manifest binds a rerun to.
+def manifest_of(options: FilterOptions, rules: Row) -> Manifest:
+    """What a rerun is compared with.
 
-    Which problems are asked again is settled once, whatever becomes of the rules, since a teacher was asked them.
+    With --only_retry the rules are no part of it: a teacher may have been asked the problems that were written, so other
+    rules must not change them.
     """
-    if args.only_retry:
-        return {"limit": args.limit}
-    return {
-        **rules,
-        "sets": [str(declared) for declared in args.sets],
-        "select": [args.select, args.max_per_question],
-        "limit": args.limit,
-        "dev_limit": args.dev_limit,
-        "dataset_dir": folder,
-        "seed": args.seed,
+    settings: Row = {"limit": options.limit}
+    if not options.only_retry:
+        settings |= {
+            **rules,
+            "sets": list(map(str, options.sets.values())),
+            "select": [options.select, options.max_per_question],
+            "dev_limit": options.dev_limit,
+            "dataset_dir": options.dataset_dir,
+            "seed": options.seed,
+        }
+    inputs = {
+        "teacher" if number == 1 else f"teacher {number}": path for number, path in enumerate(options.input_path, 1)
     }
+    inputs |= {"problems": options.problems_path, "dev": None if options.only_retry else options.dev_path}
+    inputs |= {f"test {path}": path for path in options.test_paths}
+    return Manifest(
+        "filter",
+        options.output_path,
+        settings,
+        {name: Input(path) for name, path in inputs.items() if path is not None},
+        options.student_model,
+        options.seed,
+        derived=True,
+        overwrite=options.overwrite,
+    )
 
 
-def inputs_of(args: argparse.Namespace) -> dict[str, Input]:
-    named = {"teacher" if number == 1 else f"teacher {number}": path for number, path in enumerate(args.input_path, 1)}
-    named |= {"problems": args.problems_path, "dev": None if args.only_retry else args.dev_path}
-    named |= {f"test {path}": path for path in args.test_paths}
-    return {name: Input(path) for name, path in named.items() if path is not None}
-
-
-def run(
-    args: argparse.Namespace, plan: JudgingPlan, outputs: dict[str, Path], manifest: Manifest, folder: Path, rules: Row
-) -> None:
-    """Judges all rows and writes all outputs; the manifest is the last."""
-    manifest.begin()
-    teacher, tally, account = TeacherFiles(args.input_path, args.limit), FilterTally(args.seed), Account()
-    rows = outcomes(args, plan, teacher, account)
-    for row, outcome in rows if args.only_retry else split(rows, outputs):
+def judge(
+    options: FilterOptions, plan: JudgingPlan, teacher: TeacherFiles, tally: FilterTally
+) -> Iterator[tuple[Row, RowOutcome]]:
+    """Yields every row with its outcome, and adds it to the tally. Raises UserError for a row of an unknown problem."""
+    problem_ids = None
+    if options.problems_path is not None:
+        problem_ids = KeyIndex()
+        for number, row in read_numbered(options.problems_path):
+            problem_ids.add(with_id(row)["id"], number)
+    large = sum(path.stat().st_size for path in teacher.paths) > SMALL_INPUT_BYTES
+    workers = options.workers or (available_cores() if large else 1)
+    near_duplicates = NearDuplicates(options.parameters.max_similarity)
+    for row, outcome in judge_rows(teacher.rows(problem_ids), plan, workers):
+        if "near_duplicate" not in options.skip_rules:
+            outcome = near_duplicates(row, outcome)
         tally.add(row, outcome)
-    first_rows, reasons = account.again()
-    write_atomic(outputs["retry"], retry_rows(teacher, first_rows, reasons))
-    if args.only_retry:
-        problems = int(account.first().sum())
-        print(f"{args.output_path}: {len(reasons)} of {problems} problems have no kept sample and can be asked again")
-        manifest.finish([args.output_path], {"rows": len(reasons), "problems": problems}, judged_by=rules)
-        return
-    print(show(tally.account(account, teacher.sizes, {})))
-    source = FilterRun(teacher, outputs["kept"], account, args.select, args.max_per_question)
-    sizes = write_training_sets(args, source, folder)
-    counts, examples = tally.account(account, teacher.sizes, sizes), tally.examples()
-    write_json_atomic(outputs["report"], {**counts, "examples": examples})
-    write_markdown(outputs["markdown"], counts, examples)
+        yield row, outcome
+
+
+def select(tally: FilterTally, teacher: TeacherFiles) -> Selection:
+    """The selection over all rows. Raises UserError for two rows with the same (id, sample)."""
+    from cotkit.filtering.selection import Selection
+
+    selection = Selection(tally)
+    teacher.refuse_repeated(selection.repeated())
+    return selection
+
+
+def write_retry(
+    options: FilterOptions,
+    rows: Iterator[tuple[Row, RowOutcome]],
+    teacher: TeacherFiles,
+    tally: FilterTally,
+    manifest: Manifest,
+    rules: Row,
+) -> None:
+    """Writes only the problems for another round; the manifest is written last."""
+    for _ in rows:
+        pass
+    selection = select(tally, teacher)
+    retried = list(training_sets.retry_rows(teacher, selection))
+    write_atomic(options.output_path, retried)
+    problems = int(selection.first.sum())
+    print(f"{options.output_path}: {len(retried)} of {problems} problems have no kept sample and can be asked again")
+    manifest.finish([options.output_path], {"rows": len(retried), "problems": problems}, judged_by=rules)
+
+
+def write_all(
+    options: FilterOptions,
+    rows: Iterator[tuple[Row, RowOutcome]],
+    teacher: TeacherFiles,
+    tally: FilterTally,
+    manifest: Manifest,
+) -> None:
+    """Writes kept and rejected rows, training sets and reports; the manifest is written last."""
+    outputs = options.outputs
+    with AtomicWriter(outputs["kept"]) as kept, AtomicWriter(outputs["rejected"]) as rejected:
+        for row, outcome in rows:
+            if outcome.rejection is None:
+                tokens = {} if outcome.tokens is None else {"tokens": outcome.tokens}
+                kept.write(dumps({**row, "target": outcome.target, **tokens}))
+            else:
+                rejected.write(dumps({**row, "reason": outcome.rejection.reason, "detail": outcome.rejection.detail}))
+        selection = select(tally, teacher)
+    write_atomic(outputs["retry"], training_sets.retry_rows(teacher, selection))
+    print(report.show(report.summarize(tally, selection, teacher.sizes, {})))
+
+    folder = options.dataset_dir
+    sources = training_sets.SetSources(teacher, outputs["kept"], selection, options.select, options.max_per_question)
+    sizes = write_training_sets(options, sources)
+    summary = report.summarize(tally, selection, teacher.sizes, sizes)
+    examples = {reason: tally.examples[reason] for reason in CODES if reason in tally.examples}
+    write_json_atomic(outputs["report"], {**summary, "examples": examples})
+    report.write_markdown(outputs["markdown"], summary, examples)
     files = [folder / f"{name}.jsonl" for name, size in sizes.items() if size]
-    manifest.finish([*outputs.values(), *files, folder / "dataset_info.json"], counts)
+    manifest.finish([*outputs.values(), *files, folder / "dataset_info.json"], summary)
     print(f"training sets in {folder}: " + ", ".join(f"{name} {size}" for name, size in sizes.items()))
     for name in (name for name, size in sizes.items() if not size):
         print(f"no row fits the training set {name}; it is not in dataset_info.json")
 
 
-def outputs_of(args: argparse.Namespace) -> dict[str, Path]:
-    """The files beside the training sets, by what they hold."""
-    if args.only_retry:
-        return {"retry": args.output_path}
-    suffixes = {
-        "rejected": ".rejected.jsonl",
-        "retry": ".retry.jsonl",
-        "report": ".report.json",
-        "markdown": ".report.md",
+def write_training_sets(options: FilterOptions, sources: training_sets.SetSources) -> dict[str, int]:
+    """Writes every training set and their index. Returns the number of rows of each; 0 for one without a row."""
+    folder, ranking = options.dataset_dir, {name: declared.ranking for name, declared in options.sets.items()}
+    sizes = {
+        name: training_sets.write_training_set(folder, name, sources.rows(options.sets[name]), pairs)
+        for name, pairs in ranking.items()
     }
-    return {"kept": args.output_path} | {name: args.output_path.with_suffix(end) for name, end in suffixes.items()}
+    if options.dev_path is not None:
+        gold_dev = training_sets.gold_rows(read_problems(options.dev_path, options.dev_limit))
+        sizes["gold_dev"] = training_sets.write_training_set(folder, "gold_dev", gold_dev)
+    training_sets.write_dataset_info(folder, {name: ranking.get(name, False) for name, size in sizes.items() if size})
+    return sizes
 
 
-def tell_done(output: Path, record: Row, rules: Row) -> None:
-    """Says that there is nothing to do, and what had been done."""
+def print_done(output: Path, record: Row, rules: Row) -> None:
+    """Prints what was done before."""
     print(f"{output}: done already, nothing to do")
     if "judged_by" not in record:
-        print(show(record["counts"]))
+        print(report.show(record["counts"]))
     elif record["judged_by"] != rules:
-        print("  it was made by other rules and stays, since a teacher may have been asked; --overwrite makes it anew")
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = options.build_parser(__doc__).parse(argv)
-    if args.max_tokens is not None and args.student_model is None:
-        raise UserError("--max_tokens needs --student_model, whose tokenizer counts")
-    if args.student_model is not None:
-        engines.check_model(args.student_model)
-    parameters = options.parameters_of(args)
-    options.check(args, parameters)
-    first = next(TeacherFiles(args.input_path, 1).rows(), None)
-    if first is None:
-        raise UserError(f"{args.input_path[0]}: holds no teacher rows; run teacher_cot.py first")
-    folder, outputs = args.dataset_dir or args.output_path.parent / "datasets", outputs_of(args)
-    rules = rules_of(args, parameters)
-    settings, inputs = settings_of(args, rules, folder), inputs_of(args)
-    manifest = Manifest(
-        "filter",
-        args.output_path,
-        settings,
-        inputs,
-        args.student_model,
-        args.seed,
-        derived=True,
-        overwrite=args.overwrite,
-    )
-    if manifest.check() == "done":
-        tell_done(args.output_path, manifest.read(), rules)
-        return 0
-    tests = TestQuestions.read(args.test_paths, args.ngram) if args.test_paths else None
-    sets = [] if args.only_retry else args.sets
-    sources = {part.source for declared in sets for part in declared.parts}
-    names = tuple(name for name in BY_ITSELF if name not in args.skip_rules)
-    plan = JudgingPlan(
-        parameters,
-        names,
-        args.student_model,
-        tests,
-        not sources.isdisjoint(("teacher", "pairs")),
-        "complete" in sources,
-    )
-    if args.dry_run:
-        _, outcome = next(judged([first], plan, workers=1))
-        print(f"{first['id']}: {outcome.rejection or 'kept'}")
-        return 0
-    with Lock(args.output_path):
-        run(args, plan, outputs, manifest, folder, rules)
-    return 0
+        print(
+            "  it was made by other rules and is kept, since a teacher may have been asked; --overwrite makes it anew"
+        )
 
 
 if __name__ == "__main__":

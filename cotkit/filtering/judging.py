@@ -1,4 +1,4 @@
-"""The filter's work on rows: each is judged by itself, in this process or on all cores, and comes back in order."""
+"""Judges teacher rows, each by itself, in this process or on all cores. The rows come back in order."""
 
 from __future__ import annotations
 
@@ -20,17 +20,14 @@ from cotkit.equations.coverage import computes_all_results
 from cotkit.filtering import rules
 from cotkit.filtering.contamination import TestQuestions, hash64
 from cotkit.filtering.records import Parameters, Record, Rejection
-from cotkit.filtering.token_count import Frame, read_frame_alone, token_counter
-from cotkit.grading.grader import Item, grade
+from cotkit.filtering.token_count import Frame, read_frame, token_counter
 
-# Rows handed to a process at once: enough that handing over costs little, few enough to keep all busy to the end.
-CHUNK = 200
-# Chunks under way a process; more would only fill the memory.
-AHEAD = 3
-# Questions whose kept samples are remembered for near-duplicates: a teacher writes the samples of one together.
+CHUNK = 200  # rows given to a process at once
+CHUNKS_AHEAD = 3  # chunks under way per process; more would only fill the memory
+# Questions whose kept targets are remembered for `near_duplicate`. A teacher writes the samples of one question together.
 REMEMBERED = 1000
 
-BY_ITSELF = tuple(name for name in rules.RULES if name != "near_duplicate")
+ROW_RULES = tuple(name for name in rules.RULES if name != "near_duplicate")  # those that need one row only
 
 _TIMES = re.compile(r"\s[x×]\s|[×·∗]|\\(?:times|cdot)")
 _NOT_ARITHMETIC = re.compile(r"[^\d.+\-*/=()%^]")
@@ -38,38 +35,29 @@ _NOT_ARITHMETIC = re.compile(r"[^\d.+\-*/=()%^]")
 
 @dataclass(frozen=True)
 class JudgingPlan:
-    """What a process needs to judge rows.
-
-    `raw` says whether a training set takes rows that are not kept, which are measured too then, and `complete` whether one
-    takes only those that leave no step out; `frame` is that of the student's tokenizer, so that not every process has to
-    read it.
-    """
+    """What a process needs to judge rows."""
 
     parameters: Parameters
-    names: tuple[str, ...] = BY_ITSELF
+    names: tuple[str, ...] = ROW_RULES
     student_model: str | None = None
     tests: TestQuestions | None = None
-    raw: bool = False
-    complete: bool = False
-    frame: Frame | None = None
+    measure_raw: bool = False  # a training set takes untouched responses
+    measure_complete: bool = False  # a training set takes only complete rows
+    frame: Frame | None = None  # of the student's tokenizer, so that not every process reads it
 
 
 @dataclass(frozen=True, slots=True)
 class RowOutcome:
-    """What was found in one row.
-
-    `equations` identifies the set of its equations; `raw_fits` says that the training can take the untouched response,
-    `complete` that a kept row calculates every result that the reference solution calculates.
-    """
+    """What was found in one row."""
 
     rejection: Rejection | None
     target: str
     tokens: int | None
     words: int
     changes: list[str]
-    equations: int
-    raw_fits: bool
-    complete: bool = False
+    equations: int  # the same for rows with the same set of equations
+    raw_trainable: bool  # training can take the untouched response
+    complete: bool = False  # kept, and calculates every result that the reference solution calculates
 
 
 class RowJudge:
@@ -82,20 +70,25 @@ class RowJudge:
 
     def __call__(self, row: Row) -> RowOutcome:
         plan = self._plan
-        verdict = grade(Item(row["id"], row["dataset"], row["answer"], row["response"], row["finish_reason"]))
-        record = Record(row, verdict, plan.parameters, self._count_tokens, plan.tests)
+        record = Record(row, plan.parameters, self._count_tokens, plan.tests)
         rejection = rules.judge(record, self._rules)
-        raw_fits = plan.raw and self._raw_fits(row)
+        raw_trainable = plan.measure_raw and self._raw_trainable(row)
         if rejection is not None:
-            return RowOutcome(rejection, "", None, record.words, [], 0, raw_fits)
-        target, changes = record.canonical
-        complete = plan.complete and computes_all_results(row["solution"], record.text)
+            return RowOutcome(rejection, "", None, record.words, [], 0, raw_trainable)
+        complete = plan.measure_complete and computes_all_results(row["solution"], record.text)
         return RowOutcome(
-            None, target, record.tokens, record.words, changes, equations_key(record.steps), raw_fits, complete
+            None,
+            record.target.text,
+            record.tokens,
+            record.words,
+            record.target.changes,
+            equations_key(record.steps),
+            raw_trainable,
+            complete,
         )
 
-    def _raw_fits(self, row: Row) -> bool:
-        """Whether the training can take the response as it is: some text, no control tokens, not too long."""
+    def _raw_trainable(self, row: Row) -> bool:
+        """Whether training can take the response as it is: some text, no control tokens, not too long."""
         response, most = row["response"].strip(), self._plan.parameters.max_tokens
         if not response or CONTROL_TOKEN.search(response):
             return False
@@ -103,7 +96,7 @@ class RowJudge:
 
 
 def equations_key(steps: Iterable[Step]) -> int:
-    """64 bits that two texts share if they write the same set of equations, whatever words and order."""
+    """A 64-bit number that two texts share if they write the same set of equations, in any words and order."""
     return hash64("\n".join(sorted({_bare_equation(step.text) for step in steps})))
 
 
@@ -113,64 +106,54 @@ def _bare_equation(text: str) -> str:
 
 
 class NearDuplicates:
-    """The rule `near_duplicate`, which needs the samples that were kept before; at most `REMEMBERED` questions back."""
+    """The rule `near_duplicate`, which compares a row with the kept samples of its question."""
 
-    def __init__(self, parameters: Parameters, enabled: bool) -> None:
-        self._parameters, self._enabled = parameters, enabled
+    def __init__(self, max_similarity: float) -> None:
+        self._max_similarity = max_similarity
         self._kept: OrderedDict[str, list[str]] = OrderedDict()
 
     def __call__(self, row: Row, outcome: RowOutcome) -> RowOutcome:
-        if outcome.rejection is not None or not self._enabled:
+        if outcome.rejection is not None:
             return outcome
-        others = self._kept.setdefault(row["id"], [])
-        if others:
-            rejection = self._judge(row, outcome.target, others)
-            if rejection is not None:
-                return replace(outcome, rejection=rejection)
-        others.append(outcome.target)
+        kept = self._kept.setdefault(row["id"], [])
+        detail = rules.find_similar(outcome.target, kept, self._max_similarity) if kept else None
+        if detail is not None:
+            return replace(outcome, rejection=Rejection("near_duplicate", detail))
+        kept.append(outcome.target)
         self._kept.move_to_end(row["id"])
         if len(self._kept) > REMEMBERED:
             self._kept.popitem(last=False)
         return outcome
 
-    def _judge(self, row: Row, target: str, others: list[str]) -> Rejection | None:
-        detail = rules.near_duplicate_of(target, others, self._parameters.max_similarity)
-        return None if detail is None else Rejection("near_duplicate", detail)
 
-
-def _with_frame(plan: JudgingPlan) -> JudgingPlan:
-    """Reads the tokenizer's frame in a process that ends, so that what it imports stays in none."""
-    if plan.student_model is None:
-        return plan
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return replace(plan, frame=pool.submit(read_frame_alone, plan.student_model).result())
-
-
-_judge: list[RowJudge] = []
+_process_judge: list[RowJudge] = []  # of a worker process
 
 
 def _start_process(plan: JudgingPlan) -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # every core has a process of its own already
-    _judge.append(RowJudge(plan))
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # every core has its own process already
+    _process_judge.append(RowJudge(plan))
 
 
 def _judge_chunk(rows: list[Row]) -> list[RowOutcome]:
-    return [_judge[0](row) for row in rows]
+    return [_process_judge[0](row) for row in rows]
 
 
-def judged(rows: Iterable[Row], plan: JudgingPlan, workers: int) -> Iterator[tuple[Row, RowOutcome]]:
-    """Every row with its outcome, in order, as a stream; with one worker in this process."""
+def judge_rows(rows: Iterable[Row], plan: JudgingPlan, workers: int) -> Iterator[tuple[Row, RowOutcome]]:
+    """Yields every row with its outcome, in order, as a stream. Uses this process if `workers` is 1."""
+    spawn = get_context("spawn")  # a fork would copy locks that other threads hold
+    if plan.student_model is not None:
+        with ProcessPoolExecutor(1, spawn) as pool:  # a process that ends, since what it imports is large
+            plan = replace(plan, frame=pool.submit(read_frame, plan.student_model).result())
     if workers == 1:
-        judge = RowJudge(_with_frame(plan))
+        judge = RowJudge(plan)
         yield from ((row, judge(row)) for row in rows)
         return
     rows = iter(rows)
     waiting: deque[tuple[list[Row], Future[list[RowOutcome]]]] = deque()
-    # Spawned, not forked: a fork would copy locks that other threads hold.
-    pool: Any = ProcessPoolExecutor(workers, get_context("spawn"), _start_process, (_with_frame(plan),))
+    pool: Any = ProcessPoolExecutor(workers, spawn, _start_process, (plan,))
     try:
         while True:
-            while len(waiting) < workers * AHEAD and (chunk := list(islice(rows, CHUNK))):
+            while len(waiting) < workers * CHUNKS_AHEAD and (chunk := list(islice(rows, CHUNK))):
                 waiting.append((chunk, pool.submit(_judge_chunk, chunk)))
             if not waiting:
                 return

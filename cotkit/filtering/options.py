@@ -1,123 +1,138 @@
-"""The command line of stage 2: every parameter of every rule, and the check of its rules' examples."""
+"""The flags of stage 2, and the check of the rules' examples."""
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.filtering import rules
-from cotkit.filtering.records import BANNED_PHRASES, TASK_TALK, Parameters
-from cotkit.filtering.selection import SELECTIONS
-from cotkit.filtering.training_sets import BUILT_IN, parse_set
+from cotkit.filtering.records import Parameters
+from cotkit.filtering.training_sets import BUILT_IN, SELECTIONS, TrainingSet, parse_set, parse_sets
 
-NGRAM = 8  # words; runs that long are shared by chance in hardly any two questions
+NGRAM = 8  # words; two questions share a run of 8 words by chance very rarely
+
+
+@dataclass(frozen=True)
+class FilterOptions:
+    """The flags of stage 2 under their own names; those of the rules are in `parameters`."""
+
+    config: Path | None
+    input_path: tuple[Path, ...]
+    output_path: Path
+    dataset_dir: Path
+    dev_path: Path | None
+    dev_limit: int | None
+    problems_path: Path | None
+    only_retry: bool
+    student_model: str | None
+    workers: int | None
+    sets: dict[str, TrainingSet]
+    select: str
+    max_per_question: int | None
+    skip_rules: tuple[str, ...]
+    test_paths: tuple[Path, ...]
+    ngram: int
+    examples: tuple[str, ...]
+    limit: int | None
+    seed: int
+    overwrite: bool
+    dry_run: bool
+    parameters: Parameters
+
+    @property
+    def outputs(self) -> dict[str, Path]:
+        """The files beside the training sets, by what they hold."""
+        if self.only_retry:
+            return {"retry": self.output_path}
+        endings = {
+            "rejected": "rejected.jsonl",
+            "retry": "retry.jsonl",
+            "report": "report.json",
+            "markdown": "report.md",
+        }
+        return {"kept": self.output_path} | {
+            name: self.output_path.with_suffix(f".{ending}") for name, ending in endings.items()
+        }
 
 
 def build_parser(doc: str | None) -> cli.StageParser:
     parser = cli.StageParser(doc, "limit", "seed", "dry_run", "overwrite")
-    stage = parser.add_argument_group("stage 2")
-    stage.add_argument(
-        "--input_path", nargs="+", type=Path, required=True, metavar="JSONL", help="teacher rows, one file a round"
-    )
-    stage.add_argument("--output_path", type=Path, required=True, metavar="JSONL", help="kept rows")
-    stage.add_argument(
-        "--dataset_dir", type=Path, metavar="DIR", help="training sets (default: datasets beside the output)"
-    )
-    stage.add_argument(
-        "--dev_path", type=Path, metavar="JSONL", help="problems for the set gold_dev, to watch the loss"
-    )
-    stage.add_argument("--dev_limit", type=cli.positive_int, metavar="N", help="only the first N of them")
-    stage.add_argument("--problems_path", type=Path, metavar="JSONL", help="problems; a row of another id is refused")
-    stage.add_argument(
-        "--only_retry", action="store_true", help="write only the problems without a kept sample, to --output_path"
-    )
-    stage.add_argument("--student_model", metavar="NAME", help="whose tokenizer counts `tokens`")
-    stage.add_argument(
-        "--workers", type=cli.positive_int, metavar="N", help="processes (default: all cores, 1 if small)"
-    )
-    _add_sets(parser)
-    _add_rules(parser)
+    add = parser.add_argument_group("stage 2").add_argument
+    add("--input_path", nargs="+", type=Path, required=True, metavar="JSONL", help="teacher rows, one file per round")
+    add("--output_path", type=Path, required=True, metavar="JSONL", help="kept rows")
+    add("--dataset_dir", type=Path, metavar="DIR", help="training sets (default: datasets beside the output)")
+    add("--dev_path", type=Path, metavar="JSONL", help="problems for the set gold_dev, to watch the loss")
+    add("--dev_limit", type=cli.positive_int, metavar="N", help="only the first N of them")
+    add("--problems_path", type=Path, metavar="JSONL", help="problems; a row of another id is refused")
+    add("--only_retry", action="store_true", help="write only the problems without a kept sample, to --output_path")
+    add("--student_model", metavar="NAME", help="model whose tokenizer counts `tokens`")
+    add("--workers", type=cli.positive_int, metavar="N", help="processes (default: all cores, 1 for small inputs)")
+
+    add = parser.add_argument_group("training sets").add_argument
+    text = f"of {', '.join(BUILT_IN)}, or NAME = SOURCE [SELECTION] [CAP] [+ ...] (default gold distilled)"
+    default = [parse_set("gold"), parse_set("distilled")]
+    add("--sets", nargs="+", type=parse_set, metavar="SET", default=default, help=text)
+    add("--select", choices=SELECTIONS, default="first", help="which of a question's kept samples (default first)")
+    add("--max_per_question", type=cli.positive_int, metavar="N", help="kept samples per question (default: 1 or all)")
+    add("--keep_thinking", action="store_true", help="put the think block into the target")
+
+    add = parser.add_argument_group("rules").add_argument
+    add("--skip_rules", nargs="*", choices=rules.REASONS, default=[], metavar="RULE", help="rules not to apply")
+    for name, kind, text in (
+        ("banned", str, "phrases that the reasoning may not hold, as whole words"),
+        ("task_talk", str, "phrases about the task that the reasoning may not hold, as whole words"),
+        ("min_words", int, "least words of reasoning"),
+        ("max_words", int, "most words of reasoning"),
+        ("max_tokens", cli.positive_int, "most tokens of the training row: at most the training's cutoff_len"),
+        ("max_repeats", cli.positive_int, "times that a sentence or a run of words may appear"),
+        ("max_compression", float, "times that zlib may shrink the reasoning"),
+        ("max_foreign", float, "share of letters of another script, 0 to 1"),
+        ("step_tolerance", float, "relative error allowed for a fraction rounded to a whole number"),
+        ("max_overlap", float, "share of a question's n-grams in one test question that makes it contaminated"),
+        ("max_similarity", float, "Jaccard similarity on 3-word runs that makes a sample a duplicate of a kept one"),
+    ):
+        value = getattr(Parameters, name)
+        if isinstance(value, tuple):
+            add(f"--{name}", nargs="*", type=kind, default=list(value), metavar="PHRASE", help=text)
+        else:
+            text += "" if value is None else f", default {value:g}"
+            add(f"--{name}", type=kind, default=value, metavar="X", help=text)
+    add("--test_paths", nargs="*", type=Path, default=[], metavar="JSONL", help="test problems, kept out of training")
+    add("--ngram", type=cli.positive_int, default=NGRAM, metavar="N", help=f"words of an n-gram, default {NGRAM}")
+    text = "texts that a rule must keep or reject, tried with these parameters at the start"
+    add("--examples", nargs="*", default=[], metavar="'RULE keep|reject: TEXT'", help=text)
     return parser
 
 
-def _add_sets(parser: cli.StageParser) -> None:
-    sets = parser.add_argument_group("training sets")
-    sets.add_argument(
-        "--sets",
-        nargs="+",
-        type=parse_set,
-        metavar="SET",
-        default=[parse_set("gold"), parse_set("distilled")],
-        help=f"of {', '.join(BUILT_IN)}, or NAME = SOURCE [SELECTION] [CAP] [+ ...] (default gold distilled)",
-    )
-    sets.add_argument(
-        "--select", choices=SELECTIONS, default="first", help="of a question's kept samples (default first)"
-    )
-    sets.add_argument("--max_per_question", type=cli.positive_int, metavar="N", help="of them (default: 1 or all)")
-    sets.add_argument("--keep_thinking", action="store_true", help="put the think block into the target")
+def read_options(doc: str | None, argv: list[str] | None) -> FilterOptions:
+    """Reads and checks the command line. Raises UserError for flags that contradict each other."""
+    flags = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(build_parser(doc).parse(argv)).items()
+    }
+    if flags["max_tokens"] is not None and flags["student_model"] is None:
+        raise UserError("--max_tokens needs --student_model, whose tokenizer counts")
+    flags["dataset_dir"] = flags["dataset_dir"] or flags["output_path"].parent / "datasets"
+    flags["sets"] = parse_sets(flags["sets"])
+    parameters = Parameters(**{item.name: flags[item.name] for item in fields(Parameters)})
+    own = {item.name: flags[item.name] for item in fields(FilterOptions) if item.name != "parameters"}
+    return FilterOptions(**own, parameters=parameters)
 
 
-def _add_rules(parser: cli.StageParser) -> None:
-    rule = parser.add_argument_group("rules")
-    default = Parameters
-    rule.add_argument("--skip_rules", nargs="*", choices=rules.REASONS, default=[], metavar="RULE", help="not applied")
-    rule.add_argument("--banned", nargs="*", default=list(BANNED_PHRASES), metavar="PHRASE", help="whole words")
-    rule.add_argument("--task_talk", nargs="*", default=list(TASK_TALK), metavar="PHRASE", help="whole words")
-    rule.add_argument("--min_words", type=int, default=default.min_words, metavar="N", help="of reasoning, default 3")
-    rule.add_argument("--max_words", type=int, default=default.max_words, metavar="N", help="of reasoning, default 300")
-    rule.add_argument(
-        "--max_tokens",
-        type=cli.positive_int,
-        metavar="N",
-        help="of the whole training row; at most the training's cutoff_len, since longer rows would be cut there",
-    )
-    for name, kind, text in (
-        ("max_repeats", cli.positive_int, "times that a sentence or a run of words may stand"),
-        ("max_compression", float, "times that zlib may shrink the reasoning"),
-        ("max_foreign", float, "share of letters of another script, 0 to 1"),
-        ("step_tolerance", float, "relative, for a fraction rounded to a whole number"),
-        ("max_overlap", float, "share of a question's n-grams in one test question from which it is contaminated"),
-        ("max_similarity", float, "of two kept samples of a question, Jaccard on runs of 3 words"),
-    ):
-        value = getattr(default, name)
-        rule.add_argument(f"--{name}", type=kind, default=value, metavar="X", help=f"{text}, default {value:g}")
-    rule.add_argument("--test_paths", nargs="*", type=Path, default=[], metavar="JSONL", help="test problems, kept out")
-    rule.add_argument("--ngram", type=cli.positive_int, default=NGRAM, metavar="N", help=f"words, default {NGRAM}")
-    rule.add_argument(
-        "--examples",
-        nargs="*",
-        default=[],
-        metavar="'RULE keep|reject: TEXT'",
-        help="tried with these parameters at start",
-    )
-
-
-def parameters_of(args: argparse.Namespace) -> Parameters:
-    """The rules' parameters; lists become tuples, since the rules cache by them."""
-    given = {item.name: getattr(args, item.name) for item in fields(Parameters)}
-    return Parameters(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
-
-
-def check(args: argparse.Namespace, parameters: Parameters) -> None:
+def check_examples(options: FilterOptions) -> None:
     """Tries every example, the rules' own and the configured ones. Raises UserError naming file and line."""
     rules.check_rules()
-    for number, text in enumerate(args.examples):
-        place = _place(args.config, number)
+    lines = cli.item_lines(options.config, "examples") if options.config else []
+    for number, text in enumerate(options.examples):
+        place = f"{options.config}:{lines[number]}" if number < len(lines) else f"--examples, number {number + 1}"
         head, colon, response = text.partition(":")
         words = head.split()
         if not colon or len(words) != 2 or words[0] not in rules.RULES or words[1] not in ("keep", "reject"):
-            known = ", ".join(rules.RULES)
             raise UserError(
-                f"{place}: an example is written 'RULE keep: TEXT' or 'RULE reject: TEXT'; rules are {known}"
+                f"{place}: an example is written 'RULE keep: TEXT' or 'RULE reject: TEXT'; rules are "
+                + ", ".join(rules.RULES)
             )
         example = rules.Example(response.strip(), words[1] == "keep", {})
-        rules.check_example(words[0], example, parameters, place)
-
-
-def _place(config: Path | None, number: int) -> str:
-    """``file:line`` of an example, where it stands in the configuration."""
-    lines = cli.item_lines(config, "examples") if config else []
-    return f"{config}:{lines[number]}" if number < len(lines) else f"--examples, number {number + 1}"
+        rules.check_example(words[0], example, options.parameters, place)

@@ -12,8 +12,7 @@ from conftest import problem, raw_rows, read_rows, refused, run_script, write_ro
 import filter_teacher_cot
 from cotkit.core.errors import UserError
 from cotkit.filtering import rules
-from cotkit.filtering.records import BANNED_PHRASES, Parameters, Record
-from cotkit.grading.grader import Item, grade
+from cotkit.filtering.records import Parameters, Record
 
 
 def teacher_row(number: int, response: str, **changes: Any) -> dict[str, Any]:
@@ -51,20 +50,18 @@ CASES = {
 
 @pytest.mark.parametrize(("reason", "row"), [(reason, row) for reason, rows in CASES.items() for row in rows])
 def test_each_rule_gives_its_reason(reason: str, row: dict[str, Any]):
-    verdict = grade(Item(row["id"], row["dataset"], row["answer"], row["response"], row["finish_reason"]))
-    found = rules.judge(Record(row, verdict), {name: rule.bound(Parameters()) for name, rule in rules.RULES.items()})
+    found = rules.judge(Record(row), {name: rule.bound(Parameters()) for name, rule in rules.RULES.items()})
     assert (found.reason if found else "kept") == reason
 
 
 @pytest.mark.parametrize("clean", ["They read a book, then wait.", "He is Okafor.", "Hmmm is no word, smoky, eh"])
 def test_banned_phrases_are_whole_words(clean: str):
     row = teacher_row(4, clean + "\n" + GOOD)
-    record = Record(row, grade(Item("a", "gsm8k", "5", row["response"])))
-    assert rules.banned(record, banned=("ok,", "hmm", "ok")) is None
+    assert rules.banned_phrase(Record(row), banned=("ok,", "hmm", "ok")) is None
 
 
 def test_no_official_solution_holds_a_banned_phrase():
-    pattern = rules.phrase_pattern(BANNED_PHRASES)
+    pattern = rules.phrase_pattern(Parameters.banned)
     assert pattern is not None
     rows = raw_rows("gsm8k/train.jsonl")
     assert len(rows) >= 100
@@ -131,7 +128,7 @@ def test_a_second_run_changes_nothing_and_new_rules_are_refused(tmp_path: Path):
     ("rows", "says"),
     [
         ([], "holds no teacher rows"),
-        ([teacher_row(4, GOOD), teacher_row(4, GOOD)], ":2: ('gsm8k-test-00004', 0) stands already in line 1"),
+        ([teacher_row(4, GOOD), teacher_row(4, GOOD)], ":2: ('gsm8k-test-00004', 0) is already in line 1"),
         ([problem(4)], ":1: field 'sample' is missing"),
         ([teacher_row(4, 5)], ":1: field 'response' must be str, found int"),  # type: ignore[arg-type]
         ([{**teacher_row(4, GOOD), "prompt_tokens": -1}], ":1: prompt_tokens -1 is no number of tokens"),

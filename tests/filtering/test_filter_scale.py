@@ -14,9 +14,8 @@ from conftest import CHATML, make_tokenizer, memory_growth, problem, refused, wr
 from cotkit.core.jsonl import Row
 from cotkit.equations import checker
 from cotkit.filtering import rules, text_quality, token_count
-from cotkit.filtering.records import BANNED_PHRASES, TASK_TALK, Record
+from cotkit.filtering.records import Parameters, Record
 from cotkit.generation import prompts
-from cotkit.grading.grader import Item, grade
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +68,7 @@ def test_tokens_counted_in_parts_are_those_of_the_whole(template: str, tmp_path:
 
 def test_phrases_are_found_as_the_pattern_finds_them():
     rng = random.Random(0)
-    phrases = (*BANNED_PHRASES, *TASK_TALK)
+    phrases = (*Parameters.banned, *Parameters.task_talk)
     pieces = [word for phrase in phrases for word in phrase.split()] + [
         "Wait,",
         "HMM",
@@ -83,9 +82,9 @@ def test_phrases_are_found_as_the_pattern_finds_them():
         text = "".join(
             rng.choice(pieces) + rng.choice((" ", "  ", "\n", "\t", "", ".")) for _ in range(rng.randrange(1, 12))
         )
-        record = Record({"response": text}, grade(Item("a", "gsm8k", "5", text)))
+        record = Record({**rules.EXAMPLE_ROW, "response": text})
         match = rules.phrase_pattern(phrases).search(record.text)
-        assert rules.banned(record, phrases) == (match and repr(match[0])), text
+        assert rules.banned_phrase(record, phrases) == (match and repr(match[0])), text
 
 
 def test_loops_are_found_however_few_they_are():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from cotkit.equations.checker import find_steps
 from cotkit.filtering import judging, rules, text_quality, token_count
 from cotkit.filtering.contamination import TestQuestions
 from cotkit.filtering.records import Parameters, Rejection
-from cotkit.filtering.rules import GOOD, RULES, Rule, keep, reject
-from cotkit.filtering.selection import Account
+from cotkit.filtering.rules import GOOD, RULES
+from cotkit.filtering.selection import Selection
+from cotkit.filtering.tally import FilterTally
 from cotkit.filtering.training_sets import parse_set, parse_sets
 from cotkit.generation import prompts
 
@@ -42,14 +43,9 @@ def test_an_example_that_its_rule_contradicts_is_refused_by_line(name: str):
             rules.check_example(name, replace(example, keep=not example.keep), Parameters(), "filter.yaml:3")
 
 
-def test_an_unknown_parameter_is_refused_with_file_and_line():
-    def odd(record: rules.Record, max_wordz: int) -> str | None:
-        return None
-
-    with pytest.raises(
-        UserError, match=r"test_rules.py:\d+: rule odd: unknown parameter 'max_wordz'; did you mean 'max_words'"
-    ):
-        rules.check_rules({"odd": Rule(odd, (keep(GOOD), reject("")))})
+def test_every_parameter_of_a_rule_is_a_field_of_parameters():
+    known = {item.name for item in fields(Parameters)}
+    assert all(known.issuperset(rule.parameters) for rule in RULES.values())
 
 
 @pytest.mark.parametrize("text", ["ab " * 3, "2+3+2+3+2+3", "He has 2 + 2 + 2 + 2 + 2 + 2 = 12 pens.", ""])
@@ -72,20 +68,19 @@ def test_contamination_names_the_test_question():
     assert tests.closest("Nothing of the kind is asked here by anybody at all today") is None
 
 
-def account(*entries: tuple[str, str | None, int, int]) -> Account:
-    """(question, reason, words, equations) -> an account whose every row can be trained on as it is."""
-    made = Account()
+def selection(*entries: tuple[str, str | None, int, int]) -> Selection:
+    """(question, reason, words, equations) -> a selection whose every row can be trained on as it is."""
+    tally = FilterTally(seed=0)
     for sample, (question, reason, words, equations) in enumerate(entries):
+        row = {**problem(0), "id": question, "sample": sample, "response": "", "solution": "word " * ord(question)}
+        row |= {"prompt_tokens": 10, "completion_tokens": words}
         rejection = Rejection(reason, "x") if reason else None
-        row = {
-            "id": question,
-            "sample": sample,
-            "prompt_tokens": 10,
-            "completion_tokens": words,
-            "solution": "word " * ord(question),
-        }
-        made.add(row, judging.RowOutcome(rejection, "", None, words, [], equations, True))
-    return made
+        tally.add(row, judging.RowOutcome(rejection, "", None, words, [], equations, True))
+    return Selection(tally)
+
+
+def positions(mask: Any) -> list[int]:
+    return mask.nonzero()[0].tolist()
 
 
 ENTRIES = [
@@ -114,25 +109,31 @@ ENTRIES = [
     ],
 )
 def test_selections(select: str, cap: int | None, chosen: list[int]):
-    made = account(*ENTRIES)
-    assert made.choose(made.kept(), select, cap).nonzero()[0].tolist() == chosen
+    made = selection(*ENTRIES)
+    assert positions(made.choose(made.kept, select, cap)) == chosen
 
 
-def test_pairs_and_problems_without_a_sample():
-    made = account(*ENTRIES)
-    chosen, rejected = made.pairs()
-    assert (chosen.nonzero()[0].tolist(), rejected.nonzero()[0].tolist()) == ([2], [6])
-    assert [part if isinstance(part, list) else part.nonzero()[0].tolist() for part in made.again()] == [
-        [1],
-        ["wrong_answer"],
-    ]
-    assert made.first().nonzero()[0].tolist() == [0, 1, 7]
+def test_pairs_and_problems_without_a_kept_sample():
+    made = selection(*ENTRIES)
+    assert tuple(map(positions, made.pairs())) == ([2], [6])
+    rows, reasons = made.without_kept()
+    assert (positions(rows), reasons) == ([1], ["wrong_answer"])
+    assert positions(made.first) == [0, 1, 7]
     assert made.repeated() is None
-    assert not any(mask.any() for mask in account(("a", None, 3, 1)).pairs())
+    assert not any(mask.any() for mask in selection(("a", None, 3, 1)).pairs())
 
 
-def test_what_is_asked_again_and_what_rounds_cost():
-    made = account(
+def test_repeated_samples_are_found_at_the_earliest_repetition():
+    tally = FilterTally(seed=0)
+    row = {**problem(0), "response": "", "prompt_tokens": 1, "completion_tokens": 1}
+    for question, sample in [("b", 0), ("a", 1), ("a", 0), ("b", 0), ("a", 1)]:
+        outcome = judging.RowOutcome(None, "", None, 1, [], 0, True)
+        tally.add({**row, "id": question, "sample": sample}, outcome)
+    assert Selection(tally).repeated() == (0, 3)
+
+
+def test_which_problems_are_asked_again_and_what_rounds_cost():
+    made = selection(
         ("a", "length", 3, 1),
         ("b", "wrong_answer", 9, 0),
         ("c", None, 5, 1),
@@ -140,10 +141,8 @@ def test_what_is_asked_again_and_what_rounds_cost():
         ("b", "truncated", 9, 0),
         ("a", None, 2, 1),
     )
-    assert [part if isinstance(part, list) else part.nonzero()[0].tolist() for part in made.again()] == [
-        [1],
-        ["truncated"],
-    ]
+    rows, reasons = made.without_kept()
+    assert (positions(rows), reasons) == ([1], ["truncated"])
     rounds = made.rounds([4, 2])
     assert [(row["problems"], row["rows"], row["kept"], row["covered"], row["coverage"]) for row in rounds] == [
         (4, 4, 1, 1, 0.25),
@@ -173,7 +172,7 @@ def test_equations_count_once_whatever_the_words_and_the_order():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("what", "is no set that is known"),
+        ("what", "is not a built-in set"),
         ("a = gild", "source 'gild' is not one of"),
         ("a = kept best", "selection 'best'"),
         ("a = kept first 0", "the cap at least 1"),
@@ -189,8 +188,8 @@ def test_bad_declarations_say_what_is_wrong(text: str, says: str):
         parse_set(text)
 
 
-def test_a_set_that_stands_twice_is_refused():
-    with pytest.raises(UserError, match="'gold' stands twice"):
+def test_a_set_that_is_declared_twice_is_refused():
+    with pytest.raises(UserError, match="'gold' is declared twice"):
         parse_sets([parse_set("gold"), parse_set("gold = kept")])
 
 
