@@ -1,4 +1,4 @@
-"""compare.py on planted per-item results: what it finds, how certain it says to be, and what it refuses."""
+"""compare.py on planted per-item scores: findings, intervals, verdicts, and what it refuses."""
 
 from __future__ import annotations
 
@@ -118,14 +118,14 @@ def test_the_first_sentence_is_the_finding(tmp_path: Path):
     )
 
 
-@pytest.mark.parametrize("fixed, broken, p", [(168, 184, 0.42), (141, 111, 0.068), (195, 149, 0.015)])
-def test_the_original_experiment(tmp_path: Path, fixed: int, broken: int, p: float):
+@pytest.mark.parametrize("wins, losses, p", [(168, 184, 0.42), (141, 111, 0.068), (195, 149, 0.015)])
+def test_the_original_experiment(tmp_path: Path, wins: int, losses: int, p: float):
     """1319 questions with these discordant pairs: what the published predictions show and what they do not."""
-    add_method(tmp_path, "baseline", one_sample(range(broken), 1319))
-    add_method(tmp_path, "distilled", one_sample(range(broken, broken + fixed), 1319))
+    add_method(tmp_path, "baseline", one_sample(range(losses), 1319))
+    add_method(tmp_path, "distilled", one_sample(range(losses, losses + wins), 1319))
     (pair,) = compared(tmp_path)["datasets"][0]["pairs"]
     assert float(f"{pair['p']:.2g}") == p
-    assert (len(pair["wins"]), len(pair["losses"])) == (fixed, broken)
+    assert (len(pair["wins"]), len(pair["losses"])) == (wins, losses)
     assert pair["verdict"] == ("better" if p < 0.05 else "no difference shown")
     assert 0.03 < pair["minimum_detectable_difference"] < 0.045
 
@@ -140,6 +140,7 @@ def sampled_runs(rng: np.random.Generator, shift: float, questions: int, samples
     return methods[0], methods[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [1, 4])
 def test_planted_truths(samples: int):
     """A known difference lies in the interval in 93 to 97 % of 1,000 data sets; none is significant in at most 6 %."""
@@ -147,7 +148,7 @@ def test_planted_truths(samples: int):
     ids = [str(number) for number in range(200)]
     covered = significant = better = 0
     for seed in range(1000):
-        bootstrap = Bootstrap(seed=seed, repetitions=1000, confidence=0.95)
+        bootstrap = Bootstrap(seed=seed, repetitions=1000)
         reference, method = sampled_runs(rng, 0.1, len(ids), samples)
         pair = compare_pair(method, reference, ids, 0.05, bootstrap)
         covered += pair["low"] <= 0.1 <= pair["high"]
@@ -205,6 +206,7 @@ def test_runs_that_all_agree_leave_what_the_number_of_questions_can_show(tmp_pat
     assert (pair["difference"], pair["p"], pair["verdict"]) == (0.0, 1.0, "inconclusive")
 
 
+@pytest.mark.slow
 def test_many_methods_do_not_hide_a_large_difference_between_several_runs(tmp_path: Path):
     """A bootstrap's p is never 0, and Holm multiplies it by all pairs: their number decides how many samples are drawn."""
     for number in range(12):
@@ -236,7 +238,7 @@ def test_it_is_the_same_twice(tmp_path: Path):
         ({"protocol": "original"}, "baseline and distilled were scored by different protocols (default and original)"),
         ({"schema": 1}, "distilled.summary.json: schema 1 of score.py, but 3 is needed; run score.py again"),
         ({"dataset": "amc23"}, "distilled.summary.json: scores of amc23 in the folder of gsm8k"),
-        ({"n": 41}, "distilled.scores.jsonl: holds another number of items"),
+        ({"n": 41}, "distilled.scores.jsonl: has another number of items"),
         ({"problems_sha256": "1"}, "baseline and distilled were scored against different problem files"),
     ],
 )
@@ -249,7 +251,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, changes: dict[str, A
     assert not (tmp_path / "comparison.json").exists()
 
 
-def test_methods_that_were_asked_differently_are_compared_with_a_note(tmp_path: Path):
+def test_methods_with_other_settings_are_compared_with_a_note(tmp_path: Path):
     for stem, tokens in (("baseline", 160), ("distilled", 160)):
         add_method(tmp_path, stem, one_sample(range(8)))
         settings = {"model": stem, "adapter": stem, "max_new_tokens": tokens}
@@ -259,7 +261,7 @@ def test_methods_that_were_asked_differently_are_compared_with_a_note(tmp_path: 
         tmp_path / "predictions/gsm8k/distilled.jsonl.manifest.json", [{"settings": settings | {"max_new_tokens": 512}}]
     )
     (note,) = compared(tmp_path)["datasets"][0]["notes"]
-    assert note == "distilled was asked otherwise than baseline: max_new_tokens: 160 -> 512"
+    assert note == "distilled has other settings than baseline: max_new_tokens: 160 -> 512"
     assert f"Note: {note}.\n" in (tmp_path / "comparison.md").read_text(encoding="utf-8")
 
 
@@ -272,9 +274,9 @@ def test_missing_and_double_ids_are_named(tmp_path: Path):
     scores = tmp_path / "predictions/gsm8k/distilled.scores.jsonl"
     rows = read_rows(scores)
     write_rows(scores, [*rows[:-1], rows[3]])
-    with pytest.raises(UserError, match="distilled.scores.jsonl:40: q3 stands already in line 4"):
+    with pytest.raises(UserError, match="distilled.scores.jsonl:40: q3 is already in line 4"):
         compare.main([str(tmp_path)])
-    with pytest.raises(UserError, match="no method 'none'; scored are baseline, distilled"):
+    with pytest.raises(UserError, match="no method 'none'; the scored methods are baseline, distilled"):
         write_rows(scores, rows)
         compare.main([str(tmp_path), "--reference", "none"])
     with pytest.raises(UserError, match="run score.py first"):
@@ -289,7 +291,7 @@ def test_a_question_without_all_samples_is_refused(tmp_path: Path):
         compare.main([str(tmp_path)])
 
 
-def test_what_was_trained_stands_beside_what_was_reached(tmp_path: Path):
+def test_rows_steps_and_tokens_of_trainings_are_listed(tmp_path: Path):
     """Rows, steps and trained tokens from the manifests of finished trainings; others are left out."""
     for stem in ("baseline", "distilled"):
         add_method(tmp_path, stem, one_sample(range(3)))

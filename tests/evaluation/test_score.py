@@ -155,7 +155,7 @@ def test_at_k_equals_its_definitions(data_root: Path):
     )
     summary = summary_of(data_root)
     right = [2, 2, 1, 4, 0, 0, 0, 0]
-    mean, error = stats.avg_at_k([[True] * count + [False] * (4 - count) for count in right])
+    mean, error = stats.clustered_mean(Counter(count / 4 for count in right))
     at_k = summary["at_k"]
     assert (at_k["k"], summary["questions"], summary["samples"]) == (4, 8, 4)
     assert summary["accuracy"] == at_k["avg"] == pytest.approx(mean, abs=1e-12) == 9 / 32

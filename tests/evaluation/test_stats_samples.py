@@ -1,6 +1,7 @@
-"""Several samples of a question, the smallest difference that a test shows, and its verdict."""
+"""Several samples of a question, the minimum detectable difference, and the verdict."""
 
 import math
+from collections import Counter
 from itertools import combinations, pairwise, product
 
 import numpy as np
@@ -10,20 +11,16 @@ from scipy.stats import binom
 from cotkit.evaluation import stats
 
 
-def test_avg_at_k():
-    mean, error = stats.avg_at_k([[True, True], [False, False], [True, False]])
-    assert (mean, error) == pytest.approx((0.5, 0.5 / math.sqrt(3)), abs=1e-12)
-    assert stats.avg_at_k([[True] * 4]) == (1.0, 0.5)
-    for bad in ([], [[True], []]):
-        with pytest.raises(ValueError):
-            stats.avg_at_k(bad)
+def test_clustered_mean():
+    assert stats.clustered_mean({1.0: 1, 0.0: 1, 0.5: 1}) == pytest.approx((0.5, 0.5 / math.sqrt(3)), abs=1e-12)
+    assert stats.clustered_mean({1.0: 1}) == (1.0, 0.5)
 
 
-def test_avg_at_k_error_is_the_true_spread():
+def test_the_error_of_a_clustered_mean_is_its_true_spread():
     rng, means, errors = np.random.default_rng(8), [], []
     for _ in range(1000):
-        scores = (rng.random((40, 16)) < rng.beta(0.6, 0.9, size=(40, 1))).tolist()
-        mean, error = stats.avg_at_k(scores)
+        scores = rng.random((40, 16)) < rng.beta(0.6, 0.9, size=(40, 1))
+        mean, error = stats.clustered_mean(Counter(scores.mean(axis=1).tolist()))
         means.append(mean)
         errors.append(error)
     assert np.mean(errors) == pytest.approx(np.std(means), rel=0.08)
@@ -103,13 +100,13 @@ def test_minimum_detectable_difference_edges():
     assert all(0 < later <= earlier <= 1 for earlier, later in pairwise(shares))
     assert stats.minimum_detectable_difference(30, 0.0) == 6 / 30
     assert stats.minimum_detectable_difference(0, 0.2) == 1.0
-    for kwargs in ({"discordance": 1.2}, {"discordance": 0.2, "power": 1.0}, {"discordance": 0.2, "alpha": 0.0}):
+    for kwargs in ({"discordance": 1.2}, {"discordance": 0.2, "alpha": 1.0}, {"discordance": 0.2, "alpha": 0.0}):
         with pytest.raises(ValueError):
             stats.minimum_detectable_difference(100, **kwargs)
 
 
 @pytest.mark.parametrize(
-    "diff, low, high, p, smallest, expected",
+    "difference, low, high, p, detectable, expected",
     [
         (0.06, 0.02, 0.10, 0.01, 0.04, "better"),
         (-0.06, -0.10, -0.02, 0.01, 0.04, "worse"),
@@ -122,5 +119,5 @@ def test_minimum_detectable_difference_edges():
         (-0.4, -0.6, -0.2, 0.001, 0.25, "worse"),
     ],
 )
-def test_verdict(diff, low, high, p, smallest, expected):
-    assert stats.verdict(diff, low, high, p, smallest) == expected
+def test_verdict(difference, low, high, p, detectable, expected):
+    assert stats.verdict(difference, low, high, p, detectable) == expected
