@@ -8,7 +8,7 @@ Writes  predictions     {"id": "gsm8k-test-00000", "sample": 0, "dataset": "gsm8
         --lora_path outputs/qwen2_1.5b/train/distilled --data_root data --batch_size 32 --output_path predictions.jsonl
     python infer_parallel.py --config configs/smollm2_cpu/infer.yaml --dataset gsm_symbolic --output_path out.jsonl
 
-Each rank writes <output_path>.rank<N>; the last to finish merges them into input order. Killed anywhere, the same
+Each rank writes <output_path>.rank<N>. The rank that finishes last merges them into input order. After a kill the same
 command resumes, with any number of ranks.
 """
 
@@ -42,14 +42,14 @@ def build_parser() -> cli.StageParser:
 
 
 def check_adapter_folder(lora_path: str) -> None:
-    """Raises UserError if the folder does not hold a finished adapter."""
+    """Raises UserError if the folder holds no finished adapter."""
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (Path(lora_path) / name).is_file():
-            raise UserError(f"{lora_path}: holds no {name}; --lora_path wants the output_dir of a finished training")
+            raise UserError(f"{lora_path}: holds no {name}; give --lora_path the output_dir of a finished training")
 
 
 def prediction_row(problem: Row, request: Request, completion: Completion) -> Row:
-    """The record of one prediction; `response` is the whole text that the model wrote."""
+    """The record of one prediction; `response` is the complete text that the model wrote."""
     thinking, _ = split_thinking(completion.text)
     row = {
         "id": request.id,
@@ -66,44 +66,35 @@ def prediction_row(problem: Row, request: Request, completion: Completion) -> Ro
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse(argv)
-    sampling = options.sampling_from(args)
+    sampling, engine = options.sampling_from(args), options.engine_from(args, args.base_model, args.lora_path)
     path = problem_path(args.data_root, args.dataset, args.split)
     problems = read_problems(path, args.limit)
-    engines.check_engine(args, args.base_model, args.lora_path)
+    engines.check(engine)
     if args.lora_path is not None:
         check_adapter_folder(args.lora_path)
-    requests = [
-        Request(problem["id"], sample, prompts.student_messages(problem["question"]))
-        for problem in problems
-        for sample in range(args.num_samples)
-    ]
-    if args.dry_run:
-        print(engines.preview(args, args.base_model, requests[0], sampling))
-        print(f"dry run: {len(requests)} requests would be made for {args.output_path}")
-        return 0
     by_id = {problem["id"]: problem for problem in problems}
     job = runner.Job(
         stage="infer_parallel",
         output=args.output_path,
-        requests=requests,
+        requests=[
+            Request(problem["id"], sample, prompts.student_messages(problem["question"]))
+            for problem in problems
+            for sample in range(args.num_samples)
+        ],
         inputs={"problems": Input(path, problems)},
         settings={
             "dataset": args.dataset,
-            "model": args.base_model,
-            "model_files": engines.identity(args.base_model, args.backend),
             "adapter": args.lora_path,
             "adapter_files": fingerprint(args.lora_path) if args.lora_path else None,
             "prompt": prompts.wording_hash(prompts.student_messages(prompts.PROBE["question"])),
             "num_samples": args.num_samples,
-            **engines.settings_of(sampling, args.seed, args.backend),
         },
         to_row=lambda request, completion: prediction_row(by_id[request.id], request, completion),
-        load=lambda: engines.load_backend(args, args.base_model, args.lora_path, sampling),
-        model=engines.files_read(args.base_model, args.backend),
-        seed=args.seed,
-        overwrite=args.overwrite,
+        engine=engine,
+        sampling=sampling,
+        options=options.run_from(args),
     )
-    return runner.run(job, args)
+    return runner.dry_run(job) if args.dry_run else runner.run(job)
 
 
 if __name__ == "__main__":

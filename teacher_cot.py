@@ -8,10 +8,10 @@ Writes  teacher rows    the problem's fields + {"sample": 0, "response": "...", 
         --model_name Qwen/Qwen3-8B --batch_size 32 --max_new_tokens 512
     torchrun --standalone --nproc_per_node=2 teacher_cot.py --config configs/smollm2_cpu/teacher.yaml
 
-Mode `rewrite` gives the teacher the reference solution and asks for a clear, concise one (the original experiment's
-way); mode `solve` gives it the problem alone. Killed anywhere, the same command resumes.
+Mode `rewrite` gives the teacher the reference solution and asks for a clear and concise one, as the original experiment
+did. Mode `solve` gives it the problem alone. After a kill the same command resumes.
 
-Problems of which the filter kept no sample get another chance in a later round, with that round's settings:
+A later round asks again for the problems of which the filter kept no sample, with the settings of that round:
 
     python filter_teacher_cot.py --only_retry --input_path outputs/teacher.jsonl --output_path outputs/retry.round2.jsonl
     python teacher_cot.py --config configs/smollm2_cpu/teacher.yaml --round 2 \\
@@ -20,7 +20,6 @@ Problems of which the filter kept no sample get another chance in a later round,
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def build_parser() -> cli.StageParser:
     )
     stage.add_argument("--mode", choices=("rewrite", "solve"), default="rewrite", help="default rewrite")
     options.add_arguments(parser, max_new_tokens=512)
-    later = parser.add_argument_group("rounds, for problems that the filter kept no sample of")
+    later = parser.add_argument_group("rounds, for problems without a kept sample")
     later.add_argument(
         "--round",
         type=cli.positive_int,
@@ -62,46 +61,30 @@ def build_parser() -> cli.StageParser:
         "--max_new_tokens_if_truncated",
         type=cli.positive_int,
         metavar="N",
-        help="for problems of which the filter says that a text was truncated (default: --max_new_tokens)",
+        help="token limit for problems whose text was truncated in an earlier round (default: --max_new_tokens)",
     )
     return parser
 
 
-def first_sample(args: argparse.Namespace) -> int:
-    """The number of a problem's first sample: as given, or after those of the configuration's earlier rounds."""
-    if args.first_sample is not None:
-        return args.first_sample
-    if args.round == 1:
+def first_sample(config: Path | None, number: int) -> int:
+    """The number of a problem's first sample in a round: after the samples of the configuration's earlier rounds."""
+    if number == 1:
         return 0
-    if args.config is None:
-        raise UserError(f"--round {args.round} needs --config with a list `rounds`")
-    samples, _ = cli.read_yaml(args.config).get("num_samples", (1, 1))
-    return sum(int(entry.get("num_samples", (samples, 1))[0]) for entry in cli.rounds_of(args.config)[: args.round - 1])
+    if config is None:
+        raise UserError(f"--round {number} needs --config with a list `rounds`")
+    samples, _ = cli.read_yaml(config).get("num_samples", (1, 1))
+    return sum(int(entry.get("num_samples", (samples, 1))[0]) for entry in cli.rounds_of(config)[: number - 1])
 
 
-def requests_for(problems: list[Row], args: argparse.Namespace) -> list[Request]:
-    """Every sample that is wanted, a problem's together; problems with a truncated text get their own budget."""
-    requests, first = [], first_sample(args)
-    for problem in problems:
-        messages = prompts.teacher_messages(problem, args.mode)
-        budget = args.max_new_tokens_if_truncated if problem.get("retry") == TRUNCATED else None
-        numbers = range(first, first + args.num_samples)
-        requests += [Request(problem["id"], sample, messages, budget) for sample in numbers]
-    return requests
-
-
-def check_problems(problems: list[Row], args: argparse.Namespace) -> None:
-    """Raises UserError where a problem lacks what the mode needs."""
-    if args.mode != "rewrite":
-        return
+def check_solutions(problems: list[Row], path: Path) -> None:
+    """Raises UserError for a problem without a solution to rewrite."""
     for problem in problems:
         if not problem["solution"].strip():
-            place = f"{args.input_path}: {problem['id']}"
-            raise UserError(f"{place} has no solution to rewrite; use --mode solve, or remove it")
+            raise UserError(f"{path}: {problem['id']} has no solution to rewrite; use --mode solve, or remove it")
 
 
 def teacher_row(problem: Row, request: Request, completion: Completion, model: str) -> Row:
-    """The record of one teacher sample; `response` is the text without a closed think block, which is `thinking`."""
+    """The record of one teacher sample. A closed think block goes to `thinking`, the rest of the text to `response`."""
     thinking, response = split_thinking(completion.text)
     row = {
         **problem,
@@ -118,38 +101,36 @@ def teacher_row(problem: Row, request: Request, completion: Completion, model: s
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse(argv)
-    sampling = options.sampling_from(args)
+    sampling, engine = options.sampling_from(args), options.engine_from(args, args.model_name)
     problems = read_problems(args.input_path, args.limit)
-    check_problems(problems, args)
-    engines.check_engine(args, args.model_name)
-    requests = requests_for(problems, args)
-    if args.dry_run:
-        print(engines.preview(args, args.model_name, requests[0], sampling))
-        print(f"dry run: {len(requests)} requests would be made for {args.output_path}")
-        return 0
+    if args.mode == "rewrite":
+        check_solutions(problems, args.input_path)
+    engines.check(engine)
+    first = args.first_sample if args.first_sample is not None else first_sample(args.config, args.round)
     by_id = {problem["id"]: problem for problem in problems}
     job = runner.Job(
         stage="teacher_cot",
         output=args.output_path,
-        requests=requests,
+        requests=[
+            Request(problem["id"], sample, prompts.teacher_messages(problem, args.mode), budget)
+            for problem in problems
+            for budget in [args.max_new_tokens_if_truncated if problem.get("retry") == TRUNCATED else None]
+            for sample in range(first, first + args.num_samples)
+        ],
         inputs={"problems": Input(args.input_path, problems)},
         settings={
-            "model": args.model_name,
-            "model_files": engines.identity(args.model_name, args.backend),
             "mode": args.mode,
             "prompt": prompts.wording_hash(prompts.teacher_messages(prompts.PROBE, args.mode)),
             "num_samples": args.num_samples,
-            "first_sample": requests[0].sample,
+            "first_sample": first,
             "max_new_tokens_if_truncated": args.max_new_tokens_if_truncated,
-            **engines.settings_of(sampling, args.seed, args.backend),
         },
         to_row=lambda request, completion: teacher_row(by_id[request.id], request, completion, args.model_name),
-        load=lambda: engines.load_backend(args, args.model_name, None, sampling),
-        model=engines.files_read(args.model_name, args.backend),
-        seed=args.seed,
-        overwrite=args.overwrite,
+        engine=engine,
+        sampling=sampling,
+        options=options.run_from(args),
     )
-    return runner.run(job, args)
+    return runner.dry_run(job) if args.dry_run else runner.run(job)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cotkit.core import cli
 from cotkit.core.errors import UserError
-from cotkit.generation import engines
+from cotkit.generation.chat_model import check_model
 from cotkit.training import preflight
 from cotkit.training.config import TrainConfig, methods_of, read_config
 
@@ -56,12 +56,12 @@ def check_rows(config: TrainConfig, thinking: bool) -> bool:
 
 def check_adapter(config: TrainConfig) -> bool:
     """Prints whether a trained adapter speaks as its merged weights do; true where there is none yet."""
-    from cotkit.training.prompt_parity import compare
+    from cotkit.training.adapter_parity import adapter_problem
 
     if not (config.output_dir / "adapter_model.safetensors").is_file():
         print(f"{config.path.stem}: no adapter in {config.output_dir} yet")
         return True
-    problem = compare(str(config.values["model_name_or_path"]), config.output_dir)
+    problem = adapter_problem(str(config.values["model_name_or_path"]), config.output_dir)
     print(
         f"{config.path.stem}: adapter {problem or 'and merged weights write the same text, tokenizer and stops are the served ones'}"
     )
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     thinking = cli.read_yaml(args.preset / "infer.yaml").get("thinking", (False, 1))[0]
     configs = configs_of(args)
     for config in configs:
-        engines.check_model(config.values["model_name_or_path"])
+        check_model(config.values["model_name_or_path"])
         preflight.check(config, this_machine=False)
     fine = [check_rows(config, thinking) for config in configs]
     if args.adapter:

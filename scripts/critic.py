@@ -33,6 +33,7 @@ from cotkit.core.problems import add_test_set_arguments, problem_path
 from cotkit.evaluation import judge_controls, llm_judge
 from cotkit.evaluation.join import Predictions, Problems, rows_asked
 from cotkit.generation import engines, options, prompts, runner, shards
+from cotkit.generation.options import RunOptions
 from cotkit.generation.types import Completion, Request, Sampling
 
 CONTROLS = "controls"  # the name of their files, as a system's stem
@@ -68,7 +69,7 @@ def check(args: argparse.Namespace) -> Sampling:
         raise UserError("--pred_path: files of one folder, each once, are expected; run the critic once a folder")
     if len({rows_asked(path) for path in args.pred_path}) > 1:
         raise UserError("--pred_path: the systems were asked different numbers of problems, so they cannot be paired")
-    engines.check_engine(args, args.model_name)
+    engines.check(options.engine_from(args, args.model_name))
     return sampling
 
 
@@ -94,16 +95,12 @@ class LlmJudge:
 
     def __init__(self, args: argparse.Namespace, sampling: Sampling, problems: Input) -> None:
         self.args, self.sampling, self.problems = args, sampling, problems
-        self.load = cache(lambda: engines.load_backend(args, args.model_name, None, sampling))
+        self.engine = options.engine_from(args, args.model_name)
+        self.load = cache(lambda: engines.load(self.engine, sampling))
         wording = [
             message for name in llm_judge.CRITERIA for message in llm_judge.messages(prompts.PROBE, "TEXT", name)
         ]
-        self.identity = {
-            "model": args.model_name,
-            "model_files": engines.identity(args.model_name, args.backend),
-            "prompt": prompts.wording_hash(wording),
-            **engines.settings_of(sampling, args.seed, args.backend),
-        }
+        self.wording = prompts.wording_hash(wording)
 
     def rate(self, name: str, calls: list[Call], inputs: dict[str, Input]) -> dict[str, int | None]:
         """Call name -> rating; whatever cannot be read is asked again with another seed, then left without a rating."""
@@ -126,15 +123,15 @@ class LlmJudge:
             output=output,
             requests=[call.request(attempt) for call in calls],
             inputs={"problems": self.problems, **inputs},
-            settings={**self.identity, "calls": wanted},
+            settings={"prompt": self.wording, "calls": wanted},
             to_row=lambda request, completion: reply_row(by_name[request.id], request, completion),
+            engine=self.engine,
+            sampling=self.sampling,
+            options=RunOptions(overwrite=self.args.overwrite or stale),
             load=self.load,
-            model=engines.files_read(self.args.model_name, self.args.backend),
-            seed=self.args.seed,
-            overwrite=self.args.overwrite or stale,
         )
         # A call that fails for good has no rating; the next attempt and the next run of the script try again.
-        runner.run(job, self.args)
+        runner.run(job)
         return {row["id"]: row["rating"] for row in read(output)}
 
 
@@ -197,7 +194,11 @@ def main(argv: list[str] | None = None) -> int:
     known = judge_controls.references(llm_judge.chosen(problems, len(problems)), args.controls, args.seed)
     controls = all_calls(judge_controls.texts(known), args.criteria)
     if args.dry_run:
-        print(engines.preview(args, args.model_name, next(iter(calls.values()))[0].request(0), sampling))
+        print(
+            engines.preview(
+                options.engine_from(args, args.model_name), next(iter(calls.values()))[0].request(0), sampling
+            )
+        )
         asked = f"{len(controls)} ratings of controls and {sum(map(len, calls.values()))} of systems"
         print(f"dry run: {asked} would be asked for")
         return 0
@@ -210,7 +211,7 @@ def main(argv: list[str] | None = None) -> int:
             "schema": llm_judge.SCHEMA,
             "dataset": args.dataset,
             "predictions_sha256": sha256_file(pred),
-            "judge": judge.identity,
+            "judge": {**engines.describe(judge.engine, judge.sampling), "prompt": judge.wording},
             "criteria": args.criteria,
             "controls": figures,
             "ratings": rating_rows(calls[pred.stem], ratings),

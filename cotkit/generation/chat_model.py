@@ -1,4 +1,4 @@
-"""What the engines that hold a model themselves share: its tokenizer, its turn's ends, the answer's end, its adapter."""
+"""A chat model of transformers: its tokenizer, the tokens that end its turn, where a text ends, its adapter."""
 
 from __future__ import annotations
 
@@ -8,12 +8,22 @@ from typing import Any
 
 from cotkit.core.errors import UserError
 from cotkit.generation.prompts import Message, render
-from cotkit.generation.types import Sampling
 from cotkit.grading.grader import answer_line_end
 
-# Any of these ends the model's turn. An adapter is trained to end with <|im_end|> while a base model's generation
-# config knows only <|endoftext|>; a new turn's start can only be run-on.
+# Each of these ends the model's turn. An adapter is trained to end with <|im_end|>, but a base model's generation config
+# knows only <|endoftext|>. After the start of a new turn there can only be runaway text.
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|im_start|>", "<|eot_id|>", "</s>")
+
+
+def check_model(name: str) -> None:
+    """Raises UserError, within a moment, if `name` is neither a model folder nor the name of a hub model."""
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{name}: holds no config.json, so it is not a model folder")
+    elif name.count("/") != 1 or name.startswith((".", "/")):
+        hint = "; scripts/setup.sh makes it" if "SmolLM2" in name else ""
+        raise UserError(f"{name}: no such model folder{hint}; a hub model is named owner/name")
 
 
 def load_tokenizer(model_name: str) -> Any:
@@ -27,11 +37,6 @@ def load_tokenizer(model_name: str) -> Any:
     if tokenizer.chat_template is None:
         raise UserError(f"{model_name}: its tokenizer has no chat template; add chat_template.jinja to its folder")
     return tokenizer
-
-
-def preview(model_name: str, messages: list[Message], sampling: Sampling) -> str:
-    """The text that the model would read."""
-    return render(load_tokenizer(model_name), messages, sampling.thinking)
 
 
 def encode(tokenizer: Any, messages: list[Message], thinking: bool) -> list[int]:

@@ -1,74 +1,70 @@
-"""The one place that knows which engines there are: checks, previews and loads them by the name of `--backend`."""
+"""Finds a backend by its name: checks it, previews a prompt, loads the model. Only this module imports backends/.
+
+Every module backends/<name>_backend.py offers the functions and constants of `BackendModule`.
+"""
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
 from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
-from cotkit.core.errors import UserError
 from cotkit.core.model_identity import fingerprint
+from cotkit.generation.options import EngineOptions
+from cotkit.generation.prompts import Message
 from cotkit.generation.types import Backend, Request, Sampling
 
 
-def settings_of(sampling: Sampling, seed: int, backend: str) -> dict[str, Any]:
-    """The part of a manifest's settings that says how texts were generated; greedy texts have no seed.
+class BackendModule(Protocol):
+    """What a backend's module offers."""
 
-    Which engine ran a model is no part of it, but made-up texts never mix with a model's.
+    reads_model_files: bool  # False if a server has the model, or there is none
+    manifest_settings: dict[str, Any]  # recorded with every text, so that made-up texts never mix with a model's
+
+    def check(self, options: EngineOptions) -> None:
+        """Raises UserError, within a moment, if the backend cannot run with these options."""
+
+    def preview(self, options: EngineOptions, messages: list[Message], sampling: Sampling) -> str:
+        """The prompt exactly as the model reads it; loads a tokenizer at most."""
+
+    def load(self, options: EngineOptions, sampling: Sampling) -> Backend:
+        """Loads the model. Slow: everything else must be checked before."""
+
+
+def _module(options: EngineOptions) -> BackendModule:
+    return cast(BackendModule, import_module(f"cotkit.generation.backends.{options.backend}_backend"))
+
+
+def check(options: EngineOptions) -> None:
+    """Raises UserError, within a moment, if the backend cannot run with these options."""
+    _module(options).check(options)
+
+
+def preview(options: EngineOptions, request: Request, sampling: Sampling) -> str:
+    """The prompt of a request exactly as the model reads it."""
+    return f"--- prompt of {request.id}\n{_module(options).preview(options, request.messages, sampling)}\n---"
+
+
+def load(options: EngineOptions, sampling: Sampling) -> Backend:
+    """Loads the model. Slow: everything else must be checked before."""
+    return _module(options).load(options, sampling)
+
+
+def model_with_files(options: EngineOptions) -> str | None:
+    """The model if this process reads its files; None if a server has it or there is none."""
+    return options.model if _module(options).reads_model_files else None
+
+
+def describe(options: EngineOptions, sampling: Sampling) -> dict[str, Any]:
+    """The part of a manifest's settings that identifies model and sampling.
+
+    A local model is identified by its files, a served one by its name. The backend is left out, because the same model
+    writes the same texts on all of them. The seed is left out of greedy runs.
     """
-    settings = asdict(sampling)
-    if backend == "fake":
-        settings["backend"] = backend
-    return {**settings, "seed": seed} if sampling.temperature > 0 else settings
-
-
-def files_read(name: str, backend: str) -> str | None:
-    """The model whose files the backend reads: none where a server has them or there is no model."""
-    return None if backend in ("openai", "fake") else name
-
-
-def identity(name: str, backend: str) -> str:
-    """Identifies a model in a manifest: a local one by its files, a served one by its name."""
-    return fingerprint(name) if files_read(name, backend) else name
-
-
-def check_engine(args: argparse.Namespace, model: str, adapter: str | None = None) -> None:
-    """Raises UserError, in a moment, where `--backend` cannot run the model with what the flags say."""
-    if args.backend == "openai":
-        from cotkit.generation.backends import openai_backend
-
-        openai_backend.check(args, adapter)
-    else:
-        check_model(model, args.backend)
-
-
-def check_model(name: str, backend: str = "transformers") -> None:
-    """Raises UserError, in a moment, if `name` looks like a folder and is not a model's."""
-    if backend == "fake":
-        return
-    if backend == "vllm" and find_spec("vllm") is None:
-        raise UserError(
-            "--backend vllm: vLLM is not installed here; it has an environment of its own, requirements-vllm.txt"
-        )
-    folder = Path(name)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{name}: holds no config.json, so it is not a model folder")
-    elif name.count("/") != 1 or name.startswith((".", "/")):
-        hint = "; scripts/setup.sh makes it" if "SmolLM2" in name else ""
-        raise UserError(f"{name}: no such model folder{hint}; a hub model is named owner/name")
-
-
-def preview(args: argparse.Namespace, model: str, request: Request, sampling: Sampling) -> str:
-    """The first prompt exactly as the model will read it; loads a tokenizer at most."""
-    module = import_module(f"cotkit.generation.backends.{args.backend}_backend")
-    return f"--- prompt of {request.id}\n{module.preview(model, request.messages, sampling)}\n---"
-
-
-def load_backend(args: argparse.Namespace, model: str, adapter: str | None, sampling: Sampling) -> Backend:
-    """Loads the engine that `--backend` names. Heavy: call it when everything else has been checked."""
-    module = import_module(f"cotkit.generation.backends.{args.backend}_backend")
-    return module.load(args, model, adapter, sampling)
+    settings = {
+        "model": options.model,
+        "model_files": fingerprint(options.model) if model_with_files(options) else options.model,
+        **asdict(sampling),
+        **_module(options).manifest_settings,
+    }
+    return {**settings, "seed": options.seed} if sampling.temperature > 0 else settings

@@ -1,4 +1,4 @@
-"""How fast a run is and how much of it was cut: on the terminal while it runs, in its summary and its manifest."""
+"""Speed and truncation rate of a run: on the terminal while it runs, then in its summary and manifest."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cotkit.core.jsonl import Row
-from cotkit.generation.types import Completion
+from cotkit.generation.types import Completion, Sampling
 
 TRUNCATED_WARNING_SHARE = 0.01
 THINKING_TOKENS = 32768  # max_new_tokens that Qwen3's model card recommends
 
 
 class Progress:
-    """The bar of one rank, silent where the output is not a terminal.
+    """The progress bar of one rank. It is silent if the output is not a terminal.
 
     Args:
-        total: results of this rank, `done` of which are there already.
+        total: results of this rank; `done` of them exist already.
     """
 
     def __init__(self, name: str, total: int, done: int, silent: bool) -> None:
         from tqdm import tqdm
 
-        self._begun, self._rows, self._tokens, self._cut = time.monotonic(), 0, 0, 0
-        # disable=None: only where the output is a terminal.
+        self._begun, self._rows, self._tokens, self._truncated = time.monotonic(), 0, 0, 0
+        # disable=None shows the bar only on a terminal.
         self._bar = tqdm(total=total, initial=done, unit="row", desc=name, disable=True if silent else None)
 
     def add(self, completion: Completion) -> None:
         """One more result."""
         self._rows += 1
         self._tokens += completion.completion_tokens
-        self._cut += completion.finish_reason == "length"
-        share = self._cut / self._rows
+        self._truncated += completion.finish_reason == "length"
+        share = self._truncated / self._rows
         advice = " (raise --max_new_tokens)" if share > TRUNCATED_WARNING_SHARE else ""
         self._bar.set_postfix_str(f"{self._tokens / self._seconds:.0f} tokens/s, {share:.1%} truncated{advice}", False)
         self._bar.update()
@@ -43,7 +43,7 @@ class Progress:
         return max(1e-6, time.monotonic() - self._begun)
 
     def close(self) -> str:
-        """Ends the bar; what this rank did, once the model was loaded."""
+        """Ends the bar; returns what this rank did since the model was loaded."""
         self._bar.close()
         return (
             f"{self._rows} results, {self._tokens} tokens in {self._seconds:.0f} s "
@@ -52,7 +52,7 @@ class Progress:
 
 
 def earlier_seconds(manifest: Row, rank_files: Iterable[Path]) -> float:
-    """Seconds that launches before this one have spent on an output; one that was killed counts up to its last result."""
+    """Seconds that earlier launches spent on an output. A killed launch counts up to its last result."""
     if manifest["status"] != "running":
         return manifest.get("seconds", 0.0)
     started = calendar.timegm(time.strptime(manifest["started"], "%Y-%m-%dT%H:%M:%SZ"))
@@ -61,7 +61,7 @@ def earlier_seconds(manifest: Row, rank_files: Iterable[Path]) -> float:
 
 
 def speed(counts: Row, seconds: float) -> Row:
-    """Rates of a whole run: of what its records hold, over the seconds of all launches, loading included."""
+    """Tokens and rows per second over all launches, loading included."""
     seconds = max(seconds, 0.1)
     return {
         "tokens_per_second": round(counts["completion_tokens"] / seconds, 1),
@@ -69,14 +69,11 @@ def speed(counts: Row, seconds: float) -> Row:
     }
 
 
-def truncation_warning(counts: Row, settings: Row) -> str | None:
-    """What to do if more than 1 % of the texts were cut at the token limit."""
-    share, limit = counts["truncated_share"], settings["max_new_tokens"]
+def truncation_warning(share: float, sampling: Sampling) -> str | None:
+    """Advice if more than 1 % of the texts were truncated; `share` is from 0 to 1."""
     if share <= TRUNCATED_WARNING_SHARE:
         return None
-    advice = (
-        f"raise it to {THINKING_TOKENS}, since it thinks"
-        if settings["thinking"] and limit < THINKING_TOKENS
-        else "raise it"
-    )
-    return f"warning: {share:.1%} of the texts were cut at --max_new_tokens {limit}; {advice}"
+    limit = sampling.max_new_tokens
+    thinks = sampling.thinking and limit < THINKING_TOKENS
+    advice = f"raise it to {THINKING_TOKENS}, since the model thinks" if thinks else "raise it"
+    return f"warning: {share:.1%} of the texts were truncated at --max_new_tokens {limit}; {advice}"

@@ -1,13 +1,12 @@
-"""Turns requests into a finished JSONL file: resumable, sharded over ranks, all or nothing.
+"""Turns requests into a finished JSONL file. Runs can be killed and resumed, and shared by several ranks.
 
-While it runs, every completion is on the disk in ``<output>.rank<N>`` before it counts. The output itself appears once,
-whole and in input order; then the manifest says done and the rank files go. Killed anywhere, the same command goes on
-with what is missing.
+While a run generates, every completion is written to ``<output>.rank<N>`` and synced before it counts. At the end the
+ranks' files are merged into the output, complete and in input order; then the manifest says done, and the rank files are
+removed. After a kill the same command generates what is missing.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
@@ -22,10 +21,11 @@ from cotkit.core.errors import UserError
 from cotkit.core.files import Lock
 from cotkit.core.jsonl import Appender, Row, read_json
 from cotkit.core.manifest import TWO_WAYS_OUT, Input, Manifest
-from cotkit.generation import shards
+from cotkit.generation import engines, shards
+from cotkit.generation.options import EngineOptions, RunOptions
 from cotkit.generation.progress import Progress, earlier_seconds, speed, truncation_warning
 from cotkit.generation.shards import Key, Records
-from cotkit.generation.types import Backend, Completion, Request
+from cotkit.generation.types import Backend, Completion, Request, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +37,12 @@ class Job:
     """One output to generate.
 
     Args:
-        requests: everything the output will hold, in its order; keys unique.
-        to_row: the record of a request and its completion.
-        load: loads the model; called only if this rank has something to do.
-        model: name of the model whose files are read here, for the manifest; None where a server or nobody has them.
-        seed: of the run, for the manifest.
+        stage: name of the script, for the manifest.
+        requests: all requests of the output, in its order; keys are unique.
+        inputs: name -> input, for the manifest.
+        settings: what the texts depend on, besides engine and sampling.
+        to_row: makes the record of a request and its completion.
+        load: loads the model; called only if this rank has requests to do. None loads `engine`.
     """
 
     stage: str
@@ -50,38 +51,53 @@ class Job:
     inputs: dict[str, Input]
     settings: Row
     to_row: Callable[[Request, Completion], Row]
-    load: Callable[[], Backend]
-    model: str | None = None
-    seed: int | None = None
-    overwrite: bool = False
+    engine: EngineOptions
+    sampling: Sampling
+    options: RunOptions
+    load: Callable[[], Backend] | None = None
     started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.keys: list[Key] = [request.key for request in self.requests]
         self.manifest = Manifest(
-            self.stage, self.output, self.settings, self.inputs, self.model, self.seed, overwrite=self.overwrite
+            self.stage,
+            self.output,
+            {**engines.describe(self.engine, self.sampling), **self.settings},
+            self.inputs,
+            engines.model_with_files(self.engine),
+            self.engine.seed,
+            overwrite=self.options.overwrite,
         )
         self.rank, self.world = shards.rank_and_world()
 
+    def load_backend(self) -> Backend:
+        return self.load() if self.load else engines.load(self.engine, self.sampling)
 
-def run(job: Job, args: argparse.Namespace) -> int:
-    """Runs this rank's part of a job, and the merge if it is the last; returns the exit code."""
-    state = "new" if _nothing_made(job) else job.manifest.check()
-    if args.is_done:
+
+def dry_run(job: Job) -> int:
+    """Prints the first prompt exactly as the model reads it, and the number of requests; returns the exit code."""
+    print(engines.preview(job.engine, job.requests[0], job.sampling))
+    print(f"dry run: {len(job.requests)} requests would be made for {job.output}")
+    return 0
+
+
+def run(job: Job) -> int:
+    """Runs this rank's part of a job, and the merge if this rank finishes last; returns the exit code."""
+    options = job.options
+    state = "new" if _left_nothing(job) else job.manifest.check()
+    if options.is_done:
         return 0 if state == "done" else cli.NOT_DONE
     if state == "done":
         _remove_rank_files(job)
         log.info("%s: done already, nothing to do", job.output)
         return 0
-    if args.merge_only:
+    if options.merge_only:
         if not job.manifest.path.exists():
-            raise UserError(
-                f"{job.manifest.path}: is missing; without it nobody knows what the rank files were made from"
-            )
+            raise UserError(f"{job.manifest.path}: is missing; it would say what the rank files were made from")
         with Lock(job.output):
             return _merge(job, _known_records(job), earlier_seconds(job.manifest.read(), shards.rank_files(job.output)))
     with Lock(shards.rank_file(job.output, job.rank)):
-        if shards.prepares(job.rank, args.separate_folders):
+        if shards.prepares(job.rank, options.separate_folders):
             _prepare(job, state)
         else:
             _wait_for_rank0(job)
@@ -95,15 +111,16 @@ def run(job: Job, args: argparse.Namespace) -> int:
     return _merge_if_last(job)
 
 
-def _nothing_made(job: Job) -> bool:
-    """Whether an earlier run began and left nothing, as after a misfit adapter: then its settings bind nobody."""
+def _left_nothing(job: Job) -> bool:
+    """Whether an earlier run began and wrote no result, for example because its adapter did not fit. Then its settings
+    do not bind this run."""
     if job.output.exists() or not job.manifest.path.exists() or job.manifest.read()["status"] != "running":
         return False
     return not any(path.stat().st_size for path in shards.rank_files(job.output))
 
 
 def _prepare(job: Job, state: str) -> None:
-    """Rank 0's part: refuse what is not ours, clear what must go, say that the run has begun."""
+    """Rank 0's part: refuses or removes files of other runs, and marks the run as begun."""
     left_over = shards.rank_files(job.output)
     if state == "resume":
         old = job.manifest.read()
@@ -111,17 +128,17 @@ def _prepare(job: Job, state: str) -> None:
         earlier = earlier_seconds(old, left_over)
     else:
         continues, earlier = False, 0.0
-        if left_over and not job.overwrite and not job.manifest.path.exists():
-            raise UserError(f"{left_over[0]}: left over from an unknown run; move it away, or {TWO_WAYS_OUT}")
+        if left_over and not job.options.overwrite and not job.manifest.path.exists():
+            raise UserError(f"{left_over[0]}: belongs to an unknown run; move it away, or {TWO_WAYS_OUT}")
         for path in left_over:
-            if path.stat().st_size:  # a start that failed left nothing worth a word
+            if path.stat().st_size:
                 log.info("%s: belongs to an older run and is removed", path)
             path.unlink()
     job.manifest.begin(launch=shards.launch_id(), continues=continues, earlier_seconds=earlier)
 
 
 def _wait_for_rank0(job: Job) -> None:
-    """Until rank 0 of the same launch has prepared; then files of an older run are gone."""
+    """Waits until rank 0 of the same launch has removed the files of older runs."""
     deadline = time.monotonic() + RANK0_PATIENCE_SECONDS
     while time.monotonic() < deadline:
         if job.manifest.path.exists() and read_json(job.manifest.path).get("launch") == shards.launch_id():
@@ -131,7 +148,7 @@ def _wait_for_rank0(job: Job) -> None:
 
 
 def _known_records(job: Job) -> Records:
-    """What this run, or the finished part that it continues, already has."""
+    """The results of this run so far, with those of a finished output that it continues."""
     records = Records()
     record = read_json(job.manifest.path) if job.manifest.path.exists() else {}
     if job.output.exists() and (record.get("continues") or record.get("status") in ("done", "incomplete")):
@@ -142,12 +159,14 @@ def _known_records(job: Job) -> Records:
 
 
 def _generate(job: Job, todo: list[Request], total: int) -> None:
-    """Generates this rank's missing results, of `total` that it has to make; each is on the disk before the next is counted."""
+    """Generates this rank's missing results. `total` is the number of all its results, for the progress bar."""
     path = shards.rank_file(job.output, job.rank)
-    with Appender(path) as appender:  # opened first: a full disk or a missing folder shows before the model loads
+    with Appender(
+        path
+    ) as appender:  # opened first, so that a full disk or a missing folder shows before the model loads
         if appender.torn_bytes:
             log.info("%s: cut off a torn last line of %d bytes", path, appender.torn_bytes)
-        backend, launcher = job.load(), os.getppid()
+        backend, launcher = job.load_backend(), os.getppid()
         progress = Progress(job.output.name, total, total - len(todo), silent=job.rank > 0)
         for request, completion in backend.generate(todo):
             appender.append([job.to_row(request, completion)])
@@ -158,7 +177,7 @@ def _generate(job: Job, todo: list[Request], total: int) -> None:
 
 
 def _merge_if_last(job: Job) -> int:
-    """Merges if all ranks' results are there; the lock lets one rank at a time look."""
+    """Merges if the results of all ranks are there. The lock lets one rank look at a time."""
     with Lock(job.output, patience_seconds=RANK0_PATIENCE_SECONDS):
         if job.manifest.read()["status"] != "running":
             return 0  # another rank was last and has merged
@@ -183,23 +202,23 @@ def _merge(job: Job, records: Records, earlier: float) -> int:
     now = round(time.monotonic() - job.started, 1)
     spent = {"seconds": round(earlier + now, 1), "seconds_of_last_launch": now}
     spent |= speed(counts, spent["seconds"])
-    # The launch is kept: a rank that starts late must see that rank 0 has been here.
+    # The launch is recorded again: a rank that starts late must see that rank 0 of its launch has prepared.
     status = "incomplete" if failed else "done"
     job.manifest.finish([job.output], counts, status=status, **spent, launch=shards.launch_id())
     _remove_rank_files(job)
     log.info("%s: %s", job.output, ", ".join(f"{name} {value}" for name, value in {**counts, **spent}.items()))
-    if warning := truncation_warning(counts, job.settings):
+    if warning := truncation_warning(counts["truncated_share"], job.sampling):
         log.info("%s", warning)
     if failed:
         reason = next(records.rows(failed[:1])).get("error")
-        text = f"{len(failed)} results failed for good: {shards.show(*failed)} ({reason}); the same command tries again"
+        text = f"{len(failed)} results failed: {shards.show(*failed)} ({reason}); the same command tries again"
         print(f"{job.output}: {text}", file=sys.stderr)
         return cli.SOME_ITEMS_FAILED
     return 0
 
 
 def _remove_rank_files(job: Job) -> None:
-    """What a finished output no longer needs; a kill between the last two steps of a merge may have left it behind."""
+    """Removes the rank files of a finished output; a kill at the end of a merge can leave them behind."""
     for path in shards.rank_files(job.output):
         path.unlink(missing_ok=True)
 

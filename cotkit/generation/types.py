@@ -1,4 +1,4 @@
-"""What goes into an engine and comes out of it: a `Request` with its `Sampling`, and a `Completion`."""
+"""What a backend receives and returns: `Request` and `Sampling` in, `Completion` out."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One completion that is wanted; (id, sample) is its key everywhere.
+    """One completion to generate; (id, sample) is its key in all files.
 
-    `max_new_tokens` is a budget of its own, for a problem that needs more room than the others of a run.
+    `max_new_tokens` overrides the run's limit, for a problem whose earlier text was truncated.
     """
 
     id: str
@@ -37,7 +37,7 @@ class Request:
     max_new_tokens: int | None = None
 
     def budget(self, sampling: Sampling) -> int:
-        """How many tokens the completion may have; every backend asks here."""
+        """The token limit of this completion."""
         return self.max_new_tokens or sampling.max_new_tokens
 
     @property

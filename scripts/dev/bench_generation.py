@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from cotkit.generation import engines, options
+from cotkit.generation.chat_model import check_model
 
 ROOT = Path(__file__).resolve().parents[2]
 from cotkit.core import cli
@@ -159,7 +160,7 @@ def raw_vllm(args: argparse.Namespace) -> Run:
 def backend_run(args: argparse.Namespace, part: str) -> Run:
     args.backend = part.removesuffix("_whole")
     sampling = Sampling(args.max_new_tokens, stop_at_answer=not part.endswith("_whole"))
-    backend = engines.load_backend(args, args.base_model, args.lora_path, sampling)
+    backend = engines.load(options.engine_from(args, args.base_model, args.lora_path), sampling)
     return lambda requests: [completion for _, completion in backend.generate(requests)]
 
 
@@ -240,7 +241,7 @@ def table(runs: dict[str, list[Row]]) -> str:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = build_parser().parse(argv)
-    engines.check_model(args.base_model)
+    check_model(args.base_model)
     if args.only:
         print(json.dumps(measure(args)))
         return 0

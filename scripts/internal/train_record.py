@@ -26,7 +26,8 @@ from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.files import write_if_changed
 from cotkit.core.jsonl import Row, read_json
-from cotkit.generation import engines, prompts
+from cotkit.generation import prompts
+from cotkit.generation.chat_model import check_model
 from cotkit.training import budget, preflight
 from cotkit.training.config import TrainConfig, read_config
 
@@ -59,7 +60,7 @@ def set_damaged_aside(output_dir: Path) -> list[Path]:
 
 
 def begin(args: argparse.Namespace, config: TrainConfig) -> int:
-    engines.check_model(config.values["model_name_or_path"])
+    check_model(config.values["model_name_or_path"])
     preflight.check(config)
     manifest = config.manifest(args.overwrite)
     state = manifest.check()
@@ -86,7 +87,7 @@ def resolve(config: TrainConfig, processes: int) -> Path:
     """Writes the plain LLaMA-Factory YAML of a method for so many processes; returns its path."""
     import yaml
 
-    values = {**config.llamafactory(), **budget.spread(config, processes)}
+    values = {**config.llamafactory(), **budget.divide_batch(config, processes)}
     if config.budget != "epochs":
         values["max_steps"] = budget.steps(config)
     path = config.output_dir.with_name(config.output_dir.name + ".yaml")
@@ -135,8 +136,8 @@ def finish(args: argparse.Namespace, config: TrainConfig) -> int:
     dataset = str(config.values["dataset"])
     counts: dict[str, Any] = {
         "steps": state["global_step"],
-        "rows": budget.rows_in(config, dataset),
-        "trained_tokens": round(state["epoch"] * budget.answer_tokens(config, dataset)),
+        "rows": budget.count_rows(config, dataset),
+        "trained_tokens": round(state["epoch"] * budget.count_answer_tokens(config, dataset)),
         **{key: results[key] for key in sorted(results)},
     }
     losses = loss_curve(state["log_history"])

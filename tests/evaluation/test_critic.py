@@ -105,7 +105,7 @@ def words(folder: Path, backend: str) -> list[str]:
 
 def run_critic(monkeypatch: pytest.MonkeyPatch, folder: Path, rate: Rate, *more: str) -> tuple[int, FakeJudge]:
     judge = FakeJudge(rate)
-    monkeypatch.setattr(engines, "load_backend", lambda *_: judge)
+    monkeypatch.setattr(engines, "load", lambda *_: judge)
     return script.main([*words(folder, "fake"), *more]), judge
 
 

@@ -132,7 +132,7 @@ def test_f28_out_of_memory(
     found = read_rows(tmp_path / "out.jsonl")
     assert [row["id"] for row in found] == [row["id"] for row in rows]
     assert [row["id"] for row in found if row["finish_reason"] == "error"] == [rows[5]["id"]]
-    assert f"1 results failed for good: {rows[5]['id']} (out of memory" in capsys.readouterr().err
+    assert f"1 results failed: {rows[5]['id']} (out of memory" in capsys.readouterr().err
     assert max(sizes) > 2
     monkeypatch.setattr(Qwen2ForCausalLM, "forward", real)
     assert infer_parallel.main([*words, "--max_new_tokens", "6", "--batch_size", "8"]) == 0

@@ -248,7 +248,7 @@ def test_f27_a_server_that_fails_in_every_way(tmp_path: Path):
         done = run_script(*words, server.url, check=False)
     assert done.returncode == 3
     assert len(server.bodies) == 1 + 3
-    assert re.search("1 results failed for good: gsm8k-test-0001[23] ", done.stderr)
+    assert re.search("1 results failed: gsm8k-test-0001[23] ", done.stderr)
     assert run_script(*words, server.url, "--is_done", check=False).returncode == 4
     with ChatServer() as server:
         run_script(*words, server.url)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from cotkit.core.errors import UserError
-from cotkit.generation import chat_model, engines, options
+from cotkit.generation import chat_model, options
 from cotkit.generation.backends import continuous_batching, kv_slots
 from cotkit.generation.backends import transformers_backend as backend
+from cotkit.generation.options import EngineOptions
 from cotkit.generation.types import Completion, Request, Sampling
 
 REQUESTS = [
@@ -28,8 +29,18 @@ def load(
     seed: int = 1,
     tokens: int | None = None,
 ) -> Any:
-    args = argparse.Namespace(device="cpu", dtype="auto", batch_size=batch_size, max_batch_tokens=tokens, seed=seed)
-    return backend.load(args, str(model), str(adapter) if adapter else None, sampling)
+    return backend.load(
+        EngineOptions(
+            "transformers",
+            str(model),
+            str(adapter) if adapter else None,
+            device="cpu",
+            batch_size=batch_size,
+            max_batch_tokens=tokens,
+            seed=seed,
+        ),
+        sampling,
+    )
 
 
 def texts(model: Path, sampling: Sampling, **options: Any) -> dict[str, Completion]:
@@ -233,7 +244,7 @@ def test_a_misfit_adapter_is_refused_by_name(tiny_adapter: Path, tmp_path: Path)
 )
 def test_a_wrong_model_name_is_refused_at_once(name: str, says: str):
     with pytest.raises(UserError, match=says):
-        engines.check_model(name)
+        chat_model.check_model(name)
 
 
 def test_greedy_samples_that_would_all_be_the_same_are_refused():
@@ -250,4 +261,4 @@ def test_thinking_is_warned_about_where_it_cannot_work(caplog: pytest.LogCapture
     assert not caplog.text
     options.sampling_from(argparse.Namespace(thinking=True, temperature=0.0, max_new_tokens=512, **usual))
     assert "--temperature 0.6 --top_p 0.95 --top_k 20" in caplog.text
-    assert "--max_new_tokens 512 cuts thoughts off" in caplog.text
+    assert "--max_new_tokens 512 truncates thoughts" in caplog.text

@@ -16,6 +16,7 @@ import infer_parallel
 import teacher_cot
 from cotkit.core import cli
 from cotkit.core.errors import UserError
+from cotkit.generation import options
 from cotkit.generation.backends import openai_backend
 from cotkit.generation.types import Request, Sampling
 
@@ -82,7 +83,7 @@ def backend(**sampling: Any) -> openai_backend.OpenAIBackend:
     args = teacher_cot.build_parser().parse_args(
         ["--input_path", "i", "--output_path", "o", "--model_name", "m", "--base_url", "http://h/v1"]
     )
-    return openai_backend.load(args, "m", None, Sampling(50, **sampling))
+    return openai_backend.load(options.engine_from(args, "m"), Sampling(50, **sampling))
 
 
 def test_what_is_asked():

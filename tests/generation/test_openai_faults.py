@@ -72,7 +72,7 @@ def test_f27_a_lasting_fault_ends_in_an_error_and_is_retried_by_the_next_run(tmp
     assert rows[0]["response"] == ""
     assert server.url in rows[0]["error"]
     assert len(rows[0]["error"]) < 300
-    assert "1 results failed for good: gsm8k-test-00000" in capsys.readouterr().err
+    assert "1 results failed: gsm8k-test-00000" in capsys.readouterr().err
     assert teacher_cot.main([*words(tmp_path, server), "--is_done"]) == cli.NOT_DONE
     with ChatServer() as server:
         code, rows = teach(tmp_path, server)
@@ -147,7 +147,7 @@ def test_f27_a_server_killed_in_the_middle(tmp_path: Path):
 
 def run_and_kill(folder: Path, urls: list[str], victim: subprocess.Popen[str]) -> tuple[int, list[Any]]:
     """A teacher run of 60 rows during which a server is killed as soon as 15 are there."""
-    backend = teacher_cot.engines.load_backend
+    backend = teacher_cot.engines.load
 
     class Watched:
         def __init__(self, *args: Any) -> None:
@@ -160,7 +160,7 @@ def run_and_kill(folder: Path, urls: list[str], victim: subprocess.Popen[str]) -
                 yield result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teacher_cot.engines, "load_backend", Watched)
+        patch.setattr(teacher_cot.engines, "load", Watched)
         return teach(folder, *urls, rows=60, more=("--concurrency", 4))
 
 

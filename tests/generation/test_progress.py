@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cotkit.generation import progress
-from cotkit.generation.types import Completion
+from cotkit.generation.types import Completion, Sampling
 
 
 def test_seconds_of_earlier_launches(tmp_path: Path):
@@ -28,7 +28,7 @@ def test_seconds_of_earlier_launches(tmp_path: Path):
     [(0.01, True, None), (0.02, False, "512; raise it"), (0.5, True, "raise it to 32768")],
 )
 def test_cut_texts_are_warned_about_above_one_percent(share: float, thinking: bool, says: str | None):
-    warning = progress.truncation_warning({"truncated_share": share}, {"max_new_tokens": 512, "thinking": thinking})
+    warning = progress.truncation_warning(share, Sampling(512, thinking=thinking))
     assert (warning is None) == (says is None)
     assert (says or "") in (warning or "")
 

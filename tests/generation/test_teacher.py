@@ -82,7 +82,7 @@ def test_failed_rows_are_listed_retried_and_not_counted_as_done(tmp_path: Path, 
     for _ in range(2):
         done = teach(tmp_path, tiny_model, check=False)
         assert done.returncode == 3
-        assert "1 results failed for good: gsm8k-test-00001" in done.stderr
+        assert "1 results failed: gsm8k-test-00001" in done.stderr
         rows = read_rows(tmp_path / "teacher.jsonl")
         assert [row["finish_reason"] == "error" for row in rows] == [False, True]
     assert "1 of 2 results are there already" in done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import subprocess
@@ -18,6 +17,7 @@ from conftest import ROOT, SMOLLM2, make_tokenizer, problem, read_rows, write_ro
 from cotkit.core.errors import UserError
 from cotkit.generation import engines
 from cotkit.generation.backends import vllm_backend as backend
+from cotkit.generation.options import EngineOptions
 from cotkit.generation.types import Completion, Request, Sampling
 
 AT_ONCE = 2  # rows that the scripted engine decodes together
@@ -199,13 +199,12 @@ def test_sampling_reaches_the_engine(vllm: Any, tokenizer: Any):
     assert params.seed == Request("q", 0, []).seed(1)
 
 
-def arguments(**changes: Any) -> argparse.Namespace:
-    values = {"device": "auto", "dtype": "auto", "seed": 1, "tensor_parallel_size": 1, "gpu_memory_utilization": None}
-    return argparse.Namespace(**{**values, "merge_adapter": None, **changes})
+def options(model: Path, adapter: Path | None = None, **changes: Any) -> EngineOptions:
+    return EngineOptions("vllm", str(model), str(adapter) if adapter else None, seed=1, **changes)
 
 
 def test_an_adapter_is_merged_on_a_cpu_and_the_copy_is_removed(vllm: Any, tiny_model: Path, tiny_adapter: Path):
-    loaded = backend.load(arguments(), str(tiny_model), str(tiny_adapter), Sampling(8))
+    loaded = backend.load(options(tiny_model, tiny_adapter), Sampling(8))
     (args,) = vllm.started
     assert loaded.lora is None
     assert {"config.json", "model.safetensors"} <= set(args.files)
@@ -214,8 +213,8 @@ def test_an_adapter_is_merged_on_a_cpu_and_the_copy_is_removed(vllm: Any, tiny_m
 
 
 def test_an_adapter_goes_to_the_engine_with_the_room_that_it_needs(vllm: Any, tiny_model: Path, tiny_adapter: Path):
-    options = arguments(merge_adapter=False, dtype="bfloat16", gpu_memory_utilization=0.5)
-    loaded = backend.load(options, str(tiny_model), str(tiny_adapter), Sampling(8))
+    chosen = options(tiny_model, tiny_adapter, merge_adapter=False, dtype="bfloat16", gpu_memory_utilization=0.5)
+    loaded = backend.load(chosen, Sampling(8))
     (args,) = vllm.started
     assert loaded.lora == ("adapter", 1, str(tiny_adapter))
     assert (args.enable_lora, args.max_lora_rank, args.model) == (True, 8, str(tiny_model))
@@ -230,9 +229,9 @@ def test_an_engine_that_does_not_start_is_one_line(vllm: Any, tiny_model: Path, 
 
     vllm.LLMEngine.from_engine_args = fails
     with pytest.raises(UserError, match=rf"does not start with .*: {str(failure).splitlines()[0]}$"):
-        backend.load(arguments(), str(tiny_model), None, Sampling(8))
+        backend.load(options(tiny_model), Sampling(8))
     with pytest.raises(UserError, match="--device cuda: this vLLM was built for cpu"):
-        backend.load(arguments(device="cuda"), str(tiny_model), None, Sampling(8))
+        backend.load(options(tiny_model, device="cuda"), Sampling(8))
 
 
 TORCHRUN = {
@@ -292,9 +291,9 @@ def test_each_rank_has_its_own_gpus():
 
 
 def test_without_vllm_the_environment_is_named(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    monkeypatch.setattr(backend, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"vLLM is not installed here; .*requirements-vllm\.txt"):
-        engines.check_model(str(ROOT), "vllm")
+        engines.check(options(ROOT))
 
 
 def test_the_real_engine_writes_what_transformers_writes(tmp_path: Path):

@@ -1,16 +1,15 @@
-"""No model at all: texts made up from the request, for trying a pipeline and for tests. Needs no package and no GPU.
+"""Makes texts up from the request, for trying the pipeline and for tests. Needs no model, package or GPU.
 
     python teacher_cot.py --backend fake --model_name fake ...
     python teacher_cot.py --backend fake --model_name fake:seconds=0.05,bytes=20000 ...
 
-Any model name will do. One of the second form waits so many seconds before each row and pads the text to about so many
-bytes; being the model's name, it stands in every manifest. The same request always gives the same text. Three of four
-texts repeat the answer line that a rewriting teacher is shown; the others answer with a number of their own.
+Any model name works. The second form waits so many seconds before each row and pads each text to about so many bytes.
+The same request always gets the same text. Three of four texts repeat the answer line of a rewriting prompt; the others
+have another answer.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import re
 import time
@@ -18,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cotkit.core.errors import UserError
+from cotkit.generation.options import EngineOptions
 from cotkit.generation.prompts import Message
 from cotkit.generation.types import Completion, Request, Sampling
 
@@ -51,19 +51,29 @@ class FakeBackend:
         return Completion(text, "stop", prompt, len(text.split()))
 
 
-def load(args: argparse.Namespace, model: str, adapter: str | None, sampling: Sampling) -> FakeBackend:
-    """Reads the options from the model's name. Raises UserError for one that does not exist."""
+reads_model_files = False
+manifest_settings = {"backend": "fake"}
+
+
+def check(options: EngineOptions) -> None:
+    """Raises UserError for an unknown option in the model's name."""
+    load(options)
+
+
+def load(options: EngineOptions, sampling: Sampling | None = None) -> FakeBackend:
+    """Reads seconds and bytes from the model's name. Raises UserError for an unknown option."""
+    model = options.model
     if not model.startswith("fake:"):
         return FakeBackend()
-    options = dict.fromkeys(("seconds", "bytes"), "0")
+    values = dict.fromkeys(("seconds", "bytes"), "0")
     for pair in model.removeprefix("fake:").split(","):
         name, _, value = pair.partition("=")
-        if name not in options or not re.fullmatch(r"\d+(\.\d+)?" if name == "seconds" else r"\d+", value):
+        if name not in values or not re.fullmatch(r"\d+(\.\d+)?" if name == "seconds" else r"\d+", value):
             raise UserError(f"{model}: {pair!r} is no option of the fake model; write fake:seconds=0.05,bytes=20000")
-        options[name] = value
-    return FakeBackend(float(options["seconds"]), int(options["bytes"]))
+        values[name] = value
+    return FakeBackend(float(values["seconds"]), int(values["bytes"]))
 
 
-def preview(model: str, messages: list[Message], sampling: Sampling) -> str:
+def preview(options: EngineOptions, messages: list[Message], sampling: Sampling) -> str:
     """The messages as they are: there is no chat template."""
     return "\n".join(f"{message['role']}: {message['content']}" for message in messages)

@@ -9,7 +9,6 @@ server's own; sampled ones repeat as far as it keeps to a request's seed.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import os
@@ -25,6 +24,7 @@ from urllib.parse import urlsplit
 
 from cotkit.core.errors import UserError
 from cotkit.generation.backends.server_pool import AttemptError, Blame, Pool
+from cotkit.generation.options import EngineOptions
 from cotkit.generation.prompts import Message
 from cotkit.generation.types import Completion, Request, Sampling
 from cotkit.grading.grader import answer_line_end
@@ -46,16 +46,20 @@ BLAME |= {502: Blame.SERVER, 503: Blame.SERVER}
 HOPELESS = (401, 404)  # a wrong key, a wrong model or path
 
 
-def check(args: argparse.Namespace, adapter: str | None) -> None:
-    """Raises UserError where the flags do not fit; asks no server."""
-    if adapter is not None:
+reads_model_files = False
+manifest_settings: dict[str, Any] = {}
+
+
+def check(options: EngineOptions) -> None:
+    """Raises UserError if the options cannot work; asks no server."""
+    if options.adapter is not None:
         raise UserError(
-            f"{adapter}: --backend openai cannot load an adapter; serve it under a model name of its own "
+            f"{options.adapter}: --backend openai cannot load an adapter; serve it under a model name of its own "
             "(vllm serve --enable-lora --lora-modules NAME=DIR) and give that name instead of --lora_path"
         )
-    if not args.base_url:
+    if not options.base_url:
         raise UserError("--backend openai needs --base_url, such as http://localhost:8000/v1")
-    for number, url in enumerate(args.base_url, 1):
+    for number, url in enumerate(options.base_url, 1):
         parts = urlsplit(url)
         if parts.username or parts.password or parts.query or parts.fragment:  # not shown: it may hold a secret
             raise UserError(
@@ -65,18 +69,23 @@ def check(args: argparse.Namespace, adapter: str | None) -> None:
             raise UserError(f"--base_url {url}: an address such as http://localhost:8000/v1 is expected")
 
 
-def load(args: argparse.Namespace, model: str, adapter: str | None, sampling: Sampling) -> OpenAIBackend:
-    """The pool that the flags describe; nothing is asked yet."""
+def load(options: EngineOptions, sampling: Sampling) -> OpenAIBackend:
+    """The pool of servers that the options describe; asks no server yet."""
     for noisy in ("httpx2", "httpcore2", "openai"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    urls = list(dict.fromkeys(url.rstrip("/") for url in args.base_url))
-    pool: Pool[Request, Completion] = Pool(urls, args.concurrency, args.max_retries)
+    urls = list(dict.fromkeys(url.rstrip("/") for url in options.base_url))
+    pool: Pool[Request, Completion] = Pool(urls, options.concurrency, options.max_retries)
     return OpenAIBackend(
-        pool, model, sampling, args.seed, args.request_timeout, os.environ.get("OPENAI_API_KEY", "").strip()
+        pool,
+        options.model,
+        sampling,
+        options.seed,
+        options.request_timeout,
+        os.environ.get("OPENAI_API_KEY", "").strip(),
     )
 
 
-def preview(model: str, messages: list[Message], sampling: Sampling) -> str:
+def preview(options: EngineOptions, messages: list[Message], sampling: Sampling) -> str:
     """The messages as they are sent; the server applies the model's template."""
     return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
 

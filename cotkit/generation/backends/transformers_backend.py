@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
 from cotkit.core.errors import UserError
-from cotkit.generation.chat_model import load_model, load_tokenizer, preview
+from cotkit.generation.chat_model import check_model, load_model, load_tokenizer
+from cotkit.generation.options import EngineOptions
+from cotkit.generation.prompts import Message, render
 from cotkit.generation.types import Sampling
 
 if TYPE_CHECKING:
     from cotkit.generation.backends.continuous_batching import Decoder
 
-__all__ = ["load", "preview"]
+reads_model_files = True
+manifest_settings: dict[str, Any] = {}
 
-# Rows in flight. Measured on 2 cores with a 135M model: from 32 rows on a row costs the same, computing is the limit;
-# a GPU is fed better by more, and there it is the memory that bounds them.
+# Default batch sizes. Measured on 2 cores with a 135M model: from 32 rows on, a larger batch makes no row cheaper. A GPU
+# gains from larger batches, and its memory is the limit.
 CPU_ROWS, GPU_ROWS = 64, 256
-# Tokens in flight on a CPU; 1.5 GiB of keys and values of a 135M model in float32.
+# Default limit in tokens on a CPU: 1.5 GiB of KV cache of a 135M model in float32.
 CPU_TOKENS = 32768
-# Of a GPU's memory that is free once the model is there, the share that keys and values may fill; the rest is for
-# computing, and for the copy when a batch is arranged anew.
+# Share of the GPU memory that is free after loading which the KV cache may fill. The rest is for activations, and for the
+# copy when a batch is rearranged.
 GPU_CACHE_SHARE = 0.6
 
 
@@ -40,21 +42,31 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
-def load(args: argparse.Namespace, model_name: str, adapter: str | None, sampling: Sampling) -> Decoder:
-    """Loads a model, merges the adapter into it, and puts it on the device. Raises UserError if there is no such model."""
+def check(options: EngineOptions) -> None:
+    """Raises UserError if the model is neither a model folder nor a hub model's name."""
+    check_model(options.model)
+
+
+def preview(options: EngineOptions, messages: list[Message], sampling: Sampling) -> str:
+    """The text that the model would read."""
+    return render(load_tokenizer(options.model), messages, sampling.thinking)
+
+
+def load(options: EngineOptions, sampling: Sampling) -> Decoder:
+    """Loads the model, merges the adapter into it, and puts it on the device. Raises UserError if it cannot."""
     import torch
 
     from cotkit.generation.backends.continuous_batching import Decoder
 
-    device = pick_device(args.device)
-    dtype: Any = "auto" if args.dtype == "auto" else getattr(torch, args.dtype)
-    if device == "cpu" and args.dtype == "auto":
+    device = pick_device(options.device)
+    dtype: Any = "auto" if options.dtype == "auto" else getattr(torch, options.dtype)
+    if device == "cpu" and options.dtype == "auto":
         dtype = torch.float32
-    tokenizer = load_tokenizer(model_name)
-    model = load_model(model_name, adapter, dtype).to(device).eval()
-    rows = args.batch_size or (CPU_ROWS if device == "cpu" else GPU_ROWS)
-    tokens = args.max_batch_tokens or default_batch_tokens(model)
-    return Decoder(model, tokenizer, sampling, rows, tokens, args.seed)
+    tokenizer = load_tokenizer(options.model)
+    model = load_model(options.model, options.adapter, dtype).to(device).eval()
+    rows = options.batch_size or (CPU_ROWS if device == "cpu" else GPU_ROWS)
+    tokens = options.max_batch_tokens or default_batch_tokens(model)
+    return Decoder(model, tokenizer, sampling, rows, tokens, options.seed)
 
 
 def default_batch_tokens(model: Any) -> int:

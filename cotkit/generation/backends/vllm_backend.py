@@ -7,7 +7,6 @@ the transformers backend. Needs an environment of its own, see requirements-vllm
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import contextlib
 import json
@@ -17,6 +16,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,19 @@ from cotkit.core.errors import UserError
 from cotkit.generation.chat_model import (
     answered,
     check_adapter,
+    check_model,
     decode,
     encode,
     load_model,
     load_tokenizer,
-    preview,
     turn_end_ids,
 )
+from cotkit.generation.options import EngineOptions
+from cotkit.generation.prompts import Message, render
 from cotkit.generation.types import Completion, Request, Sampling
 
-__all__ = ["VllmBackend", "load", "preview"]
+reads_model_files = True
+manifest_settings: dict[str, Any] = {}
 
 # The only ranks that vLLM reserves room for; an adapter gets the next larger one.
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -61,10 +64,25 @@ QUIET = {
 }
 
 
-def load(args: argparse.Namespace, model_name: str, adapter: str | None, sampling: Sampling) -> VllmBackend:
+def check(options: EngineOptions) -> None:
+    """Raises UserError if vLLM is not installed, or the model is neither a model folder nor a hub model's name."""
+    if find_spec("vllm") is None:
+        raise UserError(
+            "--backend vllm: vLLM is not installed here; it has an environment of its own, requirements-vllm.txt"
+        )
+    check_model(options.model)
+
+
+def preview(options: EngineOptions, messages: list[Message], sampling: Sampling) -> str:
+    """The text that the model would read."""
+    return render(load_tokenizer(options.model), messages, sampling.thinking)
+
+
+def load(options: EngineOptions, sampling: Sampling) -> VllmBackend:
     """Starts an engine. Raises UserError for a model or adapter that cannot be used, or if the engine does not start."""
     from transformers import AutoConfig, GenerationConfig
 
+    model_name, adapter = options.model, options.adapter
     tokenizer = load_tokenizer(model_name)
     if adapter is not None:
         check_adapter(model_name, Path(adapter))
@@ -72,14 +90,14 @@ def load(args: argparse.Namespace, model_name: str, adapter: str | None, samplin
         generation = GenerationConfig.from_pretrained(model_name)
     except OSError:  # it has none: its configuration names the end token
         generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(model_name))
-    with engine_environment(args.tensor_parallel_size), tempfile.TemporaryDirectory(prefix="merged-") as folder:
-        engine, lora = _start(args, model_name, adapter, Path(folder))
+    with engine_environment(options.tensor_parallel_size), tempfile.TemporaryDirectory(prefix="merged-") as folder:
+        engine, lora = _start(options, Path(folder))
     guard_children()
     atexit.register(engine.engine_core.shutdown, timeout=SHUTDOWN_SECONDS)
-    return VllmBackend(engine, tokenizer, turn_end_ids(tokenizer, generation), sampling, args.seed, lora)
+    return VllmBackend(engine, tokenizer, turn_end_ids(tokenizer, generation), sampling, options.seed, lora)
 
 
-def _start(args: argparse.Namespace, model_name: str, adapter: str | None, folder: Path) -> tuple[Any, Any]:
+def _start(options: EngineOptions, folder: Path) -> tuple[Any, Any]:
     """(engine, its LoRARequest or None). With a merged adapter the engine reads its weights from `folder`, once."""
     logging.getLogger("vllm").setLevel(logging.ERROR)  # while it is imported; then it sets up its own logging
     from vllm import EngineArgs, LLMEngine
@@ -87,33 +105,34 @@ def _start(args: argparse.Namespace, model_name: str, adapter: str | None, folde
     from vllm.platforms import current_platform
 
     on_cpu = current_platform.is_cpu()
-    if args.device not in ("auto", current_platform.device_type):
-        raise UserError(f"--device {args.device}: this vLLM was built for {current_platform.device_type}")
-    options: dict[str, Any] = {"dtype": "float32" if on_cpu and args.dtype == "auto" else args.dtype}
-    if args.gpu_memory_utilization is not None:
-        options["gpu_memory_utilization"] = args.gpu_memory_utilization
+    if options.device not in ("auto", current_platform.device_type):
+        raise UserError(f"--device {options.device}: this vLLM was built for {current_platform.device_type}")
+    arguments: dict[str, Any] = {"dtype": "float32" if on_cpu and options.dtype == "auto" else options.dtype}
+    if options.gpu_memory_utilization is not None:
+        arguments["gpu_memory_utilization"] = options.gpu_memory_utilization
     elif on_cpu:
-        options["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
+        arguments["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
+    model_name, adapter = options.model, options.adapter
     weights, lora = model_name, None
-    if adapter is not None and (on_cpu if args.merge_adapter is None else args.merge_adapter):
-        load_model(model_name, adapter, options["dtype"]).save_pretrained(folder)
+    if adapter is not None and (on_cpu if options.merge_adapter is None else options.merge_adapter):
+        load_model(model_name, adapter, arguments["dtype"]).save_pretrained(folder)
         weights = str(folder)
     elif adapter is not None:
         lora = LoRARequest("adapter", 1, adapter)
-        options.update(enable_lora=True, max_loras=1, max_lora_rank=_lora_rank(Path(adapter)))
+        arguments.update(enable_lora=True, max_loras=1, max_lora_rank=_lora_rank(Path(adapter)))
     try:
         engine = LLMEngine.from_engine_args(
             EngineArgs(
                 model=weights,
                 skip_tokenizer_init=True,
-                seed=args.seed,
+                seed=options.seed,
                 enable_prefix_caching=True,
                 max_model_len=-1,  # the model's own context, or as much of it as memory holds
-                tensor_parallel_size=args.tensor_parallel_size,
+                tensor_parallel_size=options.tensor_parallel_size,
                 enforce_eager=on_cpu,  # on a CPU compiling takes longer than it saves
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
-                **options,
+                **arguments,
             )
         )
         if lora is not None:
