@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import itemgetter
 from statistics import fmean
 
 from cotkit.core.jsonl import Row
@@ -11,40 +12,38 @@ from cotkit.evaluation import llm_judge
 
 
 def finding(comparison: Row) -> str:
-    """One sentence: what was found on the data set with the most questions, how large, how certain."""
+    """One sentence: the result on the data set with the most questions, its size and its uncertainty."""
     largest = max(comparison["datasets"], key=lambda dataset: dataset["questions"])
     return dataset_finding(largest, comparison["reference"])
 
 
 def dataset_finding(dataset: Row, reference: str) -> str:
     """One sentence about one data set: the best method against the reference, and against the next best."""
-    place = f"On {dataset['dataset']} ({dataset['questions']} questions)"
+    where = f"On {dataset['dataset']} ({dataset['questions']} questions)"
     against = [pair for pair in dataset["pairs"] if pair["reference"] == reference]
     if not against:
-        return f"{place} only {reference} was scored, so there is nothing to compare."
-    better = [pair for pair in against if pair["verdict"] == "better"]
-    worse = [pair for pair in against if pair["verdict"] == "worse"]
-    if better:
-        best = max(better, key=lambda pair: pair["difference"])
-        return f"{place} {best['method']} is better than {reference} by {uncertain(best)}{_next_best(dataset, best)}."
-    if worse:
-        worst = min(worse, key=lambda pair: pair["difference"])
-        none = f"{place} no method is shown to be better than {reference}"
+        return f"{where} only {reference} was scored, so there is nothing to compare."
+    if better := [pair for pair in against if pair["verdict"] == "better"]:
+        best = max(better, key=itemgetter("difference"))
+        return f"{where} {best['method']} is better than {reference} by {uncertain(best)}{_next_best(dataset, best)}."
+    if worse := [pair for pair in against if pair["verdict"] == "worse"]:
+        worst = min(worse, key=itemgetter("difference"))
+        none = f"{where} no method is shown to be better than {reference}"
         return f"{none}, and {worst['method']} is worse: {uncertain(worst)}."
     largest = max(against, key=lambda pair: abs(pair["difference"]))
     return (
-        f"{place} no method is shown to differ from {reference}: the largest difference, of {largest['method']}, is "
+        f"{where} no method is shown to differ from {reference}: the largest difference, of {largest['method']}, is "
         f"{uncertain(largest)}, and a test of this size finds differences from about "
         f"{100 * largest['minimum_detectable_difference']:.0f} points on."
     )
 
 
 def _next_best(dataset: Row, best: Row) -> str:
-    """How the best method compares with the next best one that is not the reference."""
+    """Compares the best method with the next best one that is not the reference."""
     others = [m for m in dataset["methods"] if m["method"] not in (best["method"], best["reference"])]
     if not others:
         return ""
-    other = max(others, key=lambda method: method["accuracy"])["method"]
+    other = max(others, key=itemgetter("accuracy"))["method"]
     names = {best["method"], other}
     pair = next(pair for pair in dataset["pairs"] if {pair["method"], pair["reference"]} == names)
     return f"; {pair['method']} against {pair['reference']}: {uncertain(pair)}, {pair['verdict']}"
@@ -52,108 +51,101 @@ def _next_best(dataset: Row, best: Row) -> str:
 
 def uncertain(pair: Row) -> str:
     """A difference with its interval and its p-value."""
-    low, high = 100 * pair["low"], 100 * pair["high"]
-    p_value = pair["p_adjusted"]
-    p_text = "p < 0.001" if p_value < 0.001 else f"p {p_value:.2g}"
-    interval = f"95 % interval {low:+.1f} to {high:+.1f}"
-    return f"{100 * pair['difference']:+.1f} points ({interval}, {p_text} after Holm's correction)"
+    difference, low, high = (100 * pair[key] for key in ("difference", "low", "high"))
+    p = "p < 0.001" if pair["p_adjusted"] < 0.001 else f"p {pair['p_adjusted']:.2g}"
+    return f"{difference:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}, {p} after Holm's correction)"
 
 
 def markdown(comparison: Row) -> str:
-    """The whole of comparison.md."""
-    lines = ["# Comparison", "", comparison["finding"], ""]
+    """The text of comparison.md."""
+    blocks: list[str | Table] = ["# Comparison", comparison["finding"]]
     for dataset in comparison["datasets"]:
-        lines += [f"## {dataset['dataset']}: {dataset['questions']} questions, protocol {dataset['protocol']}", ""]
-        if dataset["finding"] != comparison["finding"]:
-            lines += [dataset["finding"], ""]
-        lines += [line for note in dataset["notes"] for line in (f"Note: {note}.", "")]
-        lines += [*methods_table(dataset).lines(), ""]
-        lines += [*pairs_table(dataset).lines(), ""] if dataset["pairs"] else []
-        if table := critic_table(dataset):
-            lines += [*table.lines(), ""]
-        if ratings := critic_pairs(dataset):
-            lines += [ratings, ""]
+        blocks.append(f"## {dataset['dataset']}: {dataset['questions']} questions, protocol {dataset['protocol']}")
+        blocks += [dataset["finding"]] if dataset["finding"] != comparison["finding"] else []
+        blocks += [f"Note: {note}." for note in dataset["notes"]]
+        blocks.append(methods_table(dataset))
+        blocks += [pairs_table(dataset)] if dataset["pairs"] else []
+        blocks += filter(None, (critic_table(dataset), critic_pairs(dataset)))
     if comparison.get("trainings"):
-        lines += ["## Trainings", "", *trainings_table(comparison["trainings"]).lines(), ""]
-    return "\n".join([*lines, *reading_help(comparison)]) + "\n"
+        blocks += ["## Trainings", trainings_table(comparison["trainings"])]
+    return as_markdown([*blocks, *reading_help(comparison)])
 
 
-def trainings_table(trainings: dict[str, Row]) -> Table:
-    """How much each method was trained: a comparison is of the data only as far as these agree."""
-    header = ["method", "rows", "steps", "trained tokens", "held-out loss"]
-    forms = {"rows": "{:,}", "steps": "{:,}", "trained_tokens": "{:,}", "eval_loss": "{:.3f}"}
-    return Table(
-        header,
-        [
-            [name, *("" if counts[key] is None else form.format(counts[key]) for key, form in forms.items())]
-            for name, counts in trainings.items()
-        ],
-    )
+def as_markdown(blocks: Iterable[str | Table]) -> str:
+    """Paragraphs and tables, separated by blank lines."""
+    return "\n\n".join(item if isinstance(item, str) else "\n".join(item.lines()) for item in blocks) + "\n"
+
+
+TRAINING_COLUMNS = {
+    "rows": ("rows", ",d"),
+    "steps": ("steps", ",d"),
+    "trained_tokens": ("trained tokens", ",d"),
+    "train_loss": ("mean training loss", ".3f"),
+    "eval_loss": ("held-out loss", ".3f"),
+    "train_runtime": ("seconds", ".0f"),
+}
+COMPARED_COUNTS = ("rows", "steps", "trained_tokens", "eval_loss")
+
+
+def trainings_table(trainings: dict[str, Row], keys: Iterable[str] = COMPARED_COUNTS) -> Table:
+    """What each method was trained on; methods are compared in their data only if these counts agree."""
+    columns = {key: TRAINING_COLUMNS[key] for key in keys}
+    rows = [
+        [name, *("" if counts.get(key) is None else format(counts[key], form) for key, (_, form) in columns.items())]
+        for name, counts in trainings.items()
+    ]
+    return Table(["method", *(title for title, _ in columns.values())], rows)
+
+
+# Title, figure of one run's summary, format. The table shows means over a method's runs.
+RUN_COLUMNS: tuple[tuple[str, Callable[[Row], float | None], str], ...] = (
+    ("words", itemgetter("word_count"), ".0f"),
+    ("to the answer", itemgetter("words_to_answer"), ".0f"),
+    ("runaway text", itemgetter("runaway_text"), ".0%"),
+    ("ended with EOS", itemgetter("ended_with_eos"), ".0%"),
+    ("truncated", itemgetter("truncated"), ".0%"),
+    ("no answer", lambda run: run["verdicts"]["no_answer"] / run["n"], ".0%"),
+    ("missing", itemgetter("missing"), ".0f"),
+    ("with checkable steps", lambda run: run["steps"]["outputs"] / max(1, run["n"] - run["missing"]), ".0%"),
+    ("steps correct", lambda run: run["steps"]["share_right"], ".0%"),
+)
 
 
 def methods_table(dataset: Row) -> Table:
-    """One line a method; figures of several runs are means."""
-    header = [
-        "method",
-        "accuracy [95 %]",
-        "words",
-        "to the answer",
-        "runaway text",
-        "ended with EOS",
-        "truncated",
-        "no answer",
-        "missing",
-        "with checkable steps",
-        "steps correct",
-    ]
-    return Table(header, [_method_cells(method) for method in dataset["methods"]])
+    """One row per method."""
+    rows = []
+    for method in dataset["methods"]:
+        runs = method["runs"]
+        accuracy = f"{method['accuracy']:.3f} [{method['accuracy_low']:.3f}, {method['accuracy_high']:.3f}]"
+        if method["standard_deviation"] is not None:
+            accuracy += f" ({len(runs)} runs, standard deviation {method['standard_deviation']:.3f})"
+        rows.append([method["method"], accuracy, *(_mean(map(figure, runs), form) for _, figure, form in RUN_COLUMNS)])
+    return Table(["method", "accuracy [95 %]", *(title for title, _, _ in RUN_COLUMNS)], rows)
 
 
-def _method_cells(method: Row) -> list[str]:
-    runs = method["runs"]
-    accuracy = f"{method['accuracy']:.3f} [{method['accuracy_low']:.3f}, {method['accuracy_high']:.3f}]"
-    if method["standard_deviation"] is not None:
-        accuracy += f" ({len(runs)} runs, standard deviation {method['standard_deviation']:.3f})"
-    return [
-        method["method"],
-        accuracy,
-        _mean([run["word_count"] for run in runs], "{:.0f}"),
-        _mean([run["words_to_answer"] for run in runs], "{:.0f}"),
-        _mean([run["runaway_text"] for run in runs], "{:.0%}"),
-        _mean([run["ended_with_eos"] for run in runs], "{:.0%}"),
-        _mean([run["truncated"] for run in runs], "{:.0%}"),
-        _mean([run["verdicts"]["no_answer"] / run["n"] for run in runs], "{:.0%}"),
-        _mean([run["missing"] for run in runs], "{:.0f}"),
-        _mean([run["steps"]["outputs"] / max(1, run["n"] - run["missing"]) for run in runs], "{:.0%}"),
-        _mean([run["steps"]["share_right"] for run in runs], "{:.0%}"),
-    ]
-
-
-def _mean(values: list[float | None], form: str) -> str:
+def _mean(values: Iterable[float | None], form: str) -> str:
     known = [value for value in values if value is not None]
-    return form.format(fmean(known)) if known else "none"
+    return format(fmean(known), form) if known else "none"
 
 
 def pairs_table(dataset: Row) -> Table:
-    """One line a pair of methods, each on the same questions."""
-    header = ["pair", "difference in points [95 %]", "p", "p, Holm", "wins / losses", "minimum detectable difference", "verdict"]
-    return Table(header, [_pair_cells(pair) for pair in dataset["pairs"]])
-
-
-def _pair_cells(pair: Row) -> list[str]:
-    return [
-        f"{pair['method']} against {pair['reference']}",
-        f"{100 * pair['difference']:+.1f} [{100 * pair['low']:+.1f}, {100 * pair['high']:+.1f}]",
-        f"{pair['p']:.2g}",
-        f"{pair['p_adjusted']:.2g}",
-        f"+{len(pair['wins'])} -{len(pair['losses'])}",
-        f"{100 * pair['minimum_detectable_difference']:.1f}",
-        pair["verdict"],
-    ]
+    """One row per pair of methods, each on the same questions."""
+    columns: dict[str, Callable[[Row], str]] = {
+        "pair": lambda pair: f"{pair['method']} against {pair['reference']}",
+        "difference in points [95 %]": lambda pair: (
+            f"{100 * pair['difference']:+.1f} [{100 * pair['low']:+.1f}, {100 * pair['high']:+.1f}]"
+        ),
+        "p": lambda pair: f"{pair['p']:.2g}",
+        "p, Holm": lambda pair: f"{pair['p_adjusted']:.2g}",
+        "wins / losses": lambda pair: f"+{len(pair['wins'])} -{len(pair['losses'])}",
+        "minimum detectable difference": lambda pair: f"{100 * pair['minimum_detectable_difference']:.1f}",
+        "verdict": itemgetter("verdict"),
+    }
+    return Table(list(columns), [[cell(pair) for cell in columns.values()] for pair in dataset["pairs"]])
 
 
 def critic_table(dataset: Row) -> Table | None:
-    """One line a rated run and criterion, the judge's controls beside each figure; None where nothing was rated."""
+    """One row per rated run and criterion, with the judge's controls; None if nothing was rated."""
     rows = [
         [run["stem"], name, *llm_judge.cells(criterion)]
         for method in dataset["methods"]
@@ -166,7 +158,7 @@ def critic_table(dataset: Row) -> Table | None:
 
 
 def critic_pairs(dataset: Row) -> str:
-    """The paired differences of the critic's ratings, as one sentence; "" where there are none."""
+    """The paired differences of the critic's ratings in one sentence; "" if there are none."""
     found = [
         f"{pair['method']} against {pair['reference']} {rated['difference']:+.2f} "
         f"[{rated['low']:+.2f}, {rated['high']:+.2f}] on {rated['questions']} questions"
@@ -178,7 +170,7 @@ def critic_pairs(dataset: Row) -> str:
 
 
 def reading_help(comparison: Row) -> Iterable[str]:
-    """What a reader of the two tables must know, in two paragraphs."""
+    """Explains the two tables in two paragraphs."""
     tests = sorted({pair["test"] for dataset in comparison["datasets"] for pair in dataset["pairs"]})
     yield (
         f"Intervals: Wilson's for an accuracy, {comparison['bootstrap_repetitions']:,} paired bootstrap samples of the "
