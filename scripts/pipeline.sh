@@ -15,7 +15,7 @@
 source "$(dirname -- "${BASH_SOURCE[0]}")/internal/common.sh"
 
 STAGES=(data teacher filter train infer critic score compare report)
-preset=configs/smollm2_cpu limit="" from="" source_dir="" output_root=outputs wanted=""
+preset="" limit="" from="" source_dir="" output_root=outputs wanted=""
 seeds=()
 while [[ $# -gt 0 ]]; do
   case "$1" in
@@ -41,11 +41,13 @@ while [[ $# -gt 0 ]]; do
     -*) usage "unknown option $1; known are --limit N, --from STAGE, --source DIR, --output_root DIR," \
       "--methods LIST, --seeds N ..." ;;
     *)
+      [[ -z "$preset" ]] || usage "one preset is expected, found $preset and $1"
       preset="${1%/}"
       shift
       ;;
   esac
 done
+preset="${preset:-configs/smollm2_cpu}"
 [[ -f "$preset/data.yaml" ]] || fail "$preset: not a preset folder (no data.yaml); known are: $(dirname -- configs/*/data.yaml | xargs)"
 [[ -z "$from" || " ${STAGES[*]} " == *" $from "* ]] || usage "--from $from: stages are ${STAGES[*]}"
 [[ -z "$limit" || "$limit" =~ ^[1-9][0-9]*$ ]] || usage "--limit $limit: a whole number of at least 1 is expected"

@@ -26,6 +26,13 @@ install() { "$python" -m pip install --quiet --disable-pip-version-check "$@"; }
 
 mark="$ENVIRONMENT/.cotkit-$(cat requirements.txt pyproject.toml scripts/setup.sh | sha256sum | cut -c1-16)"
 if [[ ! -e "$mark" ]]; then
+  # A kill in the middle of a package leaves its metadata without INSTALLER, which pip writes last; pip would take the
+  # package for installed.
+  if [[ "$ENVIRONMENT" == "$ROOT/.venv" ]]; then
+    for metadata in "$ENVIRONMENT"/lib/python3*/site-packages/*.dist-info; do
+      [[ -e "$metadata/INSTALLER" || ! -d "$metadata" ]] || rm -rf -- "$metadata"
+    done
+  fi
   say "installing requirements.txt (about 7 GB with PyTorch)"
   install -r requirements.txt
   # Its own requirements are an application's; only its model file is needed.

@@ -17,6 +17,8 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 SAMPLE_DATA = ROOT / "tests" / "data"
 SMOLLM2 = ROOT / "data/models/SmolLM2-135M-Instruct"
 
+for _name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):  # a user's shell does not set them; children shall not either
+    os.environ.pop(_name, None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: what tests start must hear Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
