@@ -29,7 +29,7 @@ from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.files import AtomicWriter, Lock
 from cotkit.core.jsonl import Row, dumps, read_numbered, write_atomic, write_json_atomic
-from cotkit.core.key_index import KeyIndex
+from cotkit.core.line_index import LineIndex
 from cotkit.core.manifest import Input, Manifest
 from cotkit.core.model_identity import fingerprint
 from cotkit.core.problems import read_problems, with_id
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 # Smaller inputs are judged in this process: others take a second to start, and each holds a tokenizer.
 SMALL_INPUT_BYTES = 20 * 2**20
+
+JudgedRows = Iterator[tuple[Row, RowOutcome]]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,9 +76,22 @@ def main(argv: list[str] | None = None) -> int:
         tally = FilterTally(options.seed)
         rows = judge(options, plan, teacher, tally)
         if options.only_retry:
-            write_retry(options, rows, teacher, tally, manifest, rules)
+            counts = write_retry(options.output_path, rows, teacher, tally)
+            manifest.finish([options.output_path], counts, judged_by=rules)
         else:
-            write_all(options, rows, teacher, tally, manifest)
+            selection = write_rows(options, rows, teacher, tally)
+            counts = report.summarize(tally, selection, teacher.sizes)
+            print(report.show(counts))
+            sizes = counts["training_sets"] = write_training_sets(options, teacher, selection)
+            examples = {reason: tally.examples[reason] for reason in CODES if reason in tally.examples}
+            write_json_atomic(options.outputs["report"], {**counts, "examples": examples})
+            report.write_markdown(options.outputs["markdown"], counts, examples)
+            written = [options.dataset_dir / f"{name}.jsonl" for name, size in sizes.items() if size]
+            index = options.dataset_dir / "dataset_info.json"
+            manifest.finish([*options.outputs.values(), *written, index], counts)
+            print(f"training sets in {options.dataset_dir}: " + ", ".join(f"{name} {sizes[name]}" for name in sizes))
+            for name in (name for name, size in sizes.items() if not size):
+                print(f"no row fits the training set {name}; it is not in dataset_info.json")
     return 0
 
 
@@ -139,13 +154,11 @@ def manifest_of(options: FilterOptions, rules: Row) -> Manifest:
     )
 
 
-def judge(
-    options: FilterOptions, plan: JudgingPlan, teacher: TeacherFiles, tally: FilterTally
-) -> Iterator[tuple[Row, RowOutcome]]:
-    """Yields every row with its outcome, and adds it to the tally. Raises UserError for a row of an unknown problem."""
+def judge(options: FilterOptions, plan: JudgingPlan, teacher: TeacherFiles, tally: FilterTally) -> JudgedRows:
+    """Yields every row with its outcome and adds it to the tally. Raises UserError for a row of an unknown problem."""
     problem_ids = None
     if options.problems_path is not None:
-        problem_ids = KeyIndex()
+        problem_ids = LineIndex()
         for number, row in read_numbered(options.problems_path):
             problem_ids.add(with_id(row)["id"], number)
     large = sum(path.stat().st_size for path in teacher.paths) > SMALL_INPUT_BYTES
@@ -167,33 +180,20 @@ def select(tally: FilterTally, teacher: TeacherFiles) -> Selection:
     return selection
 
 
-def write_retry(
-    options: FilterOptions,
-    rows: Iterator[tuple[Row, RowOutcome]],
-    teacher: TeacherFiles,
-    tally: FilterTally,
-    manifest: Manifest,
-    rules: Row,
-) -> None:
-    """Writes only the problems for another round; the manifest is written last."""
+def write_retry(output: Path, rows: JudgedRows, teacher: TeacherFiles, tally: FilterTally) -> Row:
+    """Judges all rows and writes only the problems for another round. Returns their counts."""
     for _ in rows:
         pass
     selection = select(tally, teacher)
     retried = list(training_sets.retry_rows(teacher, selection))
-    write_atomic(options.output_path, retried)
+    write_atomic(output, retried)
     problems = int(selection.first.sum())
-    print(f"{options.output_path}: {len(retried)} of {problems} problems have no kept sample and can be asked again")
-    manifest.finish([options.output_path], {"rows": len(retried), "problems": problems}, judged_by=rules)
+    print(f"{output}: {len(retried)} of {problems} problems have no kept sample and can be asked again")
+    return {"rows": len(retried), "problems": problems}
 
 
-def write_all(
-    options: FilterOptions,
-    rows: Iterator[tuple[Row, RowOutcome]],
-    teacher: TeacherFiles,
-    tally: FilterTally,
-    manifest: Manifest,
-) -> None:
-    """Writes kept and rejected rows, training sets and reports; the manifest is written last."""
+def write_rows(options: FilterOptions, rows: JudgedRows, teacher: TeacherFiles, tally: FilterTally) -> Selection:
+    """Judges all rows and writes each to the kept or the rejected file, then the problems for another round."""
     outputs = options.outputs
     with AtomicWriter(outputs["kept"]) as kept, AtomicWriter(outputs["rejected"]) as rejected:
         for row, outcome in rows:
@@ -204,25 +204,15 @@ def write_all(
                 rejected.write(dumps({**row, "reason": outcome.rejection.reason, "detail": outcome.rejection.detail}))
         selection = select(tally, teacher)
     write_atomic(outputs["retry"], training_sets.retry_rows(teacher, selection))
-    print(report.show(report.summarize(tally, selection, teacher.sizes, {})))
-
-    folder = options.dataset_dir
-    sources = training_sets.SetSources(teacher, outputs["kept"], selection, options.select, options.max_per_question)
-    sizes = write_training_sets(options, sources)
-    summary = report.summarize(tally, selection, teacher.sizes, sizes)
-    examples = {reason: tally.examples[reason] for reason in CODES if reason in tally.examples}
-    write_json_atomic(outputs["report"], {**summary, "examples": examples})
-    report.write_markdown(outputs["markdown"], summary, examples)
-    files = [folder / f"{name}.jsonl" for name, size in sizes.items() if size]
-    manifest.finish([*outputs.values(), *files, folder / "dataset_info.json"], summary)
-    print(f"training sets in {folder}: " + ", ".join(f"{name} {size}" for name, size in sizes.items()))
-    for name in (name for name, size in sizes.items() if not size):
-        print(f"no row fits the training set {name}; it is not in dataset_info.json")
+    return selection
 
 
-def write_training_sets(options: FilterOptions, sources: training_sets.SetSources) -> dict[str, int]:
+def write_training_sets(options: FilterOptions, teacher: TeacherFiles, selection: Selection) -> dict[str, int]:
     """Writes every training set and their index. Returns the number of rows of each; 0 for one without a row."""
     folder, ranking = options.dataset_dir, {name: declared.ranking for name, declared in options.sets.items()}
+    sources = training_sets.SetSources(
+        teacher, options.output_path, selection, options.select, options.max_per_question
+    )
     sizes = {
         name: training_sets.write_training_set(folder, name, sources.rows(options.sets[name]), pairs)
         for name, pairs in ranking.items()

@@ -40,8 +40,8 @@ QUARTILE_COLUMNS = {
 }
 
 
-def summarize(tally: FilterTally, selection: Selection, round_sizes: Sequence[int], sets: dict[str, int]) -> Row:
-    """All counts as JSON. Every row that was read is kept or has exactly one reason."""
+def summarize(tally: FilterTally, selection: Selection, round_sizes: Sequence[int]) -> Row:
+    """All counts but those of the training sets. Every row that was read is kept or has exactly one reason."""
     rounds = selection.rounds(round_sizes)
     return {
         "read": tally.counts.total(),
@@ -52,7 +52,6 @@ def summarize(tally: FilterTally, selection: Selection, round_sizes: Sequence[in
         "rounds": rounds,
         "changes": {name: tally.changes[name] for name in CHANGES},
         "by_gold_words": selection.by_gold_words(),
-        "training_sets": sets,
     }
 
 
