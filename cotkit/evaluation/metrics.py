@@ -1,16 +1,16 @@
-"""What score.py writes: a record for every item, and the summary of them all, added up question by question.
+"""The two outputs of score.py: a record per item, and a summary that is added up question by question.
 
-Nothing here holds more than one question's samples and some counters, so that a file of any length can be scored.
+Memory holds the samples of one question and some counters, so files of any length can be scored.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
-from typing import Any
 
 from cotkit.core.jsonl import Row
 from cotkit.equations.checker import find_steps
@@ -19,13 +19,13 @@ from cotkit.grading.grader import VERDICTS, Grade, equivalent
 
 SCHEMA = 3  # of summaries and comparisons; another number is refused
 
-CORRECT = "the gold answer"  # the class of all correct answers in a vote; no answer has a name of this kind
+CORRECT = "the gold answer"  # the class of all correct answers in a vote; wrong answers are in classes "answer ..."
 
 
 def score_row(row: Row, grade: Grade, protocol: str, critic: float | None = None) -> Row:
-    """One per-item record. Words are separated by white space; the seed protocol knows only whole texts.
+    """One per-item record. Words are separated by white space; the original protocol counts those of the complete text.
 
-    `steps` counts the equations of the reasoning up to its answer that can be checked, `steps_right` the true ones.
+    `steps` counts the equations up to the answer that can be checked, `steps_right` the true ones.
     """
     end = len(row["response"]) if protocol == "original" else grade.end
     reasoning = row["response"][:end]
@@ -47,13 +47,13 @@ def score_row(row: Row, grade: Grade, protocol: str, critic: float | None = None
 
 @dataclass
 class Accuracy:
-    """Counts questions by how many of their `samples` are correct: all that accuracy, avg@k and pass@k need."""
+    """Counts questions by how many of their `samples` are correct; accuracy, avg@k and pass@k need nothing else."""
 
     samples: int
     questions: Counter[int] = field(default_factory=Counter)
 
     def describe(self) -> Row:
-        """The share of correct answers with its 95 % interval."""
+        """The share of correct answers and its 95 % interval."""
         total = self.questions.total()
         mean, error = self.mean()
         low, high = stats.clustered_wilson(mean, error, total, total * self.samples)
@@ -64,30 +64,30 @@ class Accuracy:
         return stats.clustered_mean({right / self.samples: number for right, number in self.questions.items()})
 
     def pass_at(self, k: int) -> float:
-        """Unbiased pass@k, the mean over questions."""
+        """Unbiased pass@k, averaged over questions."""
         chances = (number * stats.pass_at_k(self.samples, right, k) for right, number in sorted(self.questions.items()))
         return sum(chances) / self.questions.total()
 
 
 class Strata:
-    """Names the groups that a problem belongs to: MATH's level and subject, the quartile of its solution's length."""
+    """Finds the groups of a problem: MATH's level and subject, and the quartile of its solution's length in words."""
 
     def __init__(self, problems: Iterable[Row]) -> None:
         counts = Counter(length for problem in problems if (length := _solution_words(problem)))
         lengths = sorted(counts)
-        passed = list(accumulate(counts[length] for length in lengths))
+        cumulative = list(accumulate(counts[length] for length in lengths))
         quarters = (counts.total() * quarter // 4 for quarter in (1, 2, 3))
-        self._bounds = sorted({lengths[bisect_right(passed, quarter)] for quarter in quarters}) if lengths else []
+        self._bounds = sorted({lengths[bisect_right(cumulative, quarter)] for quarter in quarters}) if lengths else []
 
     def of(self, problem: Row) -> dict[str, str]:
-        """Kind of group -> name of the problem's group; names sort in the order in which to show them."""
+        """Kind of group -> name of the problem's group. Sorted names are in the order in which to show them."""
         groups = {kind: str(problem[kind]) for kind in ("level", "subject") if kind in problem}
         length = _solution_words(problem)
         if length and self._bounds:
-            place = bisect_right(self._bounds, length)
-            low = self._bounds[place - 1] if place else 1
-            high = f"to {self._bounds[place] - 1}" if place < len(self._bounds) else "and more"
-            groups["solution_length"] = f"{place + 1}: {low} {high} words"
+            index = bisect_right(self._bounds, length)
+            low = self._bounds[index - 1] if index else 1
+            high = f"to {self._bounds[index] - 1}" if index < len(self._bounds) else "and more"
+            groups["solution_length"] = f"{index + 1}: {low} {high} words"
         return groups
 
 
@@ -96,7 +96,7 @@ def _solution_words(problem: Row) -> int:
 
 
 def vote(scores: list[Row], dataset: str) -> float:
-    """maj@k of one question: answers vote as the grader's equivalence classes, all correct ones as one."""
+    """maj@k of one question. Equivalent answers, by the grader's rules, are one class; so are all correct answers."""
     classes: list[str | None] = []
     known: list[str] = []
     for score in scores:
@@ -114,12 +114,14 @@ def vote(scores: list[Row], dataset: str) -> float:
 
 
 class ScoreTally:
-    """What the summary is made of, added up one question at a time."""
+    """Adds up the summary, one question at a time."""
 
     def __init__(self, dataset: str, protocol: str, samples: int, strata: Strata) -> None:
-        self.dataset, self.protocol, self.samples, self._strata_of = dataset, protocol, samples, strata
+        self.dataset, self.protocol, self.samples, self._strata = dataset, protocol, samples, strata
+        # The original protocol has no equivalence of wrong answers, so it has no majority.
+        self.has_votes = samples > 1 and protocol == "default"
         self.accuracy = Accuracy(samples)
-        self.strata: dict[str, dict[str, Accuracy]] = {}
+        self.groups: dict[str, dict[str, Accuracy]] = defaultdict(lambda: defaultdict(partial(Accuracy, samples)))
         self.verdicts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.sums: Counter[str] = Counter()
@@ -129,37 +131,25 @@ class ScoreTally:
         """Adds all samples of one question."""
         right = sum(score["verdict"] == "correct" for score in scores)
         self.accuracy.questions[right] += 1
-        for kind, name in self._strata_of.of(problem).items():
-            self.strata.setdefault(kind, {}).setdefault(name, Accuracy(self.samples)).questions[right] += 1
-        if self.votes_count:
+        for kind, name in self._strata.of(problem).items():
+            self.groups[kind][name].questions[right] += 1
+        if self.has_votes:
             self.votes += vote(scores, self.dataset)
         for score in scores:
             self._add_item(score)
-
-    @property
-    def votes_count(self) -> bool:
-        """Whether there is a majority to speak of; the original's protocol knows no equivalence of wrong answers."""
-        return self.samples > 1 and self.protocol == "default"
 
     def _add_item(self, score: Row) -> None:
         self.verdicts[score["verdict"]] += 1
         self.reasons[score["finish_reason"]] += 1
         if score["finish_reason"] == "missing":
             return
-        after = score["words"] - score["words_to_answer"]
-        self.sums.update(
-            words=score["words"],
-            words_to_answer=score["words_to_answer"],
-            running_on=after > 0,
-            steps=score["steps"],
-            steps_right=score["steps_right"],
-            with_steps=score["steps"] > 0,
-        )
+        self.sums.update({key: score[key] for key in ("words", "words_to_answer", "steps", "steps_right")})
+        self.sums.update(runaway=score["words"] > score["words_to_answer"], with_steps=score["steps"] > 0)
         if score["completion_tokens"] is not None:
             self.sums.update(tokens=score["completion_tokens"], with_tokens=1)
 
     def summary(self) -> Row:
-        """All figures. Shares are from 0 to 1; means of words and tokens are over the predictions that exist."""
+        """All figures. Shares are from 0 to 1; means of words and tokens are over the existing predictions."""
         total, sums = self.verdicts.total(), self.sums
         made = total - self.reasons["missing"]
         return {
@@ -179,7 +169,7 @@ class ScoreTally:
             "truncated": _share(self.reasons["length"], made),
             "word_count": _share(sums["words"], made),
             "words_to_answer": _share(sums["words_to_answer"], made),
-            "runaway_text": _share(sums["running_on"], made),
+            "runaway_text": _share(sums["runaway"], made),
             "runaway_words": _share(sums["words"] - sums["words_to_answer"], sums["words"]),
             "completion_tokens": _share(sums["tokens"], sums["with_tokens"]),
             "steps": {
@@ -188,21 +178,27 @@ class ScoreTally:
                 "right": sums["steps_right"],
                 "share_right": _share(sums["steps_right"], sums["steps"]),
             },
-            "strata": {kind: _describe_groups(self.strata[kind]) for kind in sorted(self.strata)},
+            "strata": {
+                kind: {
+                    name: {"questions": group.questions.total(), **group.describe()}
+                    for name, group in sorted(groups.items())
+                }
+                for kind, groups in sorted(self.groups.items())
+            },
         }
 
     def _at_k(self) -> Row | None:
-        """avg@k, pass@k for k up to half the samples (beyond it varies too much) and maj@k; None for one sample."""
+        """avg@k, maj@k, and pass@k for k up to half the samples (above, it varies too much); None for one sample."""
         if self.samples == 1:
             return None
         mean, error = self.accuracy.mean()
-        chosen = [2**power for power in range(self.samples.bit_length()) if 2 ** (power + 1) <= self.samples]
+        powers = [2**power for power in range(self.samples.bit_length()) if 2 ** (power + 1) <= self.samples]
         return {
             "k": self.samples,
             "avg": mean,
             "avg_error": error,
-            "pass": {str(k): self.accuracy.pass_at(k) for k in chosen},
-            "maj": self.votes / self.accuracy.questions.total() if self.votes_count else None,
+            "pass": {str(k): self.accuracy.pass_at(k) for k in powers},
+            "maj": self.votes / self.accuracy.questions.total() if self.has_votes else None,
         }
 
 
@@ -210,17 +206,12 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _describe_groups(groups: dict[str, Accuracy]) -> Row:
-    return {name: {"questions": groups[name].questions.total(), **groups[name].describe()} for name in sorted(groups)}
-
-
 def one_line(summary: Row) -> str:
     """The summary for the terminal."""
     counts = ", ".join(f"{name} {number}" for name, number in summary["verdicts"].items() if number)
     missing = f", {summary['missing']} without a prediction (counted as wrong)" if summary["missing"] else ""
-    words: dict[str, Any] = {key: summary[key] or 0 for key in ("word_count", "words_to_answer")}
     return (
         f"{summary['dataset']}: accuracy {summary['accuracy']:.3f} "
         f"[{summary['accuracy_low']:.3f}, {summary['accuracy_high']:.3f}] of {summary['n']}; words "
-        f"{words['word_count']:.0f}, to the answer {words['words_to_answer']:.0f}; {counts}{missing}"
+        f"{summary['word_count'] or 0:.0f}, to the answer {summary['words_to_answer'] or 0:.0f}; {counts}{missing}"
     )
