@@ -10,9 +10,9 @@ from pathlib import Path
 from cotkit.core.errors import UserError
 from cotkit.core.files import open_input
 from cotkit.core.jsonl import Row, loads, read, read_json, read_numbered, require
-from cotkit.core.key_index import KeyIndex
+from cotkit.core.line_index import LineIndex
 from cotkit.core.manifest import path_for
-from cotkit.core.problems import checked_problems, with_id
+from cotkit.core.problems import checked_problems, repeated_id, with_id
 from cotkit.generation.shards import show
 
 PREDICTION_FIELDS = {"id": str, "sample": int, "dataset": str, "response": str, "finish_reason": str}
@@ -27,11 +27,16 @@ class Problems:
 
     def __init__(self, path: Path, limit: int | None) -> None:
         self.path, self._limit = path, limit
-        self._ids = KeyIndex()
-        for _ in islice(checked_problems(path, self._ids), limit):
-            pass
+        self._ids = LineIndex()
+        for number, row in islice(checked_problems(path), limit):
+            self._ids.add(row["id"], number)
+        if lines := self._ids.repeated():
+            raise repeated_id(path, *lines, self._id_in(lines[1]))
         if not len(self):
             raise UserError(f"{path}: holds no problems; make it with scripts/prepare_data.py")
+
+    def _id_in(self, line: int) -> str:
+        return next(str(with_id(row)["id"]) for number, row in read_numbered(self.path) if number == line)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -51,7 +56,7 @@ class Predictions:
 
     def __init__(self, path: Path, dataset: str, problems: Problems) -> None:
         self.path = path
-        self._line_of = KeyIndex()
+        self._line_of = LineIndex()
         samples: set[int] = set()
         for number, row in read_numbered(path):
             where = f"{path}:{number}"
@@ -62,9 +67,11 @@ class Predictions:
             if row["id"] not in problems:
                 place = f"{where}: id {row['id']!r}"
                 raise UserError(f"{place} is not among the {len(problems)} problems; is --limit the same?")
-            if (line := self._line_of.add(key, number)) is not None:
-                raise UserError(f"{where}: {show(key)} stands already in line {line}; remove one of the two")
+            self._line_of.add(key, number)
             samples.add(row["sample"])
+        if lines := self._line_of.repeated():
+            key = next((row["id"], row["sample"]) for number, row in read_numbered(path) if number == lines[1])
+            raise UserError(f"{path}:{lines[1]}: {show(key)} is already in line {lines[0]}; remove one of the two")
         if not samples:
             raise UserError(f"{path}: holds no predictions; run infer_parallel.py first")
         self.samples = sorted(samples)

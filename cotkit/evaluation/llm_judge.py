@@ -1,8 +1,8 @@
-"""An LLM judge's view of the reasoning up to its answer: what it is asked, and how its reply is read.
+"""What an LLM judge is asked about the reasoning of a text, and how its reply is read.
 
-The judge sees the problem, the reference solution and the text, all quoted as data; our own verdict is not shown. It
-explains first and ends with one line `Score: N`; everything but a whole number from 1 to 5 there is no rating, and
-nothing is clamped or guessed.
+The judge sees the problem, the reference solution and the text up to its answer, all quoted as data, but not our
+verdict. It explains first and ends with a line `Score: N`. Only a whole number from 1 to 5 is a rating; nothing is
+clamped or guessed.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import heapq
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
 
 from cotkit.core.errors import UserError
 from cotkit.core.files import sha256_file
@@ -21,12 +22,12 @@ from cotkit.generation.prompts import Message, target
 from cotkit.grading.grader import extract, strip_thinking
 
 SCHEMA = 1  # of <stem>.critic.json
-ATTEMPTS = 3  # the first and two retries, each with a seed of its own
-MIN_COVERAGE = 0.98  # of the calls; ratings that are missing more often are seldom missing at random
+ATTEMPTS = 3  # one and two retries, each with another seed
+MIN_COVERAGE = 0.98  # share of calls with a rating; below it, the missing ratings are rarely a random subset
 
 SYSTEM = "You are a strict examiner. You grade worked solutions of math problems."
 
-# criterion -> (what is asked, what each score means); one criterion a call
+# criterion -> (question, meaning of each score); a call asks about one criterion
 CRITERIA: dict[str, tuple[str, dict[int, str]]] = {
     "validity": (
         "Is every step true, and does it follow from the problem and from the steps before it?",
@@ -63,29 +64,29 @@ CRITERIA: dict[str, tuple[str, dict[int, str]]] = {
 _SCORE_LINE = re.compile(
     r"(?:\*\*)?Score(?:\*\*)?\s*:\s*(?:\*\*)?\s*([1-5])\s*(?:/\s*5)?\s*(?:\*\*)?\.?", re.IGNORECASE
 )
-# What a tokenizer or a chat template could take for a mark of its own: <|im_end|>, </s>, <think>, [INST].
+# What a tokenizer or a chat template could read as a control token: <|im_end|>, </s>, <think>, [INST].
 _MARKUP = re.compile(r"<(?=[|/A-Za-z])|\[(?=/?[A-Z]{3,}\])")
 
 
 def chosen(problems: Iterable[Row], limit: int) -> list[Row]:
-    """A random subset of at most `limit` problems by the hash of their ids: the same for all systems and orders."""
+    """A random subset of at most `limit` problems, by the hash of their ids: it does not depend on system or order."""
     return heapq.nsmallest(limit, problems, key=lambda row: hashlib.sha256(f"critic\n{row['id']}".encode()).digest())
 
 
 def judged_text(response: str, dataset: str) -> str:
-    """The reasoning that is rated: the visible text up to the end of its answer, all of it if there is no answer."""
+    """The reasoning that is rated: the visible text up to the end of its answer, or all of it without an answer."""
     visible = strip_thinking(response)[1]
     start = len(response) - len(visible) if visible.strip() else 0
     return response[start : extract(response, dataset).end].strip()
 
 
 def reference(problem: Row) -> str:
-    """The reference solution as the judge sees it; the answer alone where there is no solution."""
+    """The reference solution as the judge sees it; only the answer if there is no solution."""
     return target(problem["solution"], problem["answer"]).strip()
 
 
 def messages(problem: Row, text: str, criterion: str) -> list[Message]:
-    """The chat that asks for one rating. Quotes are closed by a code which is a hash of them: no text can hold it."""
+    """The chat that asks for one rating. The code that closes the quotes is their hash, so no text can contain it."""
     question, scale = CRITERIA[criterion]
     quotes = {"PROBLEM": problem["question"], "REFERENCE": reference(problem), "SOLUTION": text}
     code = hashlib.sha256("\n".join(quotes.values()).encode("utf-8")).hexdigest()[:12]
@@ -108,12 +109,12 @@ def messages(problem: Row, text: str, criterion: str) -> list[Message]:
 
 
 def harmless(text: str) -> str:
-    """The text with a blank inside whatever could act as a control token."""
+    """The text with a blank inside everything that could act as a control token."""
     return _MARKUP.sub(lambda mark: mark[0] + " ", text)
 
 
 def parse(reply: str, finish_reason: str) -> int | None:
-    """The rating on the reply's last line; None for another number, or a reply that was cut off or only thinks."""
+    """The rating on the reply's last line; None for another number, a truncated reply or one that only thinks."""
     if finish_reason in ("length", "error"):
         return None
     lines = [line for line in strip_thinking(reply)[1].split("\n") if line.strip()]
@@ -122,38 +123,35 @@ def parse(reply: str, finish_reason: str) -> int | None:
 
 
 def path_for(predictions: Path) -> Path:
-    """Where the ratings of a file of predictions lie."""
+    """The file with the ratings of these predictions."""
     return predictions.with_suffix(".critic.json")
 
 
 def load(predictions: Path, dataset: str) -> Row | None:
-    """The ratings of a file of predictions, if there are any. Raises UserError where they are of something else."""
+    """The ratings of a file of predictions, or None. Raises UserError for ratings of other predictions."""
     path = path_for(predictions)
     if not path.is_file():
         return None
     record = read_json(path)
-    again = "run scripts/critic.py again, or remove the file"
+    remedy = "run scripts/critic.py again, or remove the file"
     if record.get("schema") != SCHEMA:
-        raise UserError(f"{path}: schema {record.get('schema')}, but {SCHEMA} is needed; {again}")
+        raise UserError(f"{path}: schema {record.get('schema')}, but {SCHEMA} is needed; {remedy}")
     if record["dataset"] != dataset or record["predictions_sha256"] != sha256_file(predictions):
-        raise UserError(f"{path}: rates other predictions than {predictions.name} on {dataset}; {again}")
+        raise UserError(f"{path}: rates other predictions than {predictions.name} on {dataset}; {remedy}")
     return record
 
 
 def by_item(record: Row | None) -> dict[tuple[str, int], float | None]:
-    """(id, sample) -> the item's rating; empty where nothing was rated."""
-    ratings = record["ratings"] if record else []
-    return {(row["id"], row["sample"]): item_rating(row, record["criteria"]) for row in ratings}
-
-
-def item_rating(row: Row, criteria: Iterable[str]) -> float | None:
-    """The mean over the criteria; None unless all were rated."""
-    ratings = [row[criterion] for criterion in criteria]
-    return None if None in ratings else sum(ratings) / len(ratings)
+    """(id, sample) -> mean rating over the criteria, None unless all were rated; empty if nothing was rated."""
+    found = {}
+    for row in record["ratings"] if record else []:
+        ratings = [row[criterion] for criterion in record["criteria"]]
+        found[row["id"], row["sample"]] = None if None in ratings else fmean(ratings)
+    return found
 
 
 def describe(record: Row) -> Row:
-    """The summary's `critic`: per criterion the mean with its interval, coverage, and the judge's controls."""
+    """The summary's `critic`: for each criterion the mean with its interval, coverage, and the judge's controls."""
     criteria = {name: _describe_criterion(record, name) for name in record["criteria"]}
     reliable = all(row["reliable"] for row in criteria.values())
     return {"judge": record["judge"], "criteria": criteria, "reliable": reliable}
@@ -163,7 +161,7 @@ def _describe_criterion(record: Row, criterion: str) -> Row:
     asked = len(record["ratings"])
     ratings = [float(row[criterion]) for row in record["ratings"] if row[criterion] is not None]
     mean, low, high = stats.paired_bootstrap(ratings, [0.0] * len(ratings), seed=0) if ratings else (None, None, None)
-    controls: Mapping[str, Row] = record["controls"][criterion]
+    controls: dict[str, Row] = record["controls"][criterion]
     failed = [name for name, control in controls.items() if not control["passed"]]
     if len(ratings) < MIN_COVERAGE * asked:
         failed.append("coverage of the system")
@@ -180,16 +178,15 @@ def _describe_criterion(record: Row, criterion: str) -> Row:
 
 
 def lines(critic: Row) -> list[str]:
-    """One line a criterion: the figure with the judge's controls beside it."""
-    told = [(name, *cells(row)) for name, row in critic["criteria"].items()]
-    return [f"critic, {name}: {mean}, {rated}; {judge}: {controls}" for name, mean, rated, controls, judge in told]
+    """One line per criterion: the rating, then the judge's controls."""
+    rows = [(name, *cells(row)) for name, row in critic["criteria"].items()]
+    return [f"critic, {name}: {mean}, {rated}; {judge}: {controls}" for name, mean, rated, controls, judge in rows]
 
 
 def cells(criterion: Row) -> tuple[str, str, str, str]:
-    """(rating with its interval, how many were rated, the judge's controls, its verdict), for a reader."""
-    if criterion["mean"] is None:
-        mean = "no rating"
-    else:
+    """(rating with its interval, number rated, the judge's controls, its verdict) for a table."""
+    mean = "no rating"
+    if criterion["mean"] is not None:
         mean = f"{criterion['mean']:.2f} [{criterion['low']:.2f}, {criterion['high']:.2f}]"
     few = criterion["rated"] < MIN_COVERAGE * criterion["asked"]
     rated = f"{criterion['rated']} of {criterion['asked']} rated" + few * f" (needs {MIN_COVERAGE:.0%})"
