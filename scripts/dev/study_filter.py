@@ -1,13 +1,13 @@
 """Two controls of the filter on real solutions: what it does to good ones, and whether it finds planted faults.
 
 Reads   GSM8K's train.jsonl, {"question": "...", "answer": "...<<48/2=24>>24...\\n#### 72"}
-Prints  official: the reasons of all rejected solutions, every false equation; planted: faults caught with the right reason
+Prints  official: the reason of every rejected solution; planted: how many faults were found for the right reason
 
     python scripts/dev/study_filter.py --source DIR_OF_RAW_DATA
     python scripts/dev/study_filter.py --source DIR --report_path outputs/study_filter.json
 
-Good: every official solution as if a teacher had written it. Planted: of `--planted` of them, equal parts get one number
-of one equation changed, a sentence looped, the end cut off, an invented second problem appended, the answer replaced.
+Official: every solution, as if a teacher had written it. Planted: of `--planted` of them, equal parts get one number of an
+equation changed, a sentence repeated, the end removed, a second problem appended, or the answer replaced.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from cotkit.equations import error_injection
 from cotkit.filtering.judging import JudgingPlan, RowJudge, RowOutcome
 from cotkit.filtering.records import Parameters
 
+# Returns the fields of a row that a fault changes; None if the fault does not fit the row.
 Plant = Callable[[Row, random.Random], Row | None]
 
 
@@ -32,33 +33,21 @@ def official(path: Path) -> list[Row]:
     rows = []
     for number, row in enumerate(read(path)):
         solution, _, answer = row["answer"].rpartition("####")
-        rows.append(
-            {
-                "id": f"gsm8k-train-{number:05d}",
-                "dataset": "gsm8k",
-                "split": "train",
-                "question": row["question"],
-                "solution": solution.rstrip(),
-                "answer": answer.strip().replace(",", ""),
-                "sample": 0,
-                "response": row["answer"],
-                "thinking": "",
-                "finish_reason": "stop",
-                "prompt_tokens": 0,
-                "completion_tokens": len(row["answer"].split()),
-            }
-        )
+        problem = {"id": f"gsm8k-train-{number:05d}", "dataset": "gsm8k", "split": "train", "question": row["question"]}
+        problem |= {"solution": solution.rstrip(), "answer": answer.strip().replace(",", "")}
+        sample = {"sample": 0, "response": row["answer"], "thinking": "", "finish_reason": "stop"}
+        rows.append(problem | sample | {"prompt_tokens": 0, "completion_tokens": len(row["answer"].split())})
     return rows
 
 
 def change_number(row: Row, rng: random.Random) -> Row | None:
     """One number of one equation is wrong."""
     changed = error_injection.change_number(row["response"], rng)
-    return None if changed is None else {**row, "response": changed}
+    return None if changed is None else {"response": changed}
 
 
-def loop_sentence(row: Row, rng: random.Random) -> Row | None:
-    """One line of the solution stands 3 to 12 times."""
+def repeat_sentence(row: Row, rng: random.Random) -> Row | None:
+    """One line of the solution appears 3 to 12 times."""
     lines = row["response"].split("\n")
     at = [number for number, line in enumerate(lines[:-1]) if len(line.split()) >= 5]
     if not at:
@@ -66,37 +55,38 @@ def loop_sentence(row: Row, rng: random.Random) -> Row | None:
     number = rng.choice(at)
     joint = rng.choice(["\n", " "])
     lines[number] = joint.join([lines[number]] * rng.randint(3, 12))
-    return {**row, "response": "\n".join(lines)}
+    return {"response": "\n".join(lines)}
 
 
-def cut_end(row: Row, rng: random.Random) -> Row | None:
-    """The last 10 to 60 % are missing, with or without the engine saying so."""
-    kept = int(len(row["response"]) * rng.uniform(0.4, 0.9))
-    kept = min(kept, row["response"].rindex("####") - 1)
-    return {**row, "response": row["response"][:kept], "finish_reason": rng.choice(["length", "stop"])}
+def remove_end(row: Row, rng: random.Random) -> Row | None:
+    """The last 10 to 60 % are missing, whether or not the engine reports it."""
+    size = int(len(row["response"]) * rng.uniform(0.4, 0.9))
+    size = min(size, row["response"].rindex("####") - 1)
+    return {"response": row["response"][:size], "finish_reason": rng.choice(["length", "stop"])}
 
 
 def append_problem(row: Row, rng: random.Random) -> Row | None:
-    """Another problem with a solution of its own, as models run on."""
+    """Another problem follows with its own solution: runaway text."""
     start = rng.choice(["\n\nProblem: ", "\n\nQuestion: ", "\nuser\n", "\n\n"])
     second = "Ann has 7 pens and gives away 3. How many pens are left?\nAnn has 7-3=4 pens left.\n#### 4"
-    return {**row, "response": row["response"] + start + second}
+    return {"response": row["response"] + start + second}
 
 
 def replace_answer(row: Row, rng: random.Random) -> Row | None:
-    """The answer line says another number, an echo of the instruction, or nothing."""
+    """The answer line has another number, an echo of the instruction, or is missing."""
     text, _, answer = row["response"].rpartition("####")
     other = str(int(row["answer"]) + rng.randint(1, 9))
     line = rng.choice([f"#### {other}", "#### x", "#### <answer>", f"So it is {answer.strip()}."])
-    return {**row, "response": text + line}
+    return {"response": text + line}
 
 
-PLANTS: dict[str, tuple[Plant, frozenset[str]]] = {
-    "number changed": (change_number, frozenset({"wrong_steps"})),
-    "sentence looped": (loop_sentence, frozenset({"repetition"})),
-    "end cut": (cut_end, frozenset({"truncated", "no_answer_line"})),
-    "problem appended": (append_problem, frozenset({"kept"})),
-    "answer replaced": (replace_answer, frozenset({"wrong_answer", "malformed_answer_line", "no_answer_line"})),
+# Each fault with the reasons that are right for it.
+PLANTS: dict[str, tuple[Plant, str]] = {
+    "number changed": (change_number, "wrong_steps"),
+    "sentence repeated": (repeat_sentence, "repetition"),
+    "end removed": (remove_end, "truncated no_answer_line"),
+    "problem appended": (append_problem, "kept"),
+    "answer replaced": (replace_answer, "wrong_answer malformed_answer_line no_answer_line"),
 }
 
 
@@ -105,7 +95,7 @@ def reason_of(outcome: RowOutcome) -> str:
 
 
 def study_official(rows: list[Row], judge: RowJudge) -> tuple[Row, list[Row]]:
-    """Reasons and rejected rows, and the solutions that were kept."""
+    """The counts of all reasons with the rejected rows, and the solutions that were kept."""
     counts: Counter[str] = Counter()
     rejected, kept = [], []
     for row in rows:
@@ -114,12 +104,12 @@ def study_official(rows: list[Row], judge: RowJudge) -> tuple[Row, list[Row]]:
         if outcome.rejection is None:
             kept.append(row)
         else:
-            rejected.append({"id": row["id"], "reason": outcome.rejection.reason, "detail": outcome.rejection.detail})
+            rejected.append({"id": row["id"], **vars(outcome.rejection)})
     return {"read": len(rows), "kept_share": counts["kept"] / len(rows), "counts": counts, "rejected": rejected}, kept
 
 
 def study_planted(kept: list[Row], judge: RowJudge, size: int, seed: int) -> Row:
-    """For each kind of fault how many of `size` were caught with a right reason or made canonical, and the others."""
+    """For each kind of fault: how many of `size` ended with a right reason, and the others."""
     rng = random.Random(seed)
     rows = iter(rng.sample(kept, len(kept)))
     found: Row = {}
@@ -131,12 +121,11 @@ def study_planted(kept: list[Row], judge: RowJudge, size: int, seed: int) -> Row
             planted = plant(clean, rng)
             if planted is None:
                 continue
-            outcome = judge(planted)
+            outcome = judge({**clean, **planted})
             reason = reason_of(outcome)
-            # A target with an appended problem must be that of the clean solution.
-            right = reason in reasons and (reason != "kept" or outcome.target == judge(clean).target)
             counts[reason] += 1
-            if not right:
+            # With an appended problem, the target must be that of the clean solution.
+            if reason not in reasons.split() or (reason == "kept" and outcome.target != judge(clean).target):
                 missed.append({"id": clean["id"], "reason": reason, "response": planted["response"]})
         found[name] = {"planted": size, "right": size - len(missed), "counts": counts, "missed": missed}
     return found
@@ -144,13 +133,10 @@ def study_planted(kept: list[Row], judge: RowJudge, size: int, seed: int) -> Row
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.StageParser(__doc__, "limit", "seed")
-    parser.add_argument(
-        "--source", type=Path, required=True, metavar="DIR", help="raw data, with gsm8k/train.jsonl in it"
-    )
-    parser.add_argument(
-        "--planted", type=cli.positive_int, default=1000, metavar="N", help="faults in all, default 1000"
-    )
-    parser.add_argument("--report_path", type=Path, metavar="JSON", help="also write everything there")
+    add = parser.add_argument
+    add("--source", type=Path, required=True, metavar="DIR", help="raw data, with gsm8k/train.jsonl in it")
+    add("--planted", type=cli.positive_int, default=1000, metavar="N", help="total number of faults, default 1000")
+    add("--report_path", type=Path, metavar="JSON", help="also write everything there")
     args = parser.parse(argv)
     judge = RowJudge(JudgingPlan(Parameters()))
     rows = official(args.source / "gsm8k/train.jsonl")[: args.limit]
