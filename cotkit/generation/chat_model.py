@@ -1,4 +1,4 @@
-"""A chat model of transformers: its tokenizer, the tokens that end its turn, where a text ends, its adapter."""
+"""What the backends that hold a model themselves share: tokenizer, end-of-turn tokens, end of the answer, adapter."""
 
 from __future__ import annotations
 
@@ -8,15 +8,37 @@ from typing import Any
 
 from cotkit.core.errors import UserError
 from cotkit.generation.prompts import Message, render
+from cotkit.generation.types import Completion, Request, Sampling
 from cotkit.grading.grader import answer_line_end
 
-# Each of these ends the model's turn. An adapter is trained to end with <|im_end|>, but a base model's generation config
-# knows only <|endoftext|>. After the start of a new turn there can only be runaway text.
+# Any of these ends the model's turn. An adapter is trained to end with <|im_end|>, but a base model's generation config
+# knows only <|endoftext|>. <|im_start|> begins a new turn, so everything from there on is runaway text.
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|im_start|>", "<|eot_id|>", "</s>")
 
 
+class ActiveRow:
+    """One request while it is being decoded; `need` is the most tokens that it can have, prompt included."""
+
+    def __init__(self, request: Request, prompt: list[int], sampling: Sampling) -> None:
+        self.request, self.prompt = request, prompt
+        self.need = len(prompt) + request.budget(sampling)
+        self.tokens: list[int] = []
+        self.generator: Any = None  # the row's own torch.Generator, where the backend draws the tokens
+
+    def finished(self, reason: str, text: str) -> Completion:
+        return Completion(text, reason, len(self.prompt), len(self.tokens))
+
+    def failed(self, error: str) -> Completion:
+        return Completion("", "error", len(self.prompt), len(self.tokens), error)
+
+    def too_long(self, context: int) -> Completion:
+        return self.failed(
+            f"prompt of {len(self.prompt)} tokens + max_new_tokens is over the model's context of {context}"
+        )
+
+
 def check_model(name: str) -> None:
-    """Raises UserError, within a moment, if `name` is neither a model folder nor the name of a hub model."""
+    """Raises UserError, in a moment, if `name` is neither a model's folder nor looks like a hub name."""
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -40,19 +62,19 @@ def load_tokenizer(model_name: str) -> Any:
 
 
 def encode(tokenizer: Any, messages: list[Message], thinking: bool) -> list[int]:
-    """The token ids of a prompt: the chat template writes every control token, so none is added."""
+    """The token ids of a prompt. The chat template writes every control token, so the tokenizer must add none."""
     return tokenizer(render(tokenizer, messages, thinking), add_special_tokens=False)["input_ids"]
 
 
 def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
-    """The text of a completion as the model wrote it: some tokenizers would take out spaces before punctuation."""
+    """The text exactly as the model wrote it: some tokenizers would remove spaces before punctuation."""
     return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def answered(tokenizer: Any, tokens: Sequence[int]) -> str | None:
-    """The text up to the end of its first answer line if the last token may have completed one; else None.
+    """The text up to the end of its first answer line if the last token may have completed that line; else None.
 
-    A line is complete when its newline is there, so only a token with a newline needs a look at the whole text.
+    A newline completes an answer line, so the whole text is decoded only after a token that holds one.
     """
     if "\n" not in decode(tokenizer, tokens[-1:]):
         return None
@@ -63,16 +85,15 @@ def answered(tokenizer: Any, tokens: Sequence[int]) -> str | None:
 
 def turn_end_ids(tokenizer: Any, generation_config: Any) -> set[int]:
     """The ids of all tokens that end a text: the tokenizer's, the model's own and those of `TURN_ENDS`."""
-    ids = {tokenizer.eos_token_id}
     configured = generation_config.eos_token_id
-    ids.update(configured if isinstance(configured, list) else [configured])
+    ids = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
     vocabulary = tokenizer.get_vocab()
     ids.update(vocabulary[token] for token in TURN_ENDS if token in vocabulary)
     return ids - {None}
 
 
 def load_model(model_name: str, adapter: str | None, dtype: Any) -> Any:
-    """The model on the CPU, the adapter merged into its weights. Raises UserError if there is no such model."""
+    """The model on the CPU, with the adapter merged into its weights. Raises UserError if it cannot be loaded."""
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
@@ -82,7 +103,7 @@ def load_model(model_name: str, adapter: str | None, dtype: Any) -> Any:
     try:
         model = AutoModelForCausalLM.from_pretrained(model_name, dtype=dtype)
     except (OSError, ValueError) as error:
-        raise UserError(f"{model_name}: cannot be loaded as a model ({str(error).splitlines()[0]})") from None
+        raise _not_loadable(model_name, error) from None
     if adapter is not None:
         from peft import PeftModel
 
@@ -91,7 +112,7 @@ def load_model(model_name: str, adapter: str | None, dtype: Any) -> Any:
 
 
 def check_adapter(model_name: str, adapter: Path) -> None:
-    """Compares the adapter's shapes with the model's, built without weights. Raises UserError naming the first misfit."""
+    """Compares the adapter's shapes with the model's without loading weights. Raises UserError naming the first misfit."""
     import torch
     from safetensors import safe_open
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -100,7 +121,7 @@ def check_adapter(model_name: str, adapter: Path) -> None:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_name))
     except (OSError, ValueError) as error:
-        raise UserError(f"{model_name}: cannot be loaded as a model ({str(error).splitlines()[0]})") from None
+        raise _not_loadable(model_name, error) from None
     modules = dict(model.named_modules())
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as weights:
         for name in weights.keys():  # noqa: SIM118  not a dict
@@ -110,7 +131,10 @@ def check_adapter(model_name: str, adapter: Path) -> None:
             module = modules.get(module_name)
             features = weights.get_slice(name).get_shape()[1]
             if module is None or module.in_features != features:
-                wants = "has no such layer" if module is None else f"has {module.in_features} inputs there"
-                raise UserError(
-                    f"{adapter}: does not fit {model_name}: {module_name} takes {features} inputs, the model {wants}"
-                )
+                has = "has no such layer" if module is None else f"has {module.in_features} inputs there"
+                fact = f"{module_name} takes {features} inputs, the model {has}"
+                raise UserError(f"{adapter}: does not fit {model_name}: {fact}")
+
+
+def _not_loadable(model_name: str, error: Exception) -> UserError:
+    return UserError(f"{model_name}: cannot be loaded as a model ({str(error).splitlines()[0]})")

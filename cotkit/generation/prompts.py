@@ -1,7 +1,7 @@
-"""Every prompt of the project, once. What is trained is what is served: both are built by `student_messages`.
+"""Every prompt of the project. `student_messages` makes both the training rows and the prompts at inference.
 
-Prompts are made by joining strings, never by `str.format`: questions are full of braces. All data sets are asked in
-the same words, since a student is served only what it was trained on.
+Prompts are joined strings, never `str.format`, because questions are full of braces. All data sets share the same words,
+because a student is served only what it was trained on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Mode = Literal["rewrite", "solve"]
 
 SYSTEM = "You are a careful math tutor."
 
-# The steps are asked for before the form of the last line: small chat models that read of `####` first answer at once,
+# The request for steps comes before the form of the last line: small chat models that read `####` first answer at once,
 # without any reasoning.
 INSTRUCTION = "Reason step by step, then write the final answer alone on a last line: #### answer"
 
@@ -27,14 +27,14 @@ REWRITE_INSTRUCTION = (
     "Keep all lines, numbers and calculations. End with the line #### "
 )
 
-# One worked example for the teacher, which keeps every line: without it a 135M teacher writes the answer alone.
+# One worked example for the teacher. Without an example that keeps every line, a 135M teacher writes only the answer.
 EXAMPLE_SOLUTION = "4*12=48 rolls.\nAfter selling there are 48-30=18 rolls.\nThen 18-3=15 rolls.\n#### 15"
 EXAMPLE_REWRITE = (
     "There are 4*12=48 rolls at first.\nAfter 30 of them are sold, 48-30=18 rolls are left.\n"
     "After 3 more are given away, 18-3=15 rolls are left.\n#### 15"
 )
 
-# Stands for any problem where a prompt's wording is hashed.
+# A placeholder problem, used to hash the wording of a prompt.
 PROBE: Row = {"question": "QUESTION", "solution": "SOLUTION", "answer": "ANSWER"}
 
 
@@ -44,10 +44,10 @@ def student_messages(question: str) -> list[Message]:
 
 
 def teacher_messages(problem: Row, mode: Mode) -> list[Message]:
-    """The chat for the teacher: `solve` gives the problem alone, `rewrite` also the reference solution and answer.
+    """The chat for the teacher: `solve` gives only the problem, `rewrite` also the reference solution and answer.
 
-    To rewrite, the problem stands in a turn of its own, before the solution: small teachers that find both in one turn
-    solve it anew. What all prompts share comes first, so that an engine computes it once.
+    In `rewrite` the problem has a turn of its own before the solution, because small teachers that find both in one turn
+    solve the problem anew. The part that all prompts share comes first, so that an engine computes it once.
     """
     if mode == "solve":
         return student_messages(problem["question"])
@@ -76,9 +76,14 @@ def training_row(question: str, output: str) -> Row:
 def render(tokenizer: Any, messages: list[Message], thinking: bool) -> str:
     """The text of a chat up to the assistant's turn, by the tokenizer's own template.
 
-    `enable_thinking` is passed always: templates that know it (Qwen3) default to thinking, others ignore it.
+    `enable_thinking` is always passed: templates that know it (Qwen3) default to thinking; others ignore it.
     """
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking)
+
+
+def plain_text(messages: list[Message]) -> str:
+    """A chat for the reader, where no template applies."""
+    return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
 def wording_hash(messages: list[Message]) -> str:

@@ -1,9 +1,9 @@
-"""Ranks and their files: which rank does which request, and a merge that proves itself.
+"""Ranks and their files: which rank does which request, and a merge that checks that nothing is missing or extra.
 
-No process group is needed to generate: ranks finish at different times, and a collective would only wait. Each rank
-appends to ``<output>.rank<N>``; whichever rank finishes last finds every key there and merges. Work is assigned by the
-request's place in the input, whatever has been done already, so all ranks agree without speaking to each other; what
-is done is read from all rank files, so a resume may use another number of ranks.
+Generation needs no process group: ranks finish at different times, and a collective operation would only wait. Each rank
+appends to ``<output>.rank<N>``; the rank that finishes last finds every key there and merges. A request's rank follows
+from its position in the input alone, so all ranks agree without communication. Finished results are read from all rank
+files, so a resumed run may use another number of ranks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from cotkit.core.errors import UserError
 from cotkit.core.files import write_bytes_atomic
@@ -23,7 +23,7 @@ SHOWN_IDS = 10
 
 
 def rank_and_world() -> tuple[int, int]:
-    """(rank, number of ranks) as torchrun sets them; (0, 1) without it. Raises UserError if they make no sense."""
+    """(rank, number of ranks) as torchrun sets them; (0, 1) without torchrun. Raises UserError if they are invalid."""
     try:
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     except ValueError:
@@ -34,23 +34,23 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def launch_id() -> str:
-    """The same for all ranks of one torchrun launch, another for the next; ``alone`` without torchrun."""
+    """The same for all ranks of one torchrun launch, different for the next; ``alone`` without torchrun."""
     names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
     return "/".join(os.environ[name] for name in names if name in os.environ) or "alone"
 
 
 def prepares(rank: int, separate_folders: bool) -> bool:
-    """Whether this rank checks and clears the output's folder for the others: rank 0, or each node's first one."""
+    """Whether this rank checks and clears the output's folder for the others: rank 0, or the first rank of each node."""
     return os.environ.get("LOCAL_RANK", "0") == "0" if separate_folders else rank == 0
 
 
 def rank_file(output: Path, rank: int) -> Path:
-    """Where a rank writes."""
+    """The file that a rank appends its results to."""
     return output.with_name(f"{output.name}.rank{rank}")
 
 
 def rank_files(output: Path) -> list[Path]:
-    """Every rank file that exists, in rank order, from however many ranks."""
+    """All existing rank files in rank order, of any number of ranks."""
     pattern = re.compile(re.escape(output.name) + r"\.rank(\d+)")
     if not output.parent.is_dir():
         return []
@@ -59,93 +59,75 @@ def rank_files(output: Path) -> list[Path]:
 
 
 class Records:
-    """An index of generated records over several files: where the last word on each key stands.
+    """Finds the record of each (id, sample) in several files.
 
-    Holds an offset a record, not the records, so a million of them stay small. Error records give way to any other;
-    identical copies are one, and `copies` counts them; two different results for one key are refused, since only one
-    of them can be the run's.
+    A result replaces an error. Identical copies are one record, and `copies` counts the others. Two different results of
+    one key are refused, because only one of them can belong to the run. Memory holds an offset per record, not the record.
     """
 
     def __init__(self) -> None:
         self.copies = 0
-        self._places: dict[Key, tuple[Path, int, int]] = {}
-        self._errors: set[Key] = set()
+        self.failed: set[Key] = set()  # keys that have only errors
+        self._found: dict[Key, tuple[Path, int, int]] = {}  # file, offset in bytes, line number
         self._open: dict[Path, BinaryIO] = {}
 
     def add_file(self, path: Path) -> None:
-        """Indexes one file; an unterminated last line is left out, since its rank has not acknowledged it."""
+        """Indexes one file, except an unterminated last line, which its rank has not counted as written."""
         with open(path, "rb") as file:
             offset = 0
             for number, line in enumerate(file, 1):
                 if line.endswith(b"\n") and line.strip():
-                    self._add(path, number, offset, line)
+                    self._add(path, offset, number, line)
                 offset += len(line)
 
-    def _add(self, path: Path, number: int, offset: int, line: bytes) -> None:
+    def _add(self, path: Path, offset: int, number: int, line: bytes) -> None:
         where = f"{path}:{number}"
         row = loads(line, where)
         if not isinstance(row.get("id"), str) or type(row.get("sample")) is not int:
             raise UserError(f"{where}: not a generated record (id and sample are missing); move the file away")
         key = (row["id"], row["sample"])
-        failed = row.get("finish_reason") == "error"
-        known = key in self._places and key not in self._errors
-        if known and not failed and self.line(key) != line:
-            raise UserError(f"{where}: {show(key)} has another result in {self._where(key)}; remove one of the two")
-        if known:
-            self.copies += not failed
-            return
-        self._places[key] = (path, offset, len(line))
-        (self._errors.add if failed else self._errors.discard)(key)
+        is_error = row.get("finish_reason") == "error"
+        if key not in self._found or key in self.failed:
+            self._found[key] = (path, offset, number)
+            (self.failed.add if is_error else self.failed.discard)(key)
+        elif not is_error:
+            if self.line(key) != line:
+                known, _, at = self._found[key]
+                raise UserError(f"{where}: {show(key)} has another result in {known}:{at}; remove one of the two")
+            self.copies += 1
 
     def line(self, key: Key) -> bytes:
         """The record's bytes, with the newline."""
-        path, offset, length = self._places[key]
+        path, offset, _ = self._found[key]
         if path not in self._open:
             self._open[path] = open(path, "rb")  # noqa: SIM115  kept for the next record; closed with the process
-        file = self._open[path]
-        file.seek(offset)
-        return file.read(length)
-
-    def _where(self, key: Key) -> str:
-        """``file:line`` of a record."""
-        path, offset, _ = self._places[key]
-        with open(path, "rb") as file:
-            lines_before = file.read(offset).count(b"\n")
-        return f"{path}:{lines_before + 1}"
+        self._open[path].seek(offset)
+        return self._open[path].readline()
 
     @property
     def done(self) -> set[Key]:
         """Keys with a result; errors are not results."""
-        return self._places.keys() - self._errors
-
-    @property
-    def failed(self) -> set[Key]:
-        return self._errors
+        return self._found.keys() - self.failed
 
     def missing(self, keys: Iterable[Key]) -> list[Key]:
-        """Keys of which there is nothing at all, in the order given."""
-        return [key for key in keys if key not in self._places]
+        """Those of `keys`, in their order, that have neither a result nor an error."""
+        return [key for key in keys if key not in self._found]
 
     def extra(self, keys: Iterable[Key]) -> list[Key]:
-        """Keys that nobody asked for."""
-        return sorted(self._places.keys() - set(keys))
+        """Keys with a record that are not among `keys`."""
+        return sorted(self._found.keys() - set(keys))
 
     def rows(self, keys: Iterable[Key]) -> Iterator[Row]:
         """The records of these keys, in that order."""
         for key in keys:
-            yield loads(self.line(key), str(self._places[key][0]))
-
-
-def share_of(requests: Sequence[Any], rank: int, world: int) -> list[Any]:
-    """A rank's requests: every world-th, so that all ranks get problems of all kinds."""
-    return list(requests[rank::world])
+            yield loads(self.line(key), str(self._found[key][0]))
 
 
 def merge(output: Path, records: Records, keys: Sequence[Key]) -> None:
-    """Writes the output in input order, all or nothing.
+    """Writes the records of `keys` in that order, all or nothing.
 
     Raises:
-        UserError: keys are missing or superfluous; the first ten and their number are named, nothing is written.
+        UserError: keys are missing or extra. It names the first ten and their number; nothing is written.
     """
     if missing := records.missing(keys):
         raise UserError(f"{output}: not merged, {len(missing)} of {len(keys)} results are missing: {show(*missing)}")
@@ -155,6 +137,6 @@ def merge(output: Path, records: Records, keys: Sequence[Key]) -> None:
 
 
 def show(*keys: Key) -> str:
-    """The first ten keys for a message; the sample is named where it is not the first."""
+    """The first ten keys for a message; the sample number is shown if it is not 0."""
     names = [f"{name}" if sample == 0 else f"{name} sample {sample}" for name, sample in keys[:SHOWN_IDS]]
     return ", ".join(names) + (", ..." if len(keys) > SHOWN_IDS else "")

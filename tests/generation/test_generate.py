@@ -94,7 +94,7 @@ def test_sampling_follows_the_softmax(tiny_model: Path):
 
     engine = load(tiny_model, Sampling(1, temperature=0.5))
     scores = torch.log(torch.tensor([0.5, 0.3, 0.2]))
-    rows = [kv_slots.ActiveRow(Request(str(number), 0, []), [0], engine.sampling) for number in range(4000)]
+    rows = [chat_model.ActiveRow(Request(str(number), 0, []), [0], engine.sampling) for number in range(4000)]
     for row in rows:
         row.generator = torch.Generator().manual_seed(row.request.seed(0))
     chosen = torch.tensor(engine._choose(scores.expand(4000, 3), rows))
@@ -106,7 +106,7 @@ def test_sampling_follows_the_softmax(tiny_model: Path):
 @pytest.mark.parametrize("ending", ["<|im_end|>", "<|endoftext|>", "<|im_start|>"])
 def test_every_end_of_turn_token_ends_a_text(tiny_model: Path, ending: str):
     engine = load(tiny_model, Sampling(12))
-    row = kv_slots.ActiveRow(REQUESTS[0], [0], engine.sampling)
+    row = chat_model.ActiveRow(REQUESTS[0], [0], engine.sampling)
     assert engine._advance(row, engine.tokenizer.encode("x")[0]) is None
     done = engine._advance(row, engine.tokenizer.convert_tokens_to_ids(ending))
     assert done == Completion("x", "stop", 1, 2)
@@ -115,14 +115,14 @@ def test_every_end_of_turn_token_ends_a_text(tiny_model: Path, ending: str):
 @pytest.mark.parametrize("stop", [True, False])
 def test_a_text_ends_after_its_answer_line(tiny_model: Path, stop: bool):
     engine = load(tiny_model, Sampling(200, stop_at_answer=stop))
-    row = kv_slots.ActiveRow(REQUESTS[0], [0], engine.sampling)
+    row = chat_model.ActiveRow(REQUESTS[0], [0], engine.sampling)
     tokens = engine.tokenizer.encode("#### x\n3+4=7\n#### 7\nNext problem: a b c d\n#### 8\n")
     ended = [number for number, token in enumerate(tokens) if engine._advance(row, token)]
     if not stop:
         assert not ended
         return
     assert ended
-    row = kv_slots.ActiveRow(REQUESTS[0], [0], engine.sampling)
+    row = chat_model.ActiveRow(REQUESTS[0], [0], engine.sampling)
     done = next(filter(None, (engine._advance(row, token) for token in tokens)))
     assert (done.finish_reason, done.text.rstrip("\n")) == ("answer", "#### x\n3+4=7\n#### 7")
 
@@ -196,9 +196,9 @@ def test_tokens_bound_the_rows_in_flight(tiny_model: Path, monkeypatch: pytest.M
     engine.batch_tokens = 2 * max(needs)
     real, flight = kv_slots.Slots.step, []
 
-    def watched(places: Any, model: Any) -> Any:
-        flight.append([row.need for row in places.live])
-        return real(places, model)
+    def watched(slots: Any, model: Any) -> Any:
+        flight.append([row.need for row in slots.live])
+        return real(slots, model)
 
     monkeypatch.setattr(kv_slots.Slots, "step", watched)
     assert {request.id: completion for request, completion in engine.generate(REQUESTS)} == expected
@@ -209,11 +209,11 @@ def test_tokens_bound_the_rows_in_flight(tiny_model: Path, monkeypatch: pytest.M
 def test_a_prompt_of_several_samples_is_computed_once(tiny_model: Path):
     engine = load(tiny_model, Sampling(8, temperature=1.0), batch_size=9)
     alone = {request.key: completion for request, completion in engine.generate(REQUESTS)}
-    columns = engine.work.prompt_columns
+    tokens = engine.stats.prefill_tokens
     samples = [Request(request.id, sample, request.messages) for request in REQUESTS for sample in range(3)]
     results = {request.key: completion for request, completion in engine.generate(samples)}
     assert {key: results[key] for key in alone} == alone
-    assert engine.work.prompt_columns <= 1.5 * columns
+    assert engine.stats.prefill_tokens <= 1.5 * tokens
 
 
 def test_an_adapter_is_loaded_and_changes_the_texts(tiny_model: Path, tiny_adapter: Path):

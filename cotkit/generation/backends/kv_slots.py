@@ -1,8 +1,8 @@
-"""The places of a running batch: keys and values of the rows in flight, and their attention.
+"""The KV cache and attention mask of a running batch, one slot per row.
 
-Every row has a place. All rows end at the same column, so one decoding step adds one column for all of them; a row that
-enters later is written to the left of that column. A place whose row is done computes on for nothing until another row
-takes it or the batch is arranged anew, which copies the whole cache: see `Decoder` for when that pays.
+All rows end at the same column, so one decoding step adds one column for all of them; a row that enters later is written
+to the left of that column. A slot whose row is finished stays idle, but is still computed, until another row takes it or
+the batch is rearranged, which copies the whole cache. `Decoder` decides when that is worth it.
 """
 
 from __future__ import annotations
@@ -15,26 +15,16 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from cotkit.generation.types import Request, Sampling
+from cotkit.generation.chat_model import ActiveRow
 
-GROWTH_COLUMNS = 64  # added when the last column is full; more of them are more memory, fewer are more copies
+GROWTH_COLUMNS = 64  # added when the last column is full: more columns cost memory, fewer cost copies
 ATTENTION = "grouped_sdpa"
 
 
-class ActiveRow:
-    """One request while it is being decoded; `need` is the most tokens that it can come to."""
+class _SlotLayer(DynamicLayer):
+    """Keys and values of one model layer, each (slots, heads, columns, head_dim); `used` columns are filled.
 
-    def __init__(self, request: Request, prompt: list[int], sampling: Sampling) -> None:
-        self.request, self.prompt = request, prompt
-        self.need = len(prompt) + request.budget(sampling)
-        self.tokens: list[int] = []
-        self.generator: torch.Generator | None = None
-
-
-class _PlaceLayer(DynamicLayer):
-    """One model layer's keys and values, each (places, heads, columns, head_dim); `used` columns are filled.
-
-    A step writes into its column, where the library's layer copies the whole cache to append to it.
+    A step writes into its column. The library's layer copies the whole cache to append to it.
     """
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -54,39 +44,46 @@ class _PlaceLayer(DynamicLayer):
 
 
 class Slots:
-    """The rows in flight; None is a place that is free."""
+    """The rows in flight; None is a free slot."""
 
     def __init__(self) -> None:
         self.rows: list[ActiveRow | None] = []
-        self._starts: list[int] = []  # the first column that belongs to each place's row
-        self._layers: list[_PlaceLayer] = []
-        self._mask = torch.zeros(0, 0, dtype=torch.bool)  # (places, columns): which columns are the row's own
+        self._starts: list[int] = []  # the first column of each slot's row
+        self._layers: list[_SlotLayer] = []
+        self._mask = torch.zeros(0, 0, dtype=torch.bool)  # (slots, columns): True where a column belongs to the row
 
     @property
     def live(self) -> list[ActiveRow]:
         return [row for row in self.rows if row is not None]
 
     @property
+    def _live_slots(self) -> list[int]:
+        return [slot for slot, row in enumerate(self.rows) if row is not None]
+
+    @property
     def used(self) -> int:
-        """Columns that are filled."""
+        """Number of filled columns."""
         return self._layers[0].used if self._layers else 0
 
     def put(
         self, rows: list[ActiveRow], cache: DynamicCache, mask: torch.Tensor, sources: list[int], total: int
     ) -> None:
-        """Gives places to rows whose prompts have been computed.
+        """Gives slots to rows after their prefill.
 
         Args:
-            cache: their keys and values; row i's are those of its line `sources[i]`.
-            mask: (lines of the cache, columns), which columns are no padding.
-            total: places to make if there are too few.
+            cache: keys and values of the prefill; row i's are in its line `sources[i]`.
+            mask: (lines of the cache, columns), False at padding.
+            total: number of slots to make if there are too few.
         """
         if not self._layers:
-            self._begin(cache)
+            for layer in cache.layers:
+                empty = [old.new_zeros(0, old.shape[1], 0, old.shape[3]) for old in (layer.keys, layer.values)]
+                self._layers.append(_SlotLayer(*empty))
+            self._mask = self._mask.to(cache.layers[0].keys.device)
         width = mask.shape[1]
         if self.rows.count(None) < len(rows) or self.used < width:
             self.arrange(max(total, len(self.live) + len(rows)), width)
-        free = [place for place, row in enumerate(self.rows) if row is None][: len(rows)]
+        free = [slot for slot, row in enumerate(self.rows) if row is None][: len(rows)]
         to, lines = torch.tensor(free, device=mask.device), torch.tensor(sources, device=mask.device)
         start, end = self.used - width, self.used
         for layer, new in zip(self._layers, cache.layers, strict=True):
@@ -94,22 +91,16 @@ class Slots:
             layer.values[to, :, start:end] = new.values[lines]
         self._mask[to, :end] = False
         self._mask[to, start:end] = mask[lines]
-        for place, row in zip(free, rows, strict=True):
-            self.rows[place], self._starts[place] = row, start
-
-    def _begin(self, cache: DynamicCache) -> None:
-        for layer in cache.layers:
-            none = [old.new_zeros(0, old.shape[1], 0, old.shape[3]) for old in (layer.keys, layer.values)]
-            self._layers.append(_PlaceLayer(*none))
-        self._mask = self._mask.to(cache.layers[0].keys.device)
+        for slot, row in zip(free, rows, strict=True):
+            self.rows[slot], self._starts[slot] = row, start
 
     def arrange(self, number: int, width: int = 0) -> None:
-        """Moves the rows in flight to the first of `number` places and drops columns that none of them needs.
+        """Moves the rows in flight to the first of `number` slots and drops columns that none of them needs.
 
-        At least `width` columns are in use afterwards, and there is room for `GROWTH_COLUMNS` more.
+        Afterwards at least `width` columns are in use, and `GROWTH_COLUMNS` more are free.
         """
-        live = [place for place, row in enumerate(self.rows) if row is not None]
-        first = min((self._starts[place] for place in live), default=self.used)
+        live = self._live_slots
+        first = min((self._starts[slot] for slot in live), default=self.used)
         end, kept = self.used, self.used - first
         width = max(width, kept)
         chosen = torch.tensor(live, dtype=torch.long, device=self._mask.device)
@@ -117,7 +108,7 @@ class Slots:
         def moved(old: torch.Tensor, columns: int) -> torch.Tensor:
             shape = list(old.shape)
             shape[0], shape[columns] = number, width + GROWTH_COLUMNS
-            new = old.new_zeros(shape)  # zeros: a masked column still takes part in a product with 0
+            new = old.new_zeros(shape)  # zeros, because a masked column is still multiplied by 0
             part = old.narrow(columns, first, kept).index_select(0, chosen)
             new.narrow(columns, width - kept, kept)[: len(live)] = part
             return new
@@ -126,11 +117,11 @@ class Slots:
             layer.keys, layer.values, layer.used = moved(layer.keys, 2), moved(layer.values, 2), width
         self._mask = moved(self._mask, 1)
         free = number - len(live)
-        self._starts = [self._starts[place] + width - end for place in live] + [0] * free
+        self._starts = [self._starts[slot] + width - end for slot in live] + [0] * free
         self.rows = [*self.live, *[None] * free]
 
     def step(self, model: Any) -> torch.Tensor:
-        """One more token of every row goes through the model; the scores (rows in flight, vocabulary) for the next."""
+        """Runs the model on the last token of every row; returns the next token's scores (rows in flight, vocabulary)."""
         if self.used == self._mask.shape[1]:
             self.arrange(len(self.rows))
         device, used = self._mask.device, self.used
@@ -145,16 +136,15 @@ class Slots:
             use_cache=True,
             logits_to_keep=1,
         )
-        live = [place for place, row in enumerate(self.rows) if row is not None]
-        return output.logits[live, -1].float()
+        return output.logits[self._live_slots, -1].float()
 
     def release(self, row: ActiveRow) -> None:
-        """The row is done; its place is free."""
+        """Frees the slot of a finished row."""
         self.rows[self.rows.index(row)] = None
 
 
 def use_grouped_attention(model: Any) -> None:
-    """Lets a model that uses torch's attention read its cache without copying it for every group of query heads."""
+    """Lets a model with torch's attention read its cache without a copy for every group of query heads."""
     AttentionInterface.register(ATTENTION, grouped_attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
     if model.config._attn_implementation == "sdpa":
@@ -166,8 +156,8 @@ def grouped_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention of shape (rows, heads, queries, head_dim) over fewer key heads; returns (rows, queries, heads, head_dim).
 
-    In a decoding step there is one query a head, and the heads of a group read the same keys under the same mask: they
-    are as good as several queries of one head. The library repeats keys and values for each of them instead.
+    In a decoding step each head has one query, and the heads of a group read the same keys under the same mask. So they are
+    computed as several queries of one head. The library would repeat keys and values for each of them.
     """
     rows, heads, queries, size = query.shape
     if queries > 1 or heads == key.shape[1]:

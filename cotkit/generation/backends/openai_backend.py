@@ -2,9 +2,9 @@
 
     python teacher_cot.py --backend openai --base_url http://host1:8000/v1 http://host2:8000/v1 --model_name NAME ...
 
-The key comes from OPENAI_API_KEY and from nowhere else; servers of one's own need none. To stop at the answer, a text is
-streamed and the stream closed when its answer line is complete, which makes the server stop writing. Greedy texts are the
-server's own; sampled ones repeat as far as it keeps to a request's seed.
+The key comes only from OPENAI_API_KEY; your own servers need none. To stop at the answer, a text is streamed, and the
+stream is closed when the answer line is complete, which makes the server stop writing. Greedy texts are the server's own.
+Sampled texts repeat as far as the server respects a request's seed.
 """
 
 from __future__ import annotations
@@ -25,33 +25,31 @@ from urllib.parse import urlsplit
 from cotkit.core.errors import UserError
 from cotkit.generation.backends.server_pool import AttemptError, Blame, Pool
 from cotkit.generation.options import EngineOptions
-from cotkit.generation.prompts import Message
+from cotkit.generation.prompts import Message, plain_text
 from cotkit.generation.types import Completion, Request, Sampling
 from cotkit.grading.grader import answer_line_end
 
 log = logging.getLogger(__name__)
 
+reads_model_files = False
+manifest_settings: dict[str, str] = {}
+
 CONNECT_SECONDS = 10.0
 ERROR_CHARACTERS = 200
-SEED_MASK = 2**31 - 1  # what every server takes: some keep seeds in 32 bits
+SEED_MASK = 2**31 - 1  # some servers keep seeds in 32 bits
 
-# Not every server knows these and no text needs them; left out for a server whose refusal names one.
+# Not every server knows these, and no text needs them. One is left out for a server that refuses it by name.
 OPTIONAL = ("continuous_usage_stats", "stream_options", "chat_template_kwargs", "seed")
-# Newer hosted models refuse `max_tokens` and want this instead, which `transformers serve` would ignore.
+# Newer hosted models refuse `max_tokens` and require this name, which `transformers serve` would ignore.
 NEW_LIMIT = "max_completion_tokens"
 
-# Of all other HTTP errors either side may be the cause.
-BLAME = {400: Blame.ITEM, 413: Blame.ITEM, 422: Blame.ITEM, 401: Blame.SERVER, 404: Blame.SERVER, 429: Blame.SERVER}
-BLAME |= {502: Blame.SERVER, 503: Blame.SERVER}
+# Other HTTP errors may be the fault of either side.
+BLAME = {**dict.fromkeys((400, 413, 422), Blame.ITEM), **dict.fromkeys((401, 404, 429, 502, 503), Blame.SERVER)}
 HOPELESS = (401, 404)  # a wrong key, a wrong model or path
 
 
-reads_model_files = False
-manifest_settings: dict[str, Any] = {}
-
-
 def check(options: EngineOptions) -> None:
-    """Raises UserError if the options cannot work; asks no server."""
+    """Raises UserError if the options do not fit; asks no server."""
     if options.adapter is not None:
         raise UserError(
             f"{options.adapter}: --backend openai cannot load an adapter; serve it under a model name of its own "
@@ -62,43 +60,33 @@ def check(options: EngineOptions) -> None:
     for number, url in enumerate(options.base_url, 1):
         parts = urlsplit(url)
         if parts.username or parts.password or parts.query or parts.fragment:  # not shown: it may hold a secret
-            raise UserError(
-                f"--base_url number {number} holds more than an address; keys are read from OPENAI_API_KEY only"
-            )
+            fact = f"--base_url number {number} holds more than an address"
+            raise UserError(f"{fact}; keys are read from OPENAI_API_KEY only")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(f"--base_url {url}: an address such as http://localhost:8000/v1 is expected")
 
 
+def preview(options: EngineOptions, messages: list[Message], sampling: Sampling) -> str:
+    """The messages as they are sent; the server applies the model's template."""
+    return plain_text(messages)
+
+
 def load(options: EngineOptions, sampling: Sampling) -> OpenAIBackend:
-    """The pool of servers that the options describe; asks no server yet."""
+    """Makes the pool; asks no server yet."""
     for noisy in ("httpx2", "httpcore2", "openai"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     urls = list(dict.fromkeys(url.rstrip("/") for url in options.base_url))
     pool: Pool[Request, Completion] = Pool(urls, options.concurrency, options.max_retries)
-    return OpenAIBackend(
-        pool,
-        options.model,
-        sampling,
-        options.seed,
-        options.request_timeout,
-        os.environ.get("OPENAI_API_KEY", "").strip(),
-    )
-
-
-def preview(options: EngineOptions, messages: list[Message], sampling: Sampling) -> str:
-    """The messages as they are sent; the server applies the model's template."""
-    return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+    return OpenAIBackend(options, sampling, pool, os.environ.get("OPENAI_API_KEY", "").strip())
 
 
 @dataclass
 class OpenAIBackend:
-    """A model behind one or more servers; `timeout` in seconds."""
+    """A model behind one or more servers."""
 
-    pool: Pool[Request, Completion]
-    model: str
+    options: EngineOptions
     sampling: Sampling
-    seed: int
-    timeout: float
+    pool: Pool[Request, Completion]
     key: str = field(repr=False)
     left_out: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # by server
 
@@ -106,25 +94,23 @@ class OpenAIBackend:
         import httpx2
         from openai import AsyncOpenAI
 
-        # Retries and time limits are the pool's and `_attempt`'s. A client wants a key, servers of one's own do not.
-        limits = httpx2.Timeout(None, connect=min(CONNECT_SECONDS, self.timeout))
-        client = AsyncOpenAI(
-            api_key=self.key or "none", base_url=self.pool.servers[0].url, timeout=limits, max_retries=0
-        )
+        # The pool retries and `_attempt` limits the time, so the client does neither. It requires a key; own servers do not.
+        limits = httpx2.Timeout(None, connect=min(CONNECT_SECONDS, self.options.request_timeout))
+        url = self.pool.servers[0].url
+        client = AsyncOpenAI(api_key=self.key or "none", base_url=url, timeout=limits, max_retries=0)
         for request, result in self.pool.run(requests, partial(self._attempt, client), client.close):
             failed = isinstance(result, AttemptError)
             yield request, Completion("", "error", 0, 0, str(result)) if failed else result
 
     def body(self, request: Request, left_out: set[str]) -> dict[str, Any]:
-        """What is asked of a server. Values that would be its default are sent too: defaults are often the model's."""
+        """The body of a request. It states default values too, since a server's defaults often come from the model."""
         sampling = self.sampling
         limit = NEW_LIMIT if "max_tokens" in left_out else "max_tokens"
-        body: dict[str, Any] = {"model": self.model, "messages": request.messages, limit: request.budget(sampling)}
-        body["temperature"] = sampling.temperature
+        body: dict[str, Any] = {"model": self.options.model, "messages": request.messages}
+        body |= {limit: request.budget(sampling), "temperature": sampling.temperature}
         if sampling.temperature > 0:
-            body |= {"top_p": sampling.top_p, "seed": request.seed(self.seed) & SEED_MASK}
-        if sampling.temperature > 0 and sampling.top_k:
-            body["top_k"] = sampling.top_k
+            body |= {"top_p": sampling.top_p, "seed": request.seed(self.options.seed) & SEED_MASK}
+            body |= {"top_k": sampling.top_k} if sampling.top_k else {}
         body["chat_template_kwargs"] = {"enable_thinking": sampling.thinking}
         if sampling.stop_at_answer:
             counts = {"include_usage": True, "continuous_usage_stats": True}
@@ -136,11 +122,12 @@ class OpenAIBackend:
         import httpx2
         from openai import APIConnectionError, APIError, APIStatusError
 
+        timeout = self.options.request_timeout
         try:
-            async with asyncio.timeout(self.timeout) as limit:
+            async with asyncio.timeout(timeout) as limit:
                 return await self._ask(client, url, request, limit)
         except TimeoutError:
-            raise AttemptError(f"silent for {self.timeout:g} s", silent=True) from None
+            raise AttemptError(f"silent for {timeout:g} s", silent=True) from None
         except APIStatusError as error:
             raise self._status_error(error, url) from None
         except APIConnectionError as error:
@@ -152,10 +139,10 @@ class OpenAIBackend:
             text = error.body if isinstance(error.body, str) else _message(error.body)
             raise AttemptError(f"the server reports: {self._clean(text or error.message)}") from None
         except (httpx2.HTTPError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            raise AttemptError(f"what came is no chat completion ({type(error).__name__})") from None
+            raise AttemptError(f"the reply is no chat completion ({type(error).__name__})") from None
 
     async def _ask(self, client: Any, url: str, request: Request, limit: asyncio.Timeout) -> Completion:
-        """Asks once more where the server refuses something that is optional."""
+        """Asks again without an optional parameter if the server refuses it."""
         from openai import APIStatusError
 
         while True:
@@ -171,7 +158,7 @@ class OpenAIBackend:
                 self.left_out[url].add(name)
 
     async def _complete(self, client: Any, url: str, body: dict[str, Any], limit: asyncio.Timeout) -> Completion:
-        """Plain dicts instead of the client's typed chunks: building those takes four times as long (0.2 ms a token)."""
+        """Reads plain dicts: the client's typed chunks take four times as long to build (0.2 ms per token)."""
         from openai import AsyncStream
 
         reply = Reply()
@@ -184,30 +171,30 @@ class OpenAIBackend:
         stream = await client.post(url, body=body, cast_to=object, stream=True, stream_cls=AsyncStream[object])
         try:
             async for chunk in stream:
-                limit.reschedule(asyncio.get_running_loop().time() + self.timeout)
+                limit.reschedule(asyncio.get_running_loop().time() + self.options.request_timeout)
                 for choice in chunk.get("choices") or [{}]:
                     if reply.add(choice, "delta", chunk.get("usage")):
                         return reply.completion()
         finally:
-            await stream.close()  # before its end: the server stops writing
+            await stream.close()  # closed early, this makes the server stop writing
         return reply.completion()
 
     def _status_error(self, error: Any, url: str) -> AttemptError:
-        code, blame = error.status_code, BLAME.get(error.status_code, Blame.EITHER)
+        code = error.status_code
         text = f"HTTP {code}: {self._clean(_message(error.body))}".rstrip(": ")
         text += " (does the address end in /v1?)" if code == 404 and not url.endswith("/v1") else ""
         wait = retry_after(error.response.headers.get("retry-after"))
-        return AttemptError(text, blame, hopeless=code in HOPELESS, retry_after=wait)
+        return AttemptError(text, BLAME.get(code, Blame.EITHER), hopeless=code in HOPELESS, retry_after=wait)
 
     def _clean(self, text: str) -> str:
-        """Foreign text for an error: one short line without the key."""
-        line = " ".join(whole(text).split())
+        """A server's text for an error message: one short line without the key."""
+        line = " ".join(without_lone_surrogates(text).split())
         line = line.replace(self.key, "***") if self.key else line
         return re.sub(r"\bsk-[\w*-]+", "***", line)[:ERROR_CHARACTERS]
 
 
 class Reply:
-    """A text as it arrives, whole or in pieces."""
+    """A text as it arrives, at once or in pieces."""
 
     def __init__(self) -> None:
         self.text, self.thinking, self.reason = "", "", ""
@@ -215,9 +202,9 @@ class Reply:
         self.usage: dict[str, Any] = {}
 
     def add(self, choice: dict[str, Any], part: str, usage: dict[str, Any] | None) -> bool:
-        """Takes the message or delta of a choice; True if its answer line is complete in a stream."""
+        """Takes the message or delta of a choice; True if a stream's answer line is now complete."""
         message = choice.get(part) or {}
-        # vLLM has renamed the first to the second and sends both for a while.
+        # vLLM renamed the first field to the second and sends both for a while.
         thought = message.get("reasoning_content") or message.get("reasoning") or ""
         piece = message.get("content") or ""
         self.thinking += thought
@@ -230,10 +217,10 @@ class Reply:
         return self.reason == "answer"
 
     def completion(self) -> Completion:
-        """The finished text. Raises AttemptError where there is none.
+        """The finished text. Raises AttemptError if there is none.
 
-        Tokens are the server's count; where it sends none, as most do not when a stream is closed, those written are the
-        pieces of the stream (on most servers one a token) and those of the prompt are 0.
+        Token counts are the server's. Most servers send none when a stream is closed; then completion_tokens is the number
+        of pieces (one token each on most servers), and prompt_tokens is 0.
         """
         if not self.reason:
             raise AttemptError("the text ended without a finish reason")
@@ -241,12 +228,13 @@ class Reply:
             blame = Blame.ITEM if self.reason == "content_filter" else Blame.EITHER
             raise AttemptError(f"the text ended with finish reason {self.reason[:30]!r}", blame)
         prompt, written = (_count(self.usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
-        if not self.text and not self.thinking and (written is None or written > 1):  # 1: the end of the turn alone
+        if not self.text and not self.thinking and (written is None or written > 1):  # 1: only the end-of-turn token
             raise AttemptError("the answer has no content")
         text = self.text
-        if self.thinking:  # back to where the model wrote it; a thought that was cut by the limit has no end
+        if self.thinking:  # back to where the model wrote it; truncated thinking has no end
             text = f"<think>\n{self.thinking}" + (f"\n</think>\n\n{text}" if text or self.reason != "length" else "")
-        return Completion(whole(text), self.reason, prompt or 0, self.pieces if written is None else written)
+        tokens = self.pieces if written is None else written
+        return Completion(without_lone_surrogates(text), self.reason, prompt or 0, tokens)
 
 
 def _count(value: Any) -> int | None:
@@ -254,27 +242,27 @@ def _count(value: Any) -> int | None:
 
 
 def _message(body: Any) -> str:
-    """What an error's body says: OpenAI's `message`, FastAPI's `detail`; nothing of what is no JSON object."""
+    """The message in an error's body: OpenAI's `message` or FastAPI's `detail`; empty if it is no JSON object."""
     return str(body.get("message") or body.get("detail") or "") if isinstance(body, dict) else ""
 
 
 def _refused(error: Any, body: dict[str, Any]) -> str | None:
-    """The option that this refusal names and a server can do without, if it was sent."""
+    """The parameter that this refusal names, if it was sent and the request can do without it."""
     if error.status_code not in (400, 422):
         return None
-    said, sent = str(error.body), {*body, *body.get("stream_options", {})}
-    if "max_tokens" in sent and re.search(rf"\buse '{NEW_LIMIT}'", said, re.IGNORECASE):
+    reason, sent = str(error.body), {*body, *body.get("stream_options", {})}
+    if "max_tokens" in sent and re.search(rf"\buse '{NEW_LIMIT}'", reason, re.IGNORECASE):
         return "max_tokens"
-    return next((name for name in OPTIONAL if name in sent and re.search(rf"\b{name}\b", said)), None)
+    return next((name for name in OPTIONAL if name in sent and re.search(rf"\b{name}\b", reason)), None)
 
 
-def whole(text: str) -> str:
-    """Joins the halves of surrogate pairs and replaces lone ones, which no file could hold."""
+def without_lone_surrogates(text: str) -> str:
+    """Joins the halves of surrogate pairs and replaces lone ones, which UTF-8 files cannot hold."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def retry_after(value: str | None) -> float:
-    """Seconds that a Retry-After header (a number or a date) asks for; 0 where nothing readable is there."""
+    """Seconds that a Retry-After header (a number or a date) asks for; 0 if it is missing or unreadable."""
     try:
         return max(0.0, float(value or 0))
     except ValueError:

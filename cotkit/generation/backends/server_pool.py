@@ -1,8 +1,8 @@
-"""One queue of work for several servers: whoever is free takes the next item, and none is done twice.
+"""One queue of work for several servers: a free server takes the next item, and no item is done twice.
 
-A server that fails rests, longer each time, and is then tried with one item; meanwhile the others do the work. One that
-keeps failing with no success in between is given up, and when none is left all that remains fails at once, so a run
-always ends. What a server is asked is not known here: `Pool.run` is given a coroutine that makes one attempt.
+A server that fails rests, longer each time, and is then tried with one item while the others work on. A server that keeps
+failing without a success is given up. When none is left, all remaining items fail at once, so a run always ends. The pool
+does not know what a server does: `Pool.run` takes a coroutine that makes one attempt.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from typing import Any, Generic, TypeVar
 
 log = logging.getLogger(__name__)
 
-FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS = 1.0, 60.0  # doubled in between; also the most that a Retry-After is obeyed
-CLOSING_SECONDS = 3.0  # an interrupted run waits so long for its connections to close
+# The first delay is doubled up to the second one, which also limits how long a Retry-After is obeyed.
+FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS = 1.0, 60.0
+CLOSING_SECONDS = 3.0  # how long an interrupted run waits for its connections to close
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,18 +33,18 @@ Attempt = Callable[[str, Item], Coroutine[Any, Any, Result]]
 class Blame(Enum):
     """Whose fault a failed attempt was."""
 
-    ITEM = "item"  # no server would take it: not repeated
-    SERVER = "server"  # busy or down: the item goes to whoever is free and is none the worse for it
+    ITEM = "item"  # no server would accept it: not repeated
+    SERVER = "server"  # busy or down: the item goes to a free server and keeps all its tries
     EITHER = "either"  # counts against both
 
 
 class AttemptError(Exception):
-    """An attempt that brought nothing; the message is one short line.
+    """A failed attempt; the message is one short line.
 
     Args:
-        silent: nothing came for a whole time limit. A second time in a row is enough to give the server up.
-        hopeless: the server will not do better (a wrong key, model or address).
-        retry_after: seconds for which the server asked to be left alone.
+        silent: nothing came within the time limit. The second silence in a row is enough to give the server up.
+        hopeless: another try cannot help (a wrong key, model or address).
+        retry_after: seconds for which the server asked not to be called.
     """
 
     def __init__(
@@ -60,13 +61,13 @@ class AttemptError(Exception):
 
 
 def delay(failures: int) -> float:
-    """Seconds to wait after so many failures in a row; the jitter keeps clients from coming back as one."""
+    """Seconds to wait after so many failures in a row, with jitter so that clients do not return all at once."""
     return min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2 ** (failures - 1)) * random.uniform(0.5, 1.0)
 
 
 @dataclass
 class Server:
-    """What runs on one server and how it has been doing. Times are those of time.monotonic."""
+    """The state of one server. Times are those of time.monotonic."""
 
     url: str
     concurrency: int
@@ -76,7 +77,7 @@ class Server:
     last_failure: float = 0.0
     rests_until: float = 0.0
     reason: str = ""  # of its last failure
-    silent: bool = False  # whether that was silence
+    silent: bool = False  # whether its last failure was silence
 
     @property
     def given_up(self) -> bool:
@@ -91,7 +92,7 @@ class Server:
         self.failures, self.silent = 0, False
 
     def failed(self, error: AttemptError, started: float) -> None:
-        """Notes a failure. Attempts that were under way at the last one tell of the same outage and count no more."""
+        """Records a failure. An attempt that started before the last failure belongs to the same outage: not counted."""
         now, pause = time.monotonic(), min(error.retry_after, MAX_DELAY_SECONDS)
         self.reason = f"{self.url}: {error}"
         if started >= self.last_failure:
@@ -106,11 +107,11 @@ class Server:
         self.rests_until = max(self.rests_until, now + pause)
 
 
-Running = dict[asyncio.Task[Result], tuple[int, Server, float]]  # number of the item, server, when it began
+Running = dict[asyncio.Task[Result], tuple[int, Server, float]]  # number of the item, server, start time
 
 
 class Pool(Generic[Item, Result]):
-    """Servers that all do the same. Both an item and a server may fail `max_retries` times before they are given up."""
+    """Servers that all do the same. An item, like a server, may fail `max_retries` times before it is given up."""
 
     def __init__(self, urls: Sequence[str], concurrency: int, max_retries: int) -> None:
         self.servers = [Server(url, concurrency, max_retries) for url in urls]
@@ -123,7 +124,7 @@ class Pool(Generic[Item, Result]):
 
         Args:
             attempt: tries an item on the server with that URL; raises AttemptError.
-            close: awaited when all is done.
+            close: awaited at the end.
         """
         finished: SimpleQueue[tuple[Item, Result | AttemptError] | None] = SimpleQueue()
 
@@ -138,8 +139,8 @@ class Pool(Generic[Item, Result]):
                 await asyncio.gather(*running, return_exceptions=True)
                 await close()
 
-        # In a thread of its own, since signals are handled in the main thread: one that broke into the event loop would
-        # leave it in a state in which it cannot be closed.
+        # The event loop has its own thread, because signals are handled in the main thread: a signal that interrupted the
+        # loop would leave it in a state in which it cannot be closed.
         loop = asyncio.new_event_loop()
         task = loop.create_task(work())
         task.add_done_callback(lambda _: finished.put(None))
@@ -151,13 +152,13 @@ class Pool(Generic[Item, Result]):
         finally:
             loop.call_soon_threadsafe(task.cancel)
             thread.join(CLOSING_SECONDS)
-        task.result()  # raises what nobody expected
+        task.result()  # raises unexpected errors
         loop.close()
 
     async def _results(
         self, items: Sequence[Item], attempt: Attempt[Item, Result], running: Running[Result]
     ) -> AsyncIterator[tuple[Item, Result | AttemptError]]:
-        waiting = [(0.0, number) for number in range(len(items))]  # a heap of (not before this time, which item)
+        waiting = [(0.0, number) for number in range(len(items))]  # a heap of (earliest start, number of the item)
         attempts = [0] * len(items)
         while waiting or running:
             now = time.monotonic()
@@ -179,7 +180,7 @@ class Pool(Generic[Item, Result]):
                 elif not isinstance(error, AttemptError):
                     raise error
                 elif error.blame is Blame.ITEM:
-                    server.succeeded()  # it is well and has judged
+                    server.succeeded()  # the server works and has refused the item
                     yield items[number], error
                 else:
                     server.failed(error, started)
@@ -198,7 +199,7 @@ class Pool(Generic[Item, Result]):
     async def _ended(
         self, running: Running[Result], waiting: list[tuple[float, int]], now: float
     ) -> set[asyncio.Task[Result]]:
-        """Waits until an attempt ends or a new one may be started; the attempts that have ended."""
+        """Waits until an attempt ends or a new one may start; returns the attempts that have ended."""
         times = [server.rests_until for server in self.servers if not server.given_up]
         times += [waiting[0][0]] if waiting else []
         pause = min((moment - now for moment in times if moment > now), default=None)

@@ -1,4 +1,4 @@
-"""Hugging Face transformers, on CPU, CUDA or MPS: the adapter merged, the batch bounded by what memory holds."""
+"""Hugging Face transformers on CPU, CUDA or MPS: merges the adapter and limits the batch by the free memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from cotkit.core.errors import UserError
-from cotkit.generation.chat_model import check_model, load_model, load_tokenizer
+from cotkit.generation import chat_model
 from cotkit.generation.options import EngineOptions
 from cotkit.generation.prompts import Message, render
 from cotkit.generation.types import Sampling
@@ -15,20 +15,45 @@ if TYPE_CHECKING:
     from cotkit.generation.backends.continuous_batching import Decoder
 
 reads_model_files = True
-manifest_settings: dict[str, Any] = {}
+manifest_settings: dict[str, str] = {}
 
-# Default batch sizes. Measured on 2 cores with a 135M model: from 32 rows on, a larger batch makes no row cheaper. A GPU
-# gains from larger batches, and its memory is the limit.
+# Rows in flight. Measured on 2 cores with a 135M model: from 32 rows on the time per row is constant, since computing is
+# the limit. A GPU is used better by more rows; there memory limits them.
 CPU_ROWS, GPU_ROWS = 64, 256
-# Default limit in tokens on a CPU: 1.5 GiB of KV cache of a 135M model in float32.
+# Tokens in flight on a CPU: a KV cache of 1.5 GiB for a 135M model in float32.
 CPU_TOKENS = 32768
-# Share of the GPU memory that is free after loading which the KV cache may fill. The rest is for activations, and for the
-# copy when a batch is rearranged.
+# The share of a GPU's memory, free after the model is loaded, that the KV cache may fill. The rest is for computing and
+# for the copy while a batch is rearranged.
 GPU_CACHE_SHARE = 0.6
 
 
+def check(options: EngineOptions) -> None:
+    chat_model.check_model(options.model)
+
+
+def preview(options: EngineOptions, messages: list[Message], sampling: Sampling) -> str:
+    return render(chat_model.load_tokenizer(options.model), messages, sampling.thinking)
+
+
+def load(options: EngineOptions, sampling: Sampling) -> Decoder:
+    """Loads the model, merges the adapter into it, and moves it to the device. Raises UserError if that is impossible."""
+    import torch
+
+    from cotkit.generation.backends.continuous_batching import Decoder
+
+    device = pick_device(options.device)
+    dtype: Any = "auto" if options.dtype == "auto" else getattr(torch, options.dtype)
+    if device == "cpu" and options.dtype == "auto":
+        dtype = torch.float32
+    tokenizer = chat_model.load_tokenizer(options.model)
+    model = chat_model.load_model(options.model, options.adapter, dtype).to(device).eval()
+    rows = options.batch_size or (CPU_ROWS if device == "cpu" else GPU_ROWS)
+    tokens = options.max_batch_tokens or default_batch_tokens(model)
+    return Decoder(model, tokenizer, sampling, rows, tokens, options.seed)
+
+
 def pick_device(wanted: str) -> str:
-    """The torch device: `auto` is this rank's GPU, else Apple's, else the CPU."""
+    """The torch device: `auto` is this rank's GPU, else Apple's, else the CPU. Raises UserError if it does not exist."""
     import torch
 
     if wanted in ("auto", "cuda") and torch.cuda.is_available():
@@ -42,35 +67,8 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
-def check(options: EngineOptions) -> None:
-    """Raises UserError if the model is neither a model folder nor a hub model's name."""
-    check_model(options.model)
-
-
-def preview(options: EngineOptions, messages: list[Message], sampling: Sampling) -> str:
-    """The text that the model would read."""
-    return render(load_tokenizer(options.model), messages, sampling.thinking)
-
-
-def load(options: EngineOptions, sampling: Sampling) -> Decoder:
-    """Loads the model, merges the adapter into it, and puts it on the device. Raises UserError if it cannot."""
-    import torch
-
-    from cotkit.generation.backends.continuous_batching import Decoder
-
-    device = pick_device(options.device)
-    dtype: Any = "auto" if options.dtype == "auto" else getattr(torch, options.dtype)
-    if device == "cpu" and options.dtype == "auto":
-        dtype = torch.float32
-    tokenizer = load_tokenizer(options.model)
-    model = load_model(options.model, options.adapter, dtype).to(device).eval()
-    rows = options.batch_size or (CPU_ROWS if device == "cpu" else GPU_ROWS)
-    tokens = options.max_batch_tokens or default_batch_tokens(model)
-    return Decoder(model, tokenizer, sampling, rows, tokens, options.seed)
-
-
 def default_batch_tokens(model: Any) -> int:
-    """Tokens whose keys and values fit into a good part of the free memory of the model's device."""
+    """The number of tokens whose keys and values fill `GPU_CACHE_SHARE` of the free memory; `CPU_TOKENS` without CUDA."""
     import torch
 
     if model.device.type != "cuda":

@@ -1,8 +1,8 @@
-"""vLLM inside this command: continuous batching with paged keys and values, one engine a rank, in processes of its own.
+"""vLLM inside this command: continuous batching with a paged KV cache, one engine per rank, in its own processes.
 
-vLLM decides what is decoded together and keeps what prompts have in common (prefix caching), so `--batch_size` means
-nothing here. Prompts go in and completions come out as token ids: they are rendered, decoded and ended exactly as by
-the transformers backend. Needs an environment of its own, see requirements-vllm.txt.
+vLLM decides which rows are decoded together and reuses shared prompt beginnings (prefix caching), so `--batch_size` has no
+effect. Prompts go in and completions come out as token ids: they are rendered, decoded and ended exactly as by the
+transformers backend. vLLM needs its own environment; see requirements-vllm.txt.
 """
 
 from __future__ import annotations
@@ -22,74 +22,62 @@ from pathlib import Path
 from typing import Any
 
 from cotkit.core.errors import UserError
-from cotkit.generation.chat_model import (
-    answered,
-    check_adapter,
-    check_model,
-    decode,
-    encode,
-    load_model,
-    load_tokenizer,
-    turn_end_ids,
-)
+from cotkit.generation import chat_model
+from cotkit.generation.backends.transformers_backend import preview
+from cotkit.generation.chat_model import ActiveRow, answered, decode, encode, turn_end_ids
 from cotkit.generation.options import EngineOptions
-from cotkit.generation.prompts import Message, render
 from cotkit.generation.types import Completion, Request, Sampling
 
-reads_model_files = True
-manifest_settings: dict[str, Any] = {}
+__all__ = ["VllmBackend", "check", "load", "preview"]
 
-# The only ranks that vLLM reserves room for; an adapter gets the next larger one.
+reads_model_files = True
+manifest_settings: dict[str, str] = {}
+
+# vLLM reserves memory for one of these ranks; an adapter gets the next larger one.
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
-# Keys and values of an engine on a CPU: 46,000 tokens of SmolLM2-135M in float32. VLLM_CPU_KVCACHE_SPACE is stronger.
+# KV cache of an engine on a CPU: 46,000 tokens of SmolLM2-135M in float32. VLLM_CPU_KVCACHE_SPACE overrides it.
 CPU_CACHE_BYTES = 2 * 2**30
 
-# What torchrun sets. vLLM's processes would take it for their own: with TORCHELASTIC_USE_AGENT_STORE they wait for a
-# store that the launcher does not offer them.
+# Variables of torchrun. vLLM's processes would take them for their own: with TORCHELASTIC_USE_AGENT_STORE they wait for
+# a store that the launcher does not offer them.
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LAUNCHER_PREFIXES = ("LOCAL_", "GROUP_", "ROLE_", "TORCHELASTIC_")
 
-# How long the engine's processes may take to end before they are killed; Ctrl-C is to end everything in 5 s.
+# The engine's processes are killed if they have not ended by then; Ctrl-C must end everything within 5 s.
 SHUTDOWN_SECONDS = 2.0
 
-# Errors only, on stderr; no usage report. What the user has set is stronger.
+# Errors only, on stderr, and no usage report. What the user has set wins.
 QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_NO_USAGE_STATS": "1",
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::UserWarning:multiprocessing.resource_tracker",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
-    "TORCH_LOGS": "-all",  # its spelling of errors only
+    "TORCH_LOGS": "-all",  # torch's way to write "errors only"
 }
 
 
 def check(options: EngineOptions) -> None:
-    """Raises UserError if vLLM is not installed, or the model is neither a model folder nor a hub model's name."""
+    """Raises UserError if vLLM is not installed or the model's name is wrong."""
     if find_spec("vllm") is None:
         raise UserError(
             "--backend vllm: vLLM is not installed here; it has an environment of its own, requirements-vllm.txt"
         )
-    check_model(options.model)
-
-
-def preview(options: EngineOptions, messages: list[Message], sampling: Sampling) -> str:
-    """The text that the model would read."""
-    return render(load_tokenizer(options.model), messages, sampling.thinking)
+    chat_model.check_model(options.model)
 
 
 def load(options: EngineOptions, sampling: Sampling) -> VllmBackend:
-    """Starts an engine. Raises UserError for a model or adapter that cannot be used, or if the engine does not start."""
+    """Starts an engine. Raises UserError if the model or adapter cannot be used, or if the engine does not start."""
     from transformers import AutoConfig, GenerationConfig
 
-    model_name, adapter = options.model, options.adapter
-    tokenizer = load_tokenizer(model_name)
-    if adapter is not None:
-        check_adapter(model_name, Path(adapter))
+    tokenizer = chat_model.load_tokenizer(options.model)
+    if options.adapter is not None:
+        chat_model.check_adapter(options.model, Path(options.adapter))
     try:
-        generation = GenerationConfig.from_pretrained(model_name)
-    except OSError:  # it has none: its configuration names the end token
-        generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(model_name))
+        generation = GenerationConfig.from_pretrained(options.model)
+    except OSError:  # without one, the model's configuration names the end token
+        generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(options.model))
     with engine_environment(options.tensor_parallel_size), tempfile.TemporaryDirectory(prefix="merged-") as folder:
         engine, lora = _start(options, Path(folder))
     guard_children()
@@ -98,8 +86,8 @@ def load(options: EngineOptions, sampling: Sampling) -> VllmBackend:
 
 
 def _start(options: EngineOptions, folder: Path) -> tuple[Any, Any]:
-    """(engine, its LoRARequest or None). With a merged adapter the engine reads its weights from `folder`, once."""
-    logging.getLogger("vllm").setLevel(logging.ERROR)  # while it is imported; then it sets up its own logging
+    """(engine, its LoRARequest or None). A merged adapter's weights are saved in `folder`, where the engine reads them."""
+    logging.getLogger("vllm").setLevel(logging.ERROR)  # during the import; afterwards vLLM sets up its own logging
     from vllm import EngineArgs, LLMEngine
     from vllm.lora.request import LoRARequest
     from vllm.platforms import current_platform
@@ -112,14 +100,13 @@ def _start(options: EngineOptions, folder: Path) -> tuple[Any, Any]:
         arguments["gpu_memory_utilization"] = options.gpu_memory_utilization
     elif on_cpu:
         arguments["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
-    model_name, adapter = options.model, options.adapter
-    weights, lora = model_name, None
-    if adapter is not None and (on_cpu if options.merge_adapter is None else options.merge_adapter):
-        load_model(model_name, adapter, arguments["dtype"]).save_pretrained(folder)
+    weights, lora = options.model, None
+    if options.adapter is not None and (on_cpu if options.merge_adapter is None else options.merge_adapter):
+        chat_model.load_model(options.model, options.adapter, arguments["dtype"]).save_pretrained(folder)
         weights = str(folder)
-    elif adapter is not None:
-        lora = LoRARequest("adapter", 1, adapter)
-        arguments.update(enable_lora=True, max_loras=1, max_lora_rank=_lora_rank(Path(adapter)))
+    elif options.adapter is not None:
+        lora = LoRARequest("adapter", 1, options.adapter)
+        arguments.update(enable_lora=True, max_loras=1, max_lora_rank=_lora_rank(Path(options.adapter)))
     try:
         engine = LLMEngine.from_engine_args(
             EngineArgs(
@@ -127,7 +114,7 @@ def _start(options: EngineOptions, folder: Path) -> tuple[Any, Any]:
                 skip_tokenizer_init=True,
                 seed=options.seed,
                 enable_prefix_caching=True,
-                max_model_len=-1,  # the model's own context, or as much of it as memory holds
+                max_model_len=-1,  # the model's own context, or as much of it as fits into memory
                 tensor_parallel_size=options.tensor_parallel_size,
                 enforce_eager=on_cpu,  # on a CPU compiling takes longer than it saves
                 disable_log_stats=True,
@@ -138,40 +125,34 @@ def _start(options: EngineOptions, folder: Path) -> tuple[Any, Any]:
         if lora is not None:
             engine.add_lora(lora)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"vLLM does not start with {model_name}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"vLLM does not start with {options.model}: {str(error).splitlines()[0]}") from error
     return engine, lora
 
 
 def _lora_rank(adapter: Path) -> int:
-    """The room that an adapter needs. Raises UserError if it is larger than vLLM has."""
+    """The smallest of `LORA_RANKS` that fits the adapter. Raises UserError if it is larger than all."""
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
-    for room in LORA_RANKS:
-        if rank <= room:
-            return room
-    raise UserError(
-        f"{adapter}: vLLM holds adapters up to rank {LORA_RANKS[-1]}, this one has {rank}; use --merge_adapter"
-    )
+    for reserved in LORA_RANKS:
+        if rank <= reserved:
+            return reserved
+    raise UserError(f"{adapter}: rank {rank}, but vLLM's largest is {LORA_RANKS[-1]}; use --merge_adapter")
 
 
 def guard_children() -> None:
-    """Sees to it that this process's children end with it, even if it is killed: an engine would live on and hold memory.
+    """Makes this process's children end with it, even if it is killed. An orphaned engine would keep its memory.
 
-    A shell waits for the end of a pipe whose other end only this process has.
+    A shell waits for the end of a pipe whose other end only this process holds.
     """
     pids = [str(child.pid) for child in multiprocessing.active_children()]
-    guard = subprocess.Popen(
-        ["sh", "-c", 'read -r _; kill -9 "$@"', "guard", *pids],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    command = ["sh", "-c", 'read -r _; kill -9 "$@"', "guard", *pids]
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
     atexit.register(guard.kill)
 
 
 @contextlib.contextmanager
 def engine_environment(tensor_parallel_size: int) -> Iterator[None]:
-    """The environment that an engine's processes start with: nothing of torchrun's, this rank's GPUs or cores."""
+    """The environment in which an engine's processes start: no variable of torchrun, this rank's GPUs or cores."""
     before = dict(os.environ)
     for name in before:
         if name in LAUNCHER_VARIABLES or name.startswith(LAUNCHER_PREFIXES):
@@ -180,10 +161,9 @@ def engine_environment(tensor_parallel_size: int) -> Iterator[None]:
         os.environ.setdefault(name, value)
     local_rank, ranks = int(before.get("LOCAL_RANK", "0")), int(before.get("LOCAL_WORLD_SIZE", "1"))
     if ranks > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus_of_rank(
-            before.get("CUDA_VISIBLE_DEVICES"), local_rank, ranks, tensor_parallel_size
-        )
-    # Left to itself vLLM binds its threads to the same cores in every rank, and keeps a core free even of two.
+        gpus = gpus_of_rank(before.get("CUDA_VISIBLE_DEVICES"), local_rank, ranks, tensor_parallel_size)
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    # By default vLLM binds the threads of every rank to the same cores, and leaves one core idle even of two.
     if "VLLM_CPU_OMP_THREADS_BIND" not in before:
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         if ranks > 1 or "OMP_NUM_THREADS" not in before:
@@ -196,26 +176,17 @@ def engine_environment(tensor_parallel_size: int) -> Iterator[None]:
 
 
 def gpus_of_rank(visible: str | None, local_rank: int, ranks: int, each: int) -> str:
-    """The GPUs of one of `ranks` engines on this node, `each` in number. Raises UserError if there are too few."""
-    gpus = visible.split(",") if visible else [str(number) for number in range(ranks * each)]
-    if len(gpus) < ranks * each:
-        raise UserError(
-            f"{ranks} ranks with --tensor_parallel_size {each} need {ranks * each} GPUs, CUDA_VISIBLE_DEVICES has {len(gpus)}"
-        )
+    """The `each` GPUs of one of `ranks` engines on this node, separated by commas. Raises UserError if there are too few."""
+    needed = ranks * each
+    gpus = visible.split(",") if visible else [str(number) for number in range(needed)]
+    if len(gpus) < needed:
+        fact = f"{ranks} ranks with --tensor_parallel_size {each} need {needed} GPUs"
+        raise UserError(f"{fact}, CUDA_VISIBLE_DEVICES has {len(gpus)}")
     return ",".join(gpus[local_rank * each : (local_rank + 1) * each])
 
 
-class _VllmRow:
-    """One request while the engine has it."""
-
-    def __init__(self, request: Request, prompt: list[int]) -> None:
-        self.request = request
-        self.prompt = prompt
-        self.tokens: list[int] = []
-
-
 class VllmBackend:
-    """See the module's text. Made by `load`."""
+    """A running engine, made by `load`."""
 
     def __init__(
         self, engine: Any, tokenizer: Any, turn_ends: set[int], sampling: Sampling, seed: int, lora: Any = None
@@ -223,7 +194,7 @@ class VllmBackend:
         self.engine, self.tokenizer, self.turn_ends = engine, tokenizer, turn_ends
         self.sampling, self.seed, self.lora = sampling, seed, lora
         self.context: int = engine.vllm_config.model_config.max_model_len
-        # As many again as are decoded wait inside the engine: a free place is filled without asking here.
+        # The engine also holds as many waiting rows as it decodes, so it can fill a free slot at once.
         self.window: int = 2 * engine.vllm_config.scheduler_config.max_num_seqs
         self._numbers = count()
 
@@ -231,9 +202,10 @@ class VllmBackend:
         waiting, running = iter(requests), {}
         while True:
             while len(running) < self.window and (request := next(waiting, None)) is not None:
-                row = _VllmRow(request, encode(self.tokenizer, request.messages, self.sampling.thinking))
-                if len(row.prompt) + request.budget(self.sampling) > self.context:
-                    yield request, self._too_long(row)
+                prompt = encode(self.tokenizer, request.messages, self.sampling.thinking)
+                row = ActiveRow(request, prompt, self.sampling)
+                if row.need > self.context:
+                    yield request, row.too_long(self.context)
                 else:
                     running[self._add(row)] = row
             if not running:
@@ -248,12 +220,8 @@ class VllmBackend:
             for name, completion in finished.items():
                 yield running.pop(name).request, completion
 
-    def _too_long(self, row: _VllmRow) -> Completion:
-        error = f"prompt of {len(row.prompt)} tokens + max_new_tokens is over the model's context of {self.context}"
-        return Completion("", "error", len(row.prompt), 0, error)
-
-    def _add(self, row: _VllmRow) -> str:
-        """Hands a row to the engine; returns its name there."""
+    def _add(self, row: ActiveRow) -> str:
+        """Hands a row to the engine; returns the engine's name for it."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -266,7 +234,7 @@ class VllmBackend:
             max_tokens=row.request.budget(sampling),
             stop_token_ids=sorted(self.turn_ends),
             detokenize=False,
-            # New tokens as they come are needed only to see an answer's end.
+            # New tokens one by one are needed only to notice the end of an answer line.
             output_kind=RequestOutputKind.DELTA if sampling.stop_at_answer else RequestOutputKind.FINAL_ONLY,
         )
         self.engine.add_request(name, {"prompt_token_ids": row.prompt}, params, lora_request=self.lora)
@@ -280,20 +248,14 @@ class VllmBackend:
         except EngineDeadError as error:
             raise UserError("vLLM's engine died, its own message is above; the same command resumes") from error
 
-    def _advance(self, row: _VllmRow, output: Any) -> Completion | None:
-        """Adds new tokens to a row; its completion if they end it."""
+    def _advance(self, row: ActiveRow, output: Any) -> Completion | None:
+        """Adds new tokens to a row; returns its completion if they end it."""
         for token in output.token_ids:
             row.tokens.append(token)
             if self.sampling.stop_at_answer and (text := answered(self.tokenizer, row.tokens)) is not None:
-                return self._complete(row, "answer", text)
+                return row.finished("answer", text)
         if output.finish_reason == "stop":
-            return self._complete(row, "stop", decode(self.tokenizer, row.tokens[:-1]))
+            return row.finished("stop", decode(self.tokenizer, row.tokens[:-1]))
         if output.finish_reason == "length":
-            return self._complete(row, "length", decode(self.tokenizer, row.tokens))
-        if output.finish_reason is not None:
-            error = f"vLLM gave up ({output.finish_reason})"
-            return Completion("", "error", len(row.prompt), len(row.tokens), error)
-        return None
-
-    def _complete(self, row: _VllmRow, reason: str, text: str) -> Completion:
-        return Completion(text, reason, len(row.prompt), len(row.tokens))
+            return row.finished("length", decode(self.tokenizer, row.tokens))
+        return None if output.finish_reason is None else row.failed(f"vLLM gave up ({output.finish_reason})")
