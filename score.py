@@ -1,21 +1,20 @@
-"""Stage 5: predictions against gold answers.
+"""Stage 5: grades predictions against gold answers.
 
 Reads   <data_root>/<dataset>/test.jsonl    problems
         predictions                         (see infer_parallel.py)
-        <stem>.critic.json                  ratings, if scripts/critic.py made some
+        <stem>.critic.json                  ratings, if scripts/critic.py was run
 Writes  <stem>.scores.jsonl     {"id": "gsm8k-test-00000", "sample": 0, "extracted": "18", "verdict": "correct",
                                 "words": 61, "words_to_answer": 61, "critic": null, "finish_reason": "stop",
                                 "completion_tokens": 98, "steps": 3, "steps_right": 3}
-        <stem>.summary.json     accuracy with its interval, avg@k, pass@k and maj@k of several samples, verdicts, words,
-                                what runs on after the answer, calculations that check out, groups of problems
+        <stem>.summary.json     accuracy with its interval; avg@k, pass@k and maj@k of several samples; verdicts, words,
+                                runaway text, correct steps, groups of problems
 
     python score.py --dataset gsm8k --data_root data --pred_path predictions.jsonl
     python score.py --dataset gsm8k --pred_path predictions.jsonl --protocol original
     python score.py --dataset gsm8k --pred_path predictions.jsonl --explain gsm8k-test-00012
 
-No model is needed, and the same files give the same bytes. Every problem that was asked counts: one without a
-prediction is wrong. `--protocol original` computes the original experiment's figures by its own rules, to compare with its
-published table only.
+It needs no model, and the same files give the same bytes. A problem without a prediction counts as wrong. `--protocol
+original` applies the original experiment's rules; use it only to compare with the published table.
 """
 
 from __future__ import annotations
@@ -47,22 +46,20 @@ def build_parser() -> cli.StageParser:
     add_test_set_arguments(stage)
     stage.add_argument("--pred_path", type=Path, required=True, metavar="JSONL", help="predictions")
     stage.add_argument("--output_path", type=Path, metavar="JSON", help="summary (default <stem>.summary.json)")
-    stage.add_argument("--explain", metavar="ID", help="only show how the predictions on this problem are graded")
-    stage.add_argument(
-        "--report_to", choices=("none", "wandb"), default="none", help="also sends the summary's numbers"
-    )
+    stage.add_argument("--explain", metavar="ID", help="only show how the predictions for this problem are graded")
+    stage.add_argument("--report_to", choices=("none", "wandb"), default="none", help="also send the summary's numbers")
     stage.add_argument(
         "--protocol",
         choices=("default", "original"),
         type=protocol_name,
         default="default",
-        help="whose grading rules count",
+        help="grading rules (default `default`)",
     )
     return parser
 
 
 def protocol_name(text: str) -> str:
-    """`seed` is an older name of `original`."""
+    """An argparse type: `seed` is an older name of `original`."""
     return "original" if text == "seed" else text
 
 
@@ -76,23 +73,21 @@ def grade_pairs(pairs: Iterable[tuple[Row, Row]], protocol: str) -> Iterator[Gra
 
 
 def write_scores(path: Path, pairs: Iterator[tuple[Row, Row]], tally: ScoreTally, ratings: Ratings) -> None:
-    """Grades all pairs and writes their scores as they come; the grader reads ahead by a bounded number."""
+    """Grades all pairs and writes each score at once; the grader reads ahead by a bounded number of pairs."""
     ahead, behind = tee(pairs)
     graded = zip(behind, grade_pairs(ahead, tally.protocol), strict=True)
     with AtomicWriter(path) as writer:
         for _, group in groupby(graded, key=lambda entry: entry[0][0]["id"]):
-            entries = list(group)
-            scores = [
-                score_row(row, grade, tally.protocol, ratings.get((row["id"], row["sample"])))
-                for (_, row), grade in entries
-            ]
-            for score in scores:
-                writer.write(dumps(score))
-            tally.add(entries[0][0][0], scores)
+            scores = []
+            for pair, grade in group:
+                problem, row = pair
+                scores.append(score_row(row, grade, tally.protocol, ratings.get((row["id"], row["sample"]))))
+                writer.write(dumps(scores[-1]))
+            tally.add(problem, scores)
 
 
 def explain(args: argparse.Namespace, problems: Problems, predictions: Predictions) -> int:
-    """Prints how the predictions on one problem are graded, and why; writes nothing."""
+    """Prints how the predictions for one problem are graded, and why."""
     if args.explain not in problems:
         first = next(iter(problems))["id"]
         raise UserError(f"{problems.path}: no problem has the id {args.explain!r}; the first is {first!r}")
@@ -106,7 +101,7 @@ def explain(args: argparse.Namespace, problems: Problems, predictions: Predictio
 
 
 def origin(pred_path: Path) -> Row:
-    """Model, adapter, prompt and seed that the predictions were made with, by their manifest; nothing without one."""
+    """Model, adapter, prompt and seed of the predictions, by their manifest; {} without one."""
     if not path_for(pred_path).is_file():
         return {}
     made = read_json(path_for(pred_path))
@@ -140,8 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         derived=True,
         overwrite=args.overwrite,
     )
-    state = manifest.check()
-    if state == "done":
+    if manifest.check() == "done":
         print(f"{summary_path}: done already, nothing to do")
         return 0
     if args.dry_run:
@@ -162,8 +156,7 @@ def main(argv: list[str] | None = None) -> int:
         counts = {"n": summary["n"], "verdicts": summary["verdicts"], "truncated_share": summary["truncated"]}
         manifest.finish([summary_path, scores_path], counts, **origin(args.pred_path))
     if args.report_to == "wandb":
-        name = f"{args.pred_path.stem}-{args.dataset}"
-        print(wandb_run.report(summary, name, summary_path.parent))
+        print(wandb_run.report(summary, f"{args.pred_path.stem}-{args.dataset}", summary_path.parent))
     print(one_line(summary), *(llm_judge.lines(summary["critic"]) if rated else ()), sep="\n  ")
     return 0
 

@@ -1,14 +1,14 @@
-"""Compares the scored methods of one run in pairs on the same questions: what differs, and how certain that is.
+"""Compares the scored methods of one run in pairs on the same questions: differences, intervals, tests, verdicts.
 
-Reads   <run>/predictions/<dataset>/<method>.summary.json and .scores.jsonl   (see score.py); files of several training
-        runs of one method are named <method>.seed<k>.summary.json, and the like
+Reads   <run>/predictions/<dataset>/<method>.summary.json and .scores.jsonl   (see score.py); with several training
+        runs of a method, their names are <method>.seed<k>.summary.json and .scores.jsonl
 Writes  <run>/comparison.json and comparison.md; the first sentence of both is the finding
 
     python scripts/compare.py outputs/smollm2_cpu
     python scripts/compare.py outputs/qwen2_1.5b --reference strong_baseline
 
-Every pair of methods is tested, and Holm's correction is over all pairs of all data sets. docs/COMPARISON.md describes
-the figures, the fields of comparison.json and how a verdict is reached.
+Every pair of methods is tested, with Holm's correction over all pairs of all data sets. docs/COMPARISON.md explains the
+figures, the fields of comparison.json and the verdicts.
 """
 
 from __future__ import annotations
@@ -20,23 +20,26 @@ from cotkit.core import cli
 from cotkit.core.files import write_if_changed
 from cotkit.core.jsonl import Row, json_bytes, read_json
 from cotkit.evaluation.comparison import compare
-from cotkit.evaluation.comparison_tables import dataset_finding, finding, markdown
+from cotkit.evaluation.comparison_tables import COMPARED_COUNTS, dataset_finding, finding, markdown
 
 
 def trainings(run: Path) -> dict[str, Row]:
-    """What each finished training of the run had: rows, optimizer steps, answer tokens trained on, held-out loss."""
-    wanted = ("rows", "steps", "trained_tokens", "eval_loss")
-    records = {
-        path.name.removesuffix(".manifest.json"): read_json(path) for path in sorted(run.glob("train/*.manifest.json"))
-    }
-    finished = {name: record["counts"] for name, record in records.items() if record.get("status") == "done"}
-    return {name: {key: counts.get(key) for key in wanted} for name, counts in finished.items()}
+    """Method -> rows, optimizer steps, answer tokens and held-out loss of its training, if that is finished."""
+    found = {}
+    for path in sorted(run.glob("train/*.manifest.json")):
+        record = read_json(path)
+        if record.get("status") == "done":
+            counts = {key: record["counts"].get(key) for key in COMPARED_COUNTS}
+            found[path.name.removesuffix(".manifest.json")] = counts
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.StageParser(__doc__, "seed", "dry_run")
     parser.add_argument("run", type=Path, metavar="RUN", help="a folder under outputs/")
-    parser.add_argument("--reference", default="baseline", help="what the finding compares with (default baseline)")
+    parser.add_argument(
+        "--reference", default="baseline", help="method that the finding compares with (default baseline)"
+    )
     args = parser.parse(argv)
     result = compare(args.run, args.reference, args.seed)
     for dataset in result["datasets"]:
