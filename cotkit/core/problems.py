@@ -1,4 +1,4 @@
-"""Problem records: the schema that every stage starts from, checked before anything expensive begins."""
+"""Problem records: the schema that all stages start from. It is checked before anything expensive begins."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from typing import Any
 from cotkit.core.datasets import PREPARABLE
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row, read_numbered, require
-from cotkit.core.key_index import KeyIndex
 
 PROBLEM_FIELDS = {"id": str, "dataset": str, "split": str, "question": str, "solution": str, "answer": str}
 
-# What a problem without an id is named by.
+# The id of a problem without one is made from these.
 CONTENT_FIELDS = ("question", "solution", "answer")
 
-# What stands in the field `retry` of a problem that is asked again because a text about it was cut at the token limit.
+# Value of the field `retry` of a problem that is asked again because its text was truncated.
 TRUNCATED = "truncated"
 
-# Text that a chat template would read as its own marks: a question with an end-of-turn mark adds a turn of its own.
+# A chat template would read such text as its own marks: an end-of-turn mark in a question starts another turn.
 CONTROL_TOKEN = re.compile(r"<\|[A-Za-z0-9_]{1,40}\|>|</?think>")
 
 
 def add_test_set_arguments(group: Any) -> None:
-    """The flags of an argparse group that say which prepared problems are meant; see `problem_path`."""
+    """Adds the flags that choose a prepared set of problems; see `problem_path`."""
     group.add_argument("--dataset", required=True, choices=PREPARABLE, help="which test set")
     group.add_argument("--data_root", type=Path, default=Path("data"), help="prepared problems (default data)")
-    group.add_argument("--split", default="test", help="default test")
+    group.add_argument("--split", default="test", help="which split of it (default test)")
 
 
 def read_problems(path: Path, limit: int | None = None) -> list[Row]:
@@ -39,7 +38,7 @@ def read_problems(path: Path, limit: int | None = None) -> list[Row]:
 
     Args:
         path: JSONL of `PROBLEM_FIELDS` (more fields are allowed and kept); a missing id is made from the content.
-        limit: only the first so many.
+        limit: read only the first so many.
 
     Returns:
         The rows in file order, ids unique, at least one.
@@ -47,17 +46,25 @@ def read_problems(path: Path, limit: int | None = None) -> list[Row]:
     Raises:
         UserError: naming file and line, for a missing field, an empty id or question, a repeated id, a control token.
     """
-    rows = list(islice(checked_problems(path, KeyIndex()), limit))
+    rows: list[Row] = []
+    lines: dict[str, int] = {}
+    for number, row in islice(checked_problems(path), limit):
+        line = lines.setdefault(row["id"], number)
+        if line != number:
+            raise repeated_id(path, line, number, row["id"])
+        rows.append(row)
     if not rows:
         raise UserError(f"{path}: holds no problems; make it with scripts/prepare_data.py")
     return rows
 
 
-def checked_problems(path: Path, lines: KeyIndex) -> Iterator[Row]:
-    """The rows of a problem file one by one; raises UserError as `read_problems` does.
+def repeated_id(path: Path, line: int, number: int, problem_id: str) -> UserError:
+    """The error for an id that is in two lines of a file."""
+    return UserError(f"{path}:{number}: id {problem_id!r} is already in line {line}; remove one of the two")
 
-    `lines`, id -> line, is filled here.
-    """
+
+def checked_problems(path: Path) -> Iterator[tuple[int, Row]]:
+    """Yields (line number, problem). Raises UserError as `read_problems` does, except for repeated ids."""
     for number, row in read_numbered(path):
         where = f"{path}:{number}"
         row = with_id(row)
@@ -65,12 +72,10 @@ def checked_problems(path: Path, lines: KeyIndex) -> Iterator[Row]:
         for field in ("id", "question"):
             if not row[field].strip():
                 raise UserError(f"{where}: field {field!r} is empty; every problem needs one")
-        if (line := lines.add(row["id"], number)) is not None:
-            raise UserError(f"{where}: id {row['id']!r} stands already in line {line}; remove one")
         for field in ("question", "solution"):
             if mark := CONTROL_TOKEN.search(row[field]):
                 raise UserError(f"{where}: {field} holds the control token {mark[0]!r}; remove it")
-        yield row
+        yield number, row
 
 
 def with_id(row: Row) -> Row:

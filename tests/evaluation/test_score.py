@@ -198,7 +198,7 @@ def test_the_original_protocol(data_root: Path):
     ("rows", "says"),
     [
         ([], "holds no predictions"),
-        ([prediction(0, "#### 1"), prediction(0, "#### 1")], ":2: gsm8k-test-00000 stands already in line 1"),
+        ([prediction(0, "#### 1"), prediction(0, "#### 1")], ":2: gsm8k-test-00000 is already in line 1"),
         ([prediction(99, "#### 1")], ":1: id 'gsm8k-test-00099' is not among the 8 problems"),
         ([prediction(0, "#### 1", dataset="amc23")], ":1: a prediction on amc23, but --dataset is gsm8k"),
         ([prediction(0, "#### 1", sample="0")], ":1: field 'sample' must be int"),

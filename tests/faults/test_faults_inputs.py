@@ -89,7 +89,7 @@ def prediction(number: int, response: str, **changes: Any) -> dict[str, Any]:
             [prediction(0, "#### 1"), prediction(9, "#### 3")],
             "p.jsonl:2: id 'gsm8k-test-00009' is not among the 4 problems",
         ),
-        ([prediction(0, "#### 1")] * 2, "p.jsonl:2: gsm8k-test-00000 stands already in line 1"),
+        ([prediction(0, "#### 1")] * 2, "p.jsonl:2: gsm8k-test-00000 is already in line 1"),
         ([], "p.jsonl: holds no predictions"),
     ],
     ids=["missing", "extra", "duplicated", "empty"],

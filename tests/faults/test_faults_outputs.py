@@ -83,8 +83,8 @@ def test_f07_duplicate_ids(tmp_path: Path):
 
     source = tmp_path / "problems.jsonl"
     for rows, says in (
-        ([problem(0), problem(1), problem(0)], ":3: id 'gsm8k-test-00000' stands already in line 1"),
-        ([problem(0), problem(0, question="Else?")], ":2: id 'gsm8k-test-00000' stands already in line 1"),
+        ([problem(0), problem(1), problem(0)], ":3: id 'gsm8k-test-00000' is already in line 1"),
+        ([problem(0), problem(0, question="Else?")], ":2: id 'gsm8k-test-00000' is already in line 1"),
         ([problem(0, id="1"), problem(1, id=1)], ":2: field 'id' must be str, found int"),
     ):
         write_rows(source, rows)
@@ -130,7 +130,7 @@ def test_f08_problems_without_ids(tmp_path: Path):
         path.rename((tmp_path / "run") / path.name)
     assert "is right" in run_script("scripts/verify.py", tmp_path / "run").stdout
     write_rows(folder / "problems.jsonl", [*rows, rows[0]])
-    refused(run_script(*teach(folder, "new.jsonl"), check=False), f"{ids['a'][0]!r} stands already in line 1")
+    refused(run_script(*teach(folder, "new.jsonl"), check=False), f"{ids['a'][0]!r} is already in line 1")
 
 
 def test_f11_two_processes_on_one_output(tmp_path: Path):
@@ -148,7 +148,7 @@ def test_f12_left_over_shards(tmp_path: Path):
     """Of an unknown run: refused. Of other settings: refused, or removed under --overwrite, which is said."""
     stale = shards.rank_file(tmp_path / "out.jsonl", 3)
     stale.write_bytes(b'{"id": "gsm8k-test-00000", "sample": 0}\n')
-    refused(run_script(*teach(tmp_path), check=False), "out.jsonl.rank3", "left over")
+    refused(run_script(*teach(tmp_path), check=False), "out.jsonl.rank3", "belongs to an unknown run")
     stale.unlink()
     interrupted(tmp_path)
     shards.rank_file(tmp_path / "out.jsonl", 0).rename(stale)
