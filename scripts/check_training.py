@@ -1,15 +1,15 @@
-"""Proves, before anything is trained, that what a preset's methods train is what inference serves.
+"""Checks, before anything is trained, that a preset's methods train exactly what inference serves.
 
 Reads   <preset>/train.yaml, train/*.yaml, infer.yaml and <run>/datasets; writes nothing
 
     python scripts/check_training.py configs/smollm2_cpu                       every method, on outputs/smollm2_cpu
     python scripts/check_training.py configs/smollm2_cpu --methods distilled --run outputs/try
-    python scripts/check_training.py configs/smollm2_cpu --adapter             also: trained adapters, loaded and merged
+    python scripts/check_training.py configs/smollm2_cpu --adapter             also: trained adapters, attached and merged
 
-Through LLaMA-Factory's own loader and template, for every row: the prompt's token ids are those that inference writes,
-no row is dropped or cut, only the answer is trained, think blocks are neither invented nor deleted, and the last trained
-token ends the turn at which inference stops. A failure names the row, both token sequences where they first differ,
-and the line to change; the exit code is then 1.
+It sends every row through LLaMA-Factory's own loader and template and checks that the prompt's token ids are those that
+inference writes, that no row is dropped or truncated, that only the answer is trained, that think blocks are neither
+added nor deleted, and that the last trained token ends the turn at which inference stops. A failure names the row, both
+token sequences where they first differ, and the line to change. The exit code is then 1.
 """
 
 from __future__ import annotations
@@ -20,18 +20,17 @@ from pathlib import Path
 
 from cotkit.core import cli
 from cotkit.core.errors import UserError
-from cotkit.generation.chat_model import check_model
 from cotkit.training import preflight
 from cotkit.training.config import TrainConfig, methods_of, read_config
 
 
 def is_trained(config: TrainConfig) -> bool:
-    """Whether a method is finished, in a moment."""
-    return config.manifest().path.exists() and config.manifest().check() == "done"
+    manifest = config.manifest()
+    return manifest.path.exists() and manifest.check() == "done"
 
 
 def configs_of(args: argparse.Namespace) -> list[TrainConfig]:
-    """The methods to check, each once whatever its seeds are."""
+    """The methods to check. One seed stands for all seeds of a method, because they train on the same rows."""
     chosen = []
     for path in methods_of(args.preset, args.methods):
         variants = [read_config(path, [], args.run, seed) for seed in args.seeds or [None]]
@@ -41,13 +40,14 @@ def configs_of(args: argparse.Namespace) -> list[TrainConfig]:
 
 
 def check_rows(config: TrainConfig, thinking: bool) -> bool:
-    """Prints what was compared and found; whether all is well."""
+    """Prints what was compared and found; returns whether nothing was wrong."""
     from cotkit.training.prompt_parity import check_method
 
     report = check_method(config, thinking)
+    verdict = "NOT as served" if report.findings else "prompts, answers and ends are what inference serves"
     print(
-        f"{config.path.stem}: {report.rows} rows load, the longest of {report.longest} tokens, {report.trained_tokens} trained "
-        f"tokens a pass: {'prompts, answers and ends are what inference serves' if not report.findings else 'NOT as served'}"
+        f"{config.path.stem}: {report.rows} rows load, the longest has {report.longest} tokens, "
+        f"{report.trained_tokens} trained tokens per epoch: {verdict}"
     )
     for finding in report.findings:
         print(f"  {finding}")
@@ -55,16 +55,15 @@ def check_rows(config: TrainConfig, thinking: bool) -> bool:
 
 
 def check_adapter(config: TrainConfig) -> bool:
-    """Prints whether a trained adapter speaks as its merged weights do; true where there is none yet."""
+    """Prints whether a trained adapter is served as it was trained; returns True also where there is no adapter yet."""
     from cotkit.training.adapter_parity import adapter_problem
 
     if not (config.output_dir / "adapter_model.safetensors").is_file():
         print(f"{config.path.stem}: no adapter in {config.output_dir} yet")
         return True
     problem = adapter_problem(str(config.values["model_name_or_path"]), config.output_dir)
-    print(
-        f"{config.path.stem}: adapter {problem or 'and merged weights write the same text, tokenizer and stops are the served ones'}"
-    )
+    fine = "attached and merged it writes the same text; its tokenizer and end of turn are those of inference"
+    print(f"{config.path.stem}: adapter: {problem or fine}")
     return problem is None
 
 
@@ -73,25 +72,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("preset", type=Path, metavar="PRESET", help="a folder below configs/")
     parser.add_argument("--run", type=Path, metavar="DIR", help="the run's folder (default outputs/<preset>)")
     parser.add_argument("--methods", metavar="LIST", default="all", help="a,b,c or all (default)")
-    parser.add_argument(
-        "--adapter", action="store_true", help="also compare trained adapters with their merged weights"
-    )
+    parser.add_argument("--adapter", action="store_true", help="also compare adapters, attached and merged")
     parser.add_argument("--untrained", action="store_true", help="only methods that are not trained yet")
     parser.add_argument("--seeds", type=int, nargs="*", metavar="N", help="seeds that --untrained looks for")
-    parser.add_argument("--overwrite", action="store_true", help="with --untrained: all will be trained anew")
+    parser.add_argument("--overwrite", action="store_true", help="with --untrained: all will be trained again")
     args = parser.parse_args(argv)
     thinking = cli.read_yaml(args.preset / "infer.yaml").get("thinking", (False, 1))[0]
     configs = configs_of(args)
     for config in configs:
-        check_model(config.values["model_name_or_path"])
         preflight.check(config, this_machine=False)
     fine = [check_rows(config, thinking) for config in configs]
     if args.adapter:
         fine += [check_adapter(config) for config in configs]
     if not all(fine):
-        raise UserError(
-            f"{fine.count(False)} of {len(fine)} checks failed: the student would be trained on what is not served"
-        )
+        raise UserError(f"{fine.count(False)} of {len(fine)} checks failed: inference would not serve what is trained")
     return 0
 
 

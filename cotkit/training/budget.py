@@ -1,28 +1,27 @@
-"""How long a method trains: `budget` in a preset's train.yaml, so that methods with sets of unlike size are comparable.
+"""How long a method trains: the key `budget` of train.yaml makes methods with sets of different sizes comparable.
 
-budget: epochs            every method sees its own set num_train_epochs times (the default)
-budget: steps of gold     every method makes as many optimizer steps as the set gold takes in num_train_epochs
-budget: tokens of gold    every method is trained on as many answer tokens as gold has in num_train_epochs
+budget: epochs            each method sees its own set num_train_epochs times (the default)
+budget: steps of gold     each method makes as many optimizer steps as the set gold takes in num_train_epochs
+budget: tokens of gold    each method is trained on as many answer tokens as gold has in num_train_epochs
 """
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
 
 from cotkit.core.errors import UserError
-from cotkit.core.jsonl import Row, read, read_json
+from cotkit.core.jsonl import Row, read
+from cotkit.generation.chat_model import load_tokenizer
 from cotkit.training.config import TrainConfig
 
-# The fields whose tokens are trained on; see cotkit/filtering/training_sets.py.
+# The fields of a row whose tokens are trained on; see cotkit/filtering/training_sets.py.
 ANSWERS = ("output", "chosen", "rejected")
 
 
-def spread(config: TrainConfig, processes: int) -> Row:
-    """The batch keys for so many processes, so that rows a step stay those that the YAML asks of one process.
+def divide_batch(config: TrainConfig, processes: int) -> Row:
+    """The batch keys for each of several processes. The rows per step stay those that the YAML asks of one process.
 
-    Raises UserError where the rows a step cannot be divided.
+    Raises UserError where the rows per step cannot be divided.
     """
     batch = int(config.values.get("per_device_train_batch_size", 8))  # transformers' default
     accumulation = int(config.values.get("gradient_accumulation_steps", 1))
@@ -32,76 +31,50 @@ def spread(config: TrainConfig, processes: int) -> Row:
         batch //= processes
     else:
         raise UserError(
-            f"{config.where('gradient_accumulation_steps')}: {batch} x {accumulation} rows a step cannot be divided among "
-            f"{processes} processes; make one of the two a multiple of {processes}"
+            f"{config.where('gradient_accumulation_steps')}: {batch} x {accumulation} rows per step cannot be divided "
+            f"among {processes} processes; make one of the two a multiple of {processes}"
         )
     return {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
 
 
-def rows_a_step(config: TrainConfig) -> int:
-    keys = spread(config, 1)
-    return int(keys["per_device_train_batch_size"]) * int(keys["gradient_accumulation_steps"])
+def rows_per_step(config: TrainConfig) -> int:
+    return math.prod(divide_batch(config, 1).values())
 
 
 def steps(config: TrainConfig) -> int:
-    """Optimizer steps of a method under its budget. Raises UserError for a budget that is none."""
+    """Optimizer steps of a method. Raises UserError for a budget that has none of the three forms."""
     if limit := int(config.values.get("max_steps") or 0):
         return limit
-    own = steps_of(config, rows_in(config, str(config.values["dataset"])))
+    dataset = str(config.values["dataset"])
     match config.budget.split():
         case ["epochs"]:
-            return own
+            return steps_for(config, count_rows(config, dataset))
         case ["steps", "of", name]:
-            return steps_of(config, rows_in(config, name))
+            return steps_for(config, count_rows(config, name))
         case ["tokens", "of", name]:
-            theirs = steps_of(config, rows_in(config, name)) * mean_tokens(config, name)
-            return max(1, round(theirs / mean_tokens(config, str(config.values["dataset"]))))
-    raise UserError(f"{config.where('budget')}: epochs, `steps of SET` or `tokens of SET` is expected")
+            theirs = steps_for(config, count_rows(config, name)) * tokens_per_row(config, name)
+            return max(1, round(theirs / tokens_per_row(config, dataset)))
+    raise UserError(f"{config.where('budget')}: must be `epochs`, `steps of SET` or `tokens of SET`")
 
 
-def steps_of(config: TrainConfig, rows: int) -> int:
-    """Steps that a set of so many rows takes in num_train_epochs: transformers counts the last, smaller batch."""
-    return math.ceil(math.ceil(rows / rows_a_step(config)) * float(config.values.get("num_train_epochs", 3)))
+def steps_for(config: TrainConfig, rows: int) -> int:
+    """Steps that so many rows take in num_train_epochs. The last, smaller batch counts, as in transformers."""
+    return math.ceil(math.ceil(rows / rows_per_step(config)) * float(config.values.get("num_train_epochs", 3)))
 
 
-def set_path(config: TrainConfig, name: str) -> Path:
-    """The file of a training set. Raises UserError if the run has none of that name."""
-    folder = Path(config.values["dataset_dir"])
-    index = read_json(folder / "dataset_info.json")
-    if name not in index:
-        raise UserError(f"{config.where('budget')}: no set {name!r} in {folder}; known are {', '.join(sorted(index))}")
-    return folder / index[name]["file_name"]
+def count_rows(config: TrainConfig, names: str) -> int:
+    """Rows of a comma list of training sets."""
+    return sum(1 for path in config.files_of(names, "budget").values() for _ in read(path))
 
 
-def rows_in(config: TrainConfig, name: str) -> int:
-    """Rows of one or several (comma) training sets."""
-    return sum(1 for part in name.split(",") for _ in read(set_path(config, part.strip())))
-
-
-def mean_tokens(config: TrainConfig, name: str) -> float:
-    """Answer tokens a row, each answer with its end-of-turn token."""
-    rows = rows_in(config, name)
-    return answer_tokens(config, name) / rows
-
-
-def answer_tokens(config: TrainConfig, name: str) -> int:
-    """Tokens that are trained on in one pass over a set, as the student's tokenizer counts them."""
-    tokenizer = load_tokenizer(str(config.values["model_name_or_path"]))
-    total = 0
-    for part in name.split(","):
-        for row in read(set_path(config, part.strip())):
-            answers = [row[field] for field in ANSWERS if field in row]
-            total += sum(len(encoded.ids) + 1 for encoded in tokenizer.encode_batch(answers, add_special_tokens=False))
+def count_answer_tokens(config: TrainConfig, names: str) -> int:
+    """Tokens that are trained on in one pass over a comma list of sets, each answer with its end-of-turn token."""
+    tokenizer, total = load_tokenizer(str(config.values["model_name_or_path"])), 0
+    for path in config.files_of(names, "budget").values():
+        answers = [row[field] for row in read(path) for field in ANSWERS if field in row]
+        total += len(answers) + sum(map(len, tokenizer(answers, add_special_tokens=False)["input_ids"]))
     return total
 
 
-def load_tokenizer(model: str) -> Any:
-    """The bare tokenizer of a model, without importing transformers. Raises UserError if there is none."""
-    from tokenizers import Tokenizer
-
-    try:
-        if (file := Path(model) / "tokenizer.json").is_file():
-            return Tokenizer.from_file(str(file))
-        return Tokenizer.from_pretrained(model)
-    except Exception as error:  # noqa: BLE001  the package raises nothing narrower
-        raise UserError(f"{model}: has no tokenizer that can be loaded ({str(error).splitlines()[0]})") from None
+def tokens_per_row(config: TrainConfig, names: str) -> float:
+    return count_answer_tokens(config, names) / count_rows(config, names)

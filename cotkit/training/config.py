@@ -1,9 +1,9 @@
-"""What LLaMA-Factory is given for one method: `train.yaml` of the preset, then the method's own YAML, then overrides.
+"""The configuration of one method: the preset's `train.yaml`, then the method's own YAML, then overrides.
 
-``configs/<preset>/train.yaml`` holds the hyperparameters of all methods and ``train/<method>.yaml`` what one of them does
-otherwise, so that a comparison of methods compares data. Keys are LLaMA-Factory's, but for two in train.yaml: `methods`
-(those that the pipeline trains) and `budget` (see cotkit/training/budget.py). `dataset_dir` and `output_dir` follow from
-the run's folder; `adapter_name_or_path: distilled` starts from that method's adapter of the same run.
+``configs/<preset>/train.yaml`` holds the hyperparameters of all methods. ``train/<method>.yaml`` holds only what one
+method does differently, so that a comparison of methods compares data. All keys are LLaMA-Factory's except two:
+`methods` (those that the pipeline trains) and `budget` (see cotkit/training/budget.py). `dataset_dir` and `output_dir`
+follow from the run's folder. `adapter_name_or_path: distilled` starts from the adapter of that method in the same run.
 """
 
 from __future__ import annotations
@@ -19,46 +19,44 @@ from cotkit.core.model_identity import fingerprint
 
 BASE = "train.yaml"
 OWN_KEYS = ("budget", "methods")
-TRAINER_SEED = 42  # the Trainer's own where the YAML names none
-NEEDED = ("model_name_or_path", "dataset", "dataset_dir", "template", "output_dir", "stage")
+DEFAULT_SEED = 42  # of transformers' TrainingArguments
+REQUIRED = ("model_name_or_path", "dataset", "dataset_dir", "template", "output_dir", "stage")
 # Keys that hold an adapter: a folder, or the name of a method of the same run.
 ADAPTERS = ("adapter_name_or_path", "ref_model_adapters")
-# Keys that change nothing in the trained weights; an adapter's path is replaced by its content.
-NOT_IDENTITY = (
-    "output_dir",
-    "report_to",
-    "run_name",
-    "logging_steps",
-    "plot_loss",
-    "overwrite_cache",
-    "dataset_dir",
-    "preprocessing_num_workers",
-    "dataloader_num_workers",
-    "save_steps",
-    "save_strategy",
-    "save_total_limit",
-    "disable_tqdm",
-    "eval_on_start",
-    "methods",
-    "deepspeed",
-    "fsdp",
-    "fsdp_config",
-    "ref_model",
+# Keys that do not change the trained weights. An adapter's path is replaced by a hash of its content.
+NOT_IDENTITY = {
+    *[
+        "output_dir",
+        "report_to",
+        "run_name",
+        "logging_steps",
+        "plot_loss",
+        "overwrite_cache",
+        "dataset_dir",
+        "methods",
+        "ref_model",
+    ],
+    *["preprocessing_num_workers", "dataloader_num_workers", "disable_tqdm", "eval_on_start"],
+    *["save_steps", "save_strategy", "save_total_limit", "deepspeed", "fsdp", "fsdp_config"],
     *ADAPTERS,
-)
+}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The merged keys of one method. References to the environment are left as they stand, so that what they draw from
-    there is never written down; `lines` says where each key is set, as ``file:line``."""
+    """The merged keys of one method.
+
+    Attributes:
+        values: references such as ``${oc.env:NAME}`` are kept as written, so that no secret gets into a file.
+        lines: the place where each key is set, as ``file:line``.
+    """
 
     path: Path
     values: Row
     lines: dict[str, str]
 
     def where(self, key: str) -> str:
-        """``file:line: key: value`` of the line to change, or where to add it."""
+        """``file:line: `key: value` ``: the line to change. For a key that is not set, the file to add it to."""
         if key in self.lines:
             return f"{self.lines[key]}: `{key}: {self.values.get(key)}`"
         return f"{self.path}: `{key}` (not set there)"
@@ -72,47 +70,50 @@ class TrainConfig:
         return str(self.values.get("budget", "epochs"))
 
     def llamafactory(self) -> Row:
-        """The keys that are LLaMA-Factory's own; a key set to nothing is left to its default."""
+        """The keys for LLaMA-Factory. A key that is set to null is left out and gets LLaMA-Factory's default."""
         return {key: value for key, value in self.values.items() if key not in OWN_KEYS and value is not None}
 
-    def datasets(self) -> dict[str, Path]:
-        """Name -> file of the training and evaluation sets. Raises UserError for one that is not there."""
-        folder = Path(self.values["dataset_dir"])
-        index_path = folder / "dataset_info.json"
+    def files_of(self, names: str | None, key: str) -> dict[str, Path]:
+        """Name -> file for a comma list of training sets, which `key` names. Raises UserError for an unknown set."""
+        index_path = Path(self.values["dataset_dir"]) / "dataset_info.json"
         if not index_path.is_file():
             raise UserError(f"{index_path}: not found; filter_teacher_cot.py writes it")
-        index = read_json(index_path)
-        found = {}
-        for key in ("dataset", "eval_dataset"):
-            for name in filter(None, str(self.values.get(key) or "").replace(" ", "").split(",")):
-                if name not in index:
-                    raise UserError(
-                        f"{self.where(key)}: {key} {name!r} is not in {index_path}{cli.nearest(name, index)}"
-                    )
-                found[name] = folder / index[name]["file_name"]
+        index, found = read_json(index_path), {}
+        for name in filter(None, str(names or "").replace(" ", "").split(",")):
+            if name not in index:
+                raise UserError(f"{self.where(key)}: no set {name!r} in {index_path}{cli.nearest(name, index)}")
+            found[name] = index_path.with_name(index[name]["file_name"])
         return found
 
+    def training_files(self) -> dict[str, Path]:
+        """Name -> file of the sets that are trained on. Raises UserError for an unknown set."""
+        return self.files_of(self.values["dataset"], "dataset")
+
+    def all_files(self) -> dict[str, Path]:
+        """Name -> file of the training and evaluation sets. Raises UserError for an unknown set."""
+        return self.training_files() | self.files_of(self.values.get("eval_dataset"), "eval_dataset")
+
     def manifest(self, overwrite: bool = False) -> Manifest:
-        """The identity of the training, which lies beside its adapter."""
+        """The manifest beside the adapter, which identifies this training."""
         settings = {key: value for key, value in self.values.items() if key not in NOT_IDENTITY and value is not None}
         if self.budget == "epochs":
             settings.pop("budget", None)
-        model, seed = self.values["model_name_or_path"], self.values.get("seed", TRAINER_SEED)
+        model, seed = self.values["model_name_or_path"], self.values.get("seed", DEFAULT_SEED)
         settings["model_files"] = fingerprint(model)
         for key in filter(self.values.get, ADAPTERS):
             settings[f"{key}_files"] = fingerprint(self.values[key])
-        inputs = {name: Input(path) for name, path in self.datasets().items()}
+        inputs = {name: Input(path) for name, path in self.all_files().items()}
         return Manifest("train", self.output_dir, settings, inputs, model, seed, overwrite=overwrite)
 
 
 def read_config(path: Path, overrides: list[str], run: Path | None = None, seed: int | None = None) -> TrainConfig:
-    """Reads a method's YAML with its preset's base and ``key=value`` overrides, merged as LLaMA-Factory merges them.
+    """Reads a method's YAML with its preset's `train.yaml` and ``key=value`` overrides.
 
     Args:
-        run: the folder of the run, by default outputs/<preset>; for a YAML outside of a preset there is none.
-        seed: one of several; the method is then called ``<method>.seed<N>``.
+        run: the folder of the run, by default outputs/<preset>. A YAML outside of a preset has no default.
+        seed: one of several seeds. The method is then called ``<method>.seed<N>``.
 
-    Raises UserError for a file that cannot be read, an override that is none, and a needed key that is missing.
+    Raises UserError for an unreadable file, an override that is not ``key=value``, and a missing required key.
     """
     from omegaconf import OmegaConf
 
@@ -122,11 +123,13 @@ def read_config(path: Path, overrides: list[str], run: Path | None = None, seed:
     for override in overrides:
         if "=" not in override:
             raise UserError(f"{override!r}: an override is written key=value")
-    extra = overrides if seed is None else [*overrides, f"seed={seed}"]
-    given = OmegaConf.from_cli(extra)
+    given = OmegaConf.from_cli(overrides if seed is None else [*overrides, f"seed={seed}"])
     run = run or (Path("outputs") / path.parents[1].name if in_preset else None)
     suffix = "" if seed is None else f".seed{seed}"
-    derived = _derived(run, path.stem + suffix) if run else {}
+    method, derived = path.stem + suffix, {}
+    if run:
+        derived = {"dataset_dir": f"{run / 'datasets'}", "output_dir": f"{run / 'train' / method}"}
+        derived["run_name"] = f"{run.name}-{method}"
     merged = OmegaConf.merge(OmegaConf.create(derived), *map(OmegaConf.load, files), given)
     values: Row = OmegaConf.to_container(merged, resolve=False)  # type: ignore[assignment]
     lines |= dict.fromkeys(map(str, given), "command line")
@@ -135,25 +138,19 @@ def read_config(path: Path, overrides: list[str], run: Path | None = None, seed:
             values[key] = str(run / "train" / (name + suffix))
     if values.get("ref_model_adapters"):
         values.setdefault("ref_model", values["model_name_or_path"])
-    for key in NEEDED:
+    for key in REQUIRED:
         if not values.get(key):
             raise UserError(f"{path}: key {key!r} is missing; it has {', '.join(lines)}")
     return TrainConfig(path, values, lines)
 
 
-def _derived(run: Path, method: str) -> Row:
-    return {
-        "dataset_dir": str(run / "datasets"),
-        "output_dir": str(run / "train" / method),
-        "run_name": f"{run.name}-{method}",
-    }
-
-
 def methods_of(preset: Path, wanted: str | None = None) -> list[Path]:
-    """The methods that a preset trains, as YAML files in the order of training: one that starts from another's adapter
-    comes after it. `wanted` is a comma list or ``all``, by default the key `methods` of train.yaml (without it, all).
+    """The YAML files of the methods to train, in order: a method comes after the one whose adapter it starts from.
 
-    Raises UserError for a method that is not there and for one whose start is not trained before it.
+    Args:
+        wanted: a comma list or ``all``. The default is the key `methods` of train.yaml, or all if there is no such key.
+
+    Raises UserError for an unknown method, and for one that starts from a method that is not among those to train.
     """
     files = {path.stem: path for path in sorted((preset / "train").glob("*.yaml"))}
     if not files:

@@ -1,11 +1,12 @@
-"""What a run will cost, before anything runs: time, memory and disk from sizes of models, rows and tokens.
+"""Estimates what a run costs before it starts: time, memory and disk from the sizes of models, rows and tokens.
 
-Estimates, not promises: good to a factor of two. A model of N weights does 2 N operations a token forward; LoRA goes
-back through the activations only (2 N more), and gradient checkpointing runs forward once more.
+The estimates are good to a factor of two. A model of N weights takes 2 N operations per token forward (Kaplan et al. 2020,
+arXiv:2001.08361). LoRA goes back through the activations only (2 N more), and gradient checkpointing runs forward again.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +14,19 @@ from pathlib import Path
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row, read_json
 
-# Measured with SmolLM2's tokenizer on 500 rows each of gsm8k, gsm_symbolic and math500: questions 3.9, 3.8, 2.6;
-# solutions, which are full of digits, 2.3, 2.5, 2.3.
-CHARACTERS_A_TOKEN = {"question": 3.8, "solution": 2.4}
-LOAD_SECONDS = 12  # a process until its model is loaded; measured on the CPU preset
+# Measured with SmolLM2's tokenizer on 500 rows each of gsm8k, gsm_symbolic and math500. Questions: 3.9, 3.8, 2.6.
+# Solutions, which are full of digits: 2.3, 2.5, 2.3.
+CHARACTERS_PER_TOKEN = {"question": 3.8, "solution": 2.4}
+LOAD_SECONDS = 12  # until a process has loaded its model; measured on the CPU preset
 
 
 @dataclass(frozen=True)
 class Device:
-    """What one device sustains: operations a second in training, in reading prompts and in writing tokens; bytes a
-    second from its memory while decoding; seconds a decoding step costs beside that; bytes of memory."""
+    """What one device sustains.
+
+    `train`, `prefill` and `decode` are operations per second, `bandwidth` is bytes per second from its memory while
+    decoding, `step` the fixed seconds of a decoding step, `memory` bytes.
+    """
 
     train: float
     prefill: float
@@ -33,14 +37,15 @@ class Device:
 
 
 def _gpu(peak: float, bandwidth: float, gigabytes: float) -> Device:
-    """A GPU from its data sheet: 35 % of the dense 16-bit peak in training, 50 % in prompts, 70 % of the bandwidth
-    are usual; 25 ms a step is what transformers' Python code takes for some 30 layers."""
+    """A GPU from its data sheet. Usual are 35 % of the dense 16-bit peak in training, 50 % in prefill, and 70 % of the
+    bandwidth. The Python code of transformers takes about 25 ms per step for 30 layers."""
     return Device(0.35 * peak, 0.5 * peak, 0.5 * peak, 0.7 * bandwidth, 0.025, gigabytes * 1e9)
 
 
-# cpu: measured, 2 cores without bfloat16 units, float32, SmolLM2-135M: see docs/TRAINING.md. GPUs: NVIDIA's data sheets.
+# cpu: measured on 2 cores without bfloat16 units in float32 with SmolLM2-135M, see docs/TRAINING.md; arithmetic limits it,
+# not its memory. GPUs: NVIDIA's data sheets.
 DEVICES = {
-    "cpu": Device(6.1e10, 1.1e11, 3.1e10, 1e10, 0.0, 16e9),
+    "cpu": Device(6.1e10, 1.1e11, 3.1e10, math.inf, 0.0, 16e9),
     "t4": _gpu(65e12, 320e9, 16),
     "l4": _gpu(121e12, 300e9, 24),
     "4090": _gpu(165e12, 1008e9, 24),
@@ -51,7 +56,7 @@ DEVICES = {
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a decoder: hidden, layers, vocabulary, feed-forward, keys and values of one layer."""
+    """The sizes of a decoder. `keys` is the width of the keys, and of the values, of one layer."""
 
     hidden: int
     layers: int
@@ -61,13 +66,9 @@ class Shape:
     tied: bool
 
     @property
-    def embeddings(self) -> int:
-        return self.vocabulary * self.hidden * (1 if self.tied else 2)
-
-    @property
     def weights(self) -> int:
         per_layer = 2 * self.hidden * (self.hidden + self.keys) + 3 * self.hidden * self.feed_forward
-        return self.layers * per_layer + self.embeddings
+        return self.layers * per_layer + self.vocabulary * self.hidden * (1 if self.tied else 2)
 
 
 # Of the presets' hub models, from their config.json.
@@ -100,12 +101,10 @@ def shape_of(model: str) -> Shape:
 
 
 def generate_seconds(device: Device, shape: Shape, rows: int, prompt: float, written: float, batch: int) -> float:
-    """Seconds to answer `rows` prompts of so many tokens each, in batches, by one process."""
-    operations = 2 * shape.weights
-    step = max(device.step + 2 * shape.weights / device.bandwidth, min(batch, rows) * operations / device.decode)
-    if device.step == 0:  # a CPU is bound by its arithmetic
-        step = min(batch, rows) * operations / device.decode
-    return LOAD_SECONDS + rows * prompt * operations / device.prefill + rows / min(batch, rows) * written * step
+    """Seconds in which one process answers `rows` prompts in batches; `prompt` and `written` are tokens per row."""
+    operations, batch = 2 * shape.weights, min(batch, rows)
+    step = max(device.step + operations / device.bandwidth, batch * operations / device.decode)  # 2 bytes per weight
+    return LOAD_SECONDS + rows * prompt * operations / device.prefill + rows / batch * written * step
 
 
 def train_seconds(device: Device, shape: Shape, tokens: float, checkpointing: bool) -> float:
@@ -114,15 +113,11 @@ def train_seconds(device: Device, shape: Shape, tokens: float, checkpointing: bo
 
 
 def trainable(shape: Shape, config: Row) -> int:
-    """Weights that LoRA trains: two thin matrices for each target, and whole copies of `additional_target`."""
+    """Weights that LoRA trains: two thin matrices for each target, and full copies for `additional_target`."""
     sizes = {
-        "q_proj": 2 * shape.hidden,
-        "o_proj": 2 * shape.hidden,
-        "k_proj": shape.hidden + shape.keys,
-        "v_proj": shape.hidden + shape.keys,
-        "gate_proj": shape.hidden + shape.feed_forward,
-        "up_proj": shape.hidden + shape.feed_forward,
-        "down_proj": shape.hidden + shape.feed_forward,
+        **dict.fromkeys(("q_proj", "o_proj"), 2 * shape.hidden),
+        **dict.fromkeys(("k_proj", "v_proj"), shape.hidden + shape.keys),
+        **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), shape.hidden + shape.feed_forward),
     }
     wanted = str(config.get("lora_target", "all"))
     targets = sizes if wanted == "all" else re.split(r"[,\s]+", wanted)
@@ -131,23 +126,24 @@ def trainable(shape: Shape, config: Row) -> int:
     return lora + copies * shape.vocabulary * shape.hidden
 
 
-def train_bytes(shape: Shape, config: Row, tokens_a_row: float) -> float:
-    """Memory of training: the weights, then 16 bytes for each trained one (itself, gradient, two moments in float32),
-    then activations: one hidden state a layer with checkpointing, else some 34 (Korthikanti et al. 2022,
-    arXiv:2205.05198, without attention scores), and the scores of the vocabulary three times in float32."""
-    half = bool(config.get("bf16") or config.get("fp16"))
+def train_bytes(shape: Shape, config: Row, tokens_per_row: float) -> float:
+    """Memory of training.
+
+    It is the sum of the weights, 16 bytes for each trained weight (itself, its gradient and two moments in float32), the
+    activations, and three copies of the vocabulary's scores in float32. The activations are one hidden state per layer
+    with checkpointing, else about 34 bytes per number (Korthikanti et al. 2022, arXiv:2205.05198, without attention scores).
+    """
+    size = 2 if config.get("bf16") or config.get("fp16") else 4
     batch = int(config.get("per_device_train_batch_size", 8)) * (2 if config.get("stage") == "dpo" else 1)
-    size = 2 if half else 4
     states = 34 / 2 if config.get("disable_gradient_checkpointing") else 1
-    activations = batch * tokens_a_row * (shape.layers * shape.hidden * states * size + shape.vocabulary * 12)
-    references = 2 if config.get("ref_model_adapters") else 1
-    return references * shape.weights * size + 16 * trainable(shape, config) + activations
+    activations = batch * tokens_per_row * (shape.layers * shape.hidden * states * size + shape.vocabulary * 12)
+    models = 2 if config.get("ref_model_adapters") else 1
+    return models * shape.weights * size + 16 * trainable(shape, config) + activations
 
 
 def generate_bytes(shape: Shape, batch: int, tokens: float, half: bool) -> float:
-    """Memory of generation: the weights, keys and values of a batch."""
-    size = 2 if half else 4
-    return size * (shape.weights + batch * tokens * 2 * shape.layers * shape.keys)
+    """Memory of generation: the weights, and the keys and values of a batch."""
+    return (2 if half else 4) * (shape.weights + batch * tokens * 2 * shape.layers * shape.keys)
 
 
 def adapter_bytes(shape: Shape, config: Row) -> float:
@@ -155,7 +151,7 @@ def adapter_bytes(shape: Shape, config: Row) -> float:
 
 
 def clock(seconds: float) -> str:
-    """In the unit that a person would use."""
+    """A duration in the unit that a person would use."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

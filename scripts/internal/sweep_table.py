@@ -1,4 +1,4 @@
-"""The table of a sweep, best held-out loss first; scripts/sweep.sh runs it.
+"""Writes the table of a sweep for scripts/sweep.sh, best held-out loss first.
 
 Reads   FOLDER/*.manifest.json, the records of finished trainings
 Writes  FOLDER.md
@@ -10,26 +10,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.files import write_if_changed
-from cotkit.core.jsonl import Row, read_json
+from cotkit.core.jsonl import read_json
 
-COLUMNS = ("learning_rate", "lora_rank", "num_train_epochs")  # what a sweep varies
-
-
-def table(records: list[Row]) -> Iterator[str]:
-    yield "| rate | rank | epochs | steps | trained tokens | train loss | held-out loss | seconds |\n|---|---|---|---|---|---|---|---|"
-    for record in sorted(records, key=lambda record: record["counts"]["eval_loss"]):
-        counts = record["counts"]
-        varied = " | ".join(f"{record['settings'][key]:g}" for key in COLUMNS)
-        yield (
-            f"| {varied} | {counts['steps']} | {counts['trained_tokens']:,} | {counts['train_loss']:.3f} | "
-            f"{counts['eval_loss']:.3f} | {counts['train_runtime']:.0f} |"
-        )
+VARIED = ("learning_rate", "lora_rank", "num_train_epochs")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +28,16 @@ def main(argv: list[str] | None = None) -> int:
     finished = [record for record in records if record["status"] == "done" and "eval_loss" in record["counts"]]
     if not finished:
         raise UserError(f"{folder}: holds no finished training with a held-out loss; scripts/sweep.sh trains them")
-    text = "\n".join(table(finished)) + "\n"
+    text = (
+        "| rate | rank | epochs | steps | trained tokens | train loss | held-out loss | seconds |\n"
+        + "|---" * 8
+        + "|\n"
+    )
+    for record in sorted(finished, key=lambda record: record["counts"]["eval_loss"]):
+        varied = " | ".join(f"{record['settings'][key]:g}" for key in VARIED)
+        text += f"| {varied} | " + (
+            "{steps} | {trained_tokens:,} | {train_loss:.3f} | {eval_loss:.3f} | {train_runtime:.0f} |\n"
+        ).format_map(record["counts"])
     write_if_changed(folder.with_name(f"{folder.name}.md"), text.encode("utf-8"))
     print(text, end="")
     return 0

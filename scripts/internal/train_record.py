@@ -1,11 +1,11 @@
-"""The record beside a trained adapter, for scripts/train.sh; the training itself is LLaMA-Factory's.
+"""Prepares and records one training for scripts/train.sh. LLaMA-Factory does the training itself.
 
     python scripts/internal/train_record.py begin configs/smollm2_cpu/train/distilled.yaml [--run DIR] [key=value ...]
     python scripts/internal/train_record.py finish configs/smollm2_cpu/train/distilled.yaml [--run DIR] [key=value ...]
 
-`begin` checks what LLaMA-Factory would only find after loading the model, sets a damaged newest checkpoint aside, writes
-the merged YAML as <output_dir>.yaml, prints that path last, and exits with 4 if there is something to train, 0 if it is
-done already. `join` is for the other machines of a training: it changes nothing. `finish` writes
+`begin` checks the configuration, renames damaged checkpoints, writes the merged YAML to <output_dir>.yaml and prints
+that path on the last line. It exits with 4 if there is something to train, and with 0 if the training is done already.
+`join` does the same on the other machines of a training, but writes only the YAML. `finish` writes
 <output_dir>.manifest.json with counts, trained tokens and the loss curve.
 """
 
@@ -17,76 +17,74 @@ import re
 import shlex
 import shutil
 import sys
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+
+import yaml
 
 from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.files import write_if_changed
 from cotkit.core.jsonl import Row, read_json
 from cotkit.generation import prompts
-from cotkit.generation.chat_model import check_model
 from cotkit.training import budget, preflight
 from cotkit.training.config import TrainConfig, read_config
 
-ELAPSED = re.compile(r'"elapsed_time": "((?:\d+ days?, )?\d+:\d+:\d+)"')
+# LLaMA-Factory writes str(timedelta): 0:05:19, or 1 day, 2:00:00.
+ELAPSED = re.compile(r'"elapsed_time": "(?:(\d+) days?, )?(\d+):(\d+):(\d+)"')
 
 
-def whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint can be resumed from: its state is JSON and its weights are readable."""
+def can_resume(checkpoint: Path) -> bool:
+    """Whether a checkpoint is undamaged: its state is JSON, its weights are readable, and it has an optimizer."""
     from safetensors import SafetensorError, safe_open
 
+    weights = list(checkpoint.glob("*.safetensors"))
     try:
         read_json(checkpoint / "trainer_state.json")
-        for weights in checkpoint.glob("*.safetensors"):
-            with safe_open(weights, framework="np") as file:
-                list(file.keys())
+        for file in weights:
+            with safe_open(file, framework="np"):
+                pass
     except (UserError, OSError, SafetensorError):
         return False
-    sharded = any(checkpoint.glob("global_step*")) or any(checkpoint.glob("optimizer_*"))  # DeepSpeed's and FSDP's
-    return any(checkpoint.glob("*.safetensors")) and (sharded or (checkpoint / "optimizer.pt").is_file())
+    # optimizer.pt is the Trainer's, the others are DeepSpeed's and FSDP's.
+    return bool(weights) and any(any(checkpoint.glob(name)) for name in ("optimizer.pt", "global_step*", "optimizer_*"))
 
 
-def set_damaged_aside(output_dir: Path) -> list[Path]:
-    """Renames every newest checkpoint that cannot be resumed from; returns the whole ones, oldest first."""
-    numbered = sorted(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
-    while numbered and not whole(numbered[-1]):
-        damaged = numbered.pop()
-        damaged.rename(damaged.with_name(f"damaged-{damaged.name}"))
-        print(f"{damaged}: is damaged (killed while it was written?); set aside as damaged-{damaged.name}")
-    return numbered
+def newest_checkpoint(output_dir: Path) -> Path | None:
+    """The newest checkpoint that can be resumed from. Renames every newer one to ``damaged-*``."""
+    for checkpoint in sorted(output_dir.glob("checkpoint-*"), key=lambda path: -int(path.name.partition("-")[2])):
+        if can_resume(checkpoint):
+            return checkpoint
+        checkpoint.rename(checkpoint.with_name(f"damaged-{checkpoint.name}"))
+        print(f"{checkpoint}: is damaged (killed while it was written?); renamed to damaged-{checkpoint.name}")
+    return None
 
 
 def begin(args: argparse.Namespace, config: TrainConfig) -> int:
-    check_model(config.values["model_name_or_path"])
-    preflight.check(config)
     manifest = config.manifest(args.overwrite)
     state = manifest.check()
     output_dir = config.output_dir
     if state == "done":
         print(f"{output_dir}: trained already, nothing to do")
         return 0
-    resolved = resolve(config, args.processes)
-    if args.step == "join":
-        print(resolved)
-        return cli.NOT_DONE
-    if output_dir.exists():
-        checkpoints = set_damaged_aside(output_dir) if state == "resume" else []
-        if checkpoints:
-            print(f"{output_dir}: resuming from {checkpoints[-1].name}")
-        else:
-            shutil.rmtree(output_dir)
-    manifest.begin()
-    print(resolved)
+    preflight.check(config)
+    merged = write_merged(config, args.processes)
+    if args.step == "begin":
+        if output_dir.exists():
+            checkpoint = newest_checkpoint(output_dir) if state == "resume" else None
+            if checkpoint:
+                print(f"{output_dir}: resuming from {checkpoint.name}")
+            else:
+                shutil.rmtree(output_dir)
+        manifest.begin()
+    print(merged)
     return cli.NOT_DONE
 
 
-def resolve(config: TrainConfig, processes: int) -> Path:
-    """Writes the plain LLaMA-Factory YAML of a method for so many processes; returns its path."""
-    import yaml
-
+def write_merged(config: TrainConfig, processes: int) -> Path:
+    """Writes the YAML that LLaMA-Factory gets, for so many processes; returns its path."""
     values = {**config.llamafactory(), **budget.divide_batch(config, processes)}
     if config.budget != "epochs":
         values["max_steps"] = budget.steps(config)
@@ -97,7 +95,7 @@ def resolve(config: TrainConfig, processes: int) -> Path:
 
 
 def loss_curve(log: list[Row]) -> list[Row]:
-    """Step, training loss and evaluation loss wherever one was logged; the log of a resumed training holds all of it."""
+    """Training and evaluation loss by step, where one was logged. A resumed training keeps its earlier log."""
     points: dict[int, Row] = {}
     for entry in log:
         found = {key: entry[key] for key in ("loss", "eval_loss") if key in entry}
@@ -107,44 +105,37 @@ def loss_curve(log: list[Row]) -> list[Row]:
 
 
 def seconds_of_earlier_launches(log: Path) -> float:
-    """What a resumed training took before: LLaMA-Factory's log counts from 0 in each launch, up to its last entry.
+    """Seconds that a resumed training took before its last launch.
 
-    A kill may have torn a line, so the log is not read as JSON.
+    LLaMA-Factory's log starts again at 0 in each launch. A kill may leave a torn line, so the log is not read as JSON.
     """
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-    elapsed = [seconds(clock) for clock in ELAPSED.findall(text)]
+    elapsed = []
+    for clock in ELAPSED.findall(text):
+        days, hours, minutes, seconds = (int(part or 0) for part in clock)
+        elapsed.append(timedelta(days, seconds, hours=hours, minutes=minutes).total_seconds())
     return sum(before for before, after in pairwise(elapsed) if after < before)
 
 
-def seconds(clock: str) -> float:
-    """Of a `str(timedelta)`, as in 0:05:19 and 1 day, 2:00:00."""
-    days, _, rest = clock.rpartition(" day")
-    hours, minutes, rest = rest.split(" ")[-1].split(":")
-    return 86400 * int(days or 0) + 3600 * int(hours) + 60 * int(minutes) + float(rest)
-
-
 def finish(args: argparse.Namespace, config: TrainConfig) -> int:
-    output_dir = config.output_dir
+    output_dir, dataset = config.output_dir, str(config.values["dataset"])
     weights = output_dir / "adapter_model.safetensors"
     if not weights.is_file():
         raise UserError(f"{output_dir}: holds no adapter_model.safetensors; the training did not finish")
     state = read_json(output_dir / "trainer_state.json")
-    results = read_json(output_dir / "all_results.json")
     manifest = config.manifest(args.overwrite)
     if manifest.read().get("status") != "running":
         raise UserError(f"{manifest.path}: begin was not run")
-    dataset = str(config.values["dataset"])
-    counts: dict[str, Any] = {
+    counts = {
         "steps": state["global_step"],
         "rows": budget.count_rows(config, dataset),
         "trained_tokens": round(state["epoch"] * budget.count_answer_tokens(config, dataset)),
-        **{key: results[key] for key in sorted(results)},
+        **dict(sorted(read_json(output_dir / "all_results.json").items())),
     }
     losses = loss_curve(state["log_history"])
     if logged := [point["loss"] for point in losses if "loss" in point]:
-        counts["train_loss"] = fmean(
-            logged
-        )  # the Trainer's own leaves out what came before a resume, as the next one does
+        counts["train_loss"] = fmean(logged)  # the Trainer's own value leaves out the steps before a resume
+    # The Trainer's own value leaves out the launches before a resume.
     counts["train_runtime"] += seconds_of_earlier_launches(output_dir / "trainer_log.jsonl")
     run = ["--run", str(args.run)] if args.run else []
     seed = [] if args.seed is None else ["--seed", str(args.seed)]
@@ -167,10 +158,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--run", type=Path, metavar="DIR", help="the run's folder (default outputs/<preset>)")
     parser.add_argument("--seed", type=int, metavar="N", help="one of several: the adapter is <method>.seed<N>")
-    parser.add_argument(
-        "--processes", type=cli.positive_int, default=1, metavar="N", help="of the training (default 1)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="train anew where an adapter exists")
+    parser.add_argument("--processes", type=cli.positive_int, default=1, metavar="N", help="in all (default 1)")
+    parser.add_argument("--overwrite", action="store_true", help="train again where an adapter exists")
     args = parser.parse_intermixed_args(argv)
     config = read_config(args.config_path, args.overrides, args.run, args.seed)
     return finish(args, config) if args.step == "finish" else begin(args, config)

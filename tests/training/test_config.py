@@ -10,7 +10,6 @@ from conftest import ROOT
 from training.test_train import CONFIG
 
 from cotkit.core.errors import UserError
-from cotkit.generation import prompts
 from cotkit.training import preflight
 from cotkit.training.config import methods_of, read_config
 
@@ -19,9 +18,7 @@ CONFIGS = sorted(ROOT.glob("configs/*/train/*.yaml"))
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parts[-3]}/{path.stem}")
 def test_llamafactory_accepts_every_training_yaml(config: Path):
-    """Parsed by LLaMA-Factory's own parser; what only a GPU or an account allows is switched off here."""
     from llamafactory.data.template import TEMPLATES
-    from llamafactory.hparams import get_train_args
 
     read = read_config(config, [])
     preflight.check_keys(read)
@@ -29,8 +26,7 @@ def test_llamafactory_accepts_every_training_yaml(config: Path):
     assert values["template"] in TEMPLATES
     assert values["output_dir"].endswith(f"train/{config.stem}")
     assert not values.get("trust_remote_code")
-    values.update(fp16=False, bf16=False, report_to="none", overwrite_output_dir=True)
-    _, data_args, training_args, finetuning_args, _ = get_train_args(values)
+    _, data_args, training_args, finetuning_args, _ = preflight.parse_arguments(read)
     assert finetuning_args.finetuning_type == "lora"
     assert data_args.cutoff_len == yaml.safe_load((config.parents[1] / "filter.yaml").read_text())["max_tokens"]
     if config.stem == "dpo":
@@ -38,41 +34,20 @@ def test_llamafactory_accepts_every_training_yaml(config: Path):
         assert training_args.learning_rate < read_config(config.with_stem("distilled"), []).values["learning_rate"]
 
 
-def test_the_keys_that_are_known_are_those_that_llamafactory_takes():
-    from llamafactory.hparams.parser import _TRAIN_ARGS
-    from transformers import HfArgumentParser
+def test_a_refusal_of_llamafactory_is_one_line_that_names_the_key():
+    """What only its parser knows: here that two keys contradict each other."""
+    overrides = ["load_best_model_at_end=true", "save_strategy=steps", "eval_dataset=gold_dev"]
+    with pytest.raises(UserError) as refusal:
+        preflight.parse_arguments(read_config(CONFIG, overrides))
+    message = str(refusal.value)
+    assert message.startswith("command line: `load_best_model_at_end: True`: LLaMA-Factory refuses it: ")
+    assert "\n" not in message
 
-    takes = {action.dest for action in HfArgumentParser(_TRAIN_ARGS)._actions} - {"help"}
-    takes = {key for key in takes if not key.startswith("no_") or key in preflight.known_keys()}
-    assert takes <= preflight.known_keys()
-    assert len(preflight.known_keys() - takes) < 10, preflight.known_keys() - takes
 
-
-def test_the_templates_that_are_known_are_llamafactorys():
-    """Their prompts, as read from the package's source, are those that its own objects make."""
-    from llamafactory.data.template import TEMPLATES, ReasoningTemplate, Template
-
-    messages = prompts.student_messages("Q")
-    system, user = (message["content"] for message in messages)
-    compared = 0
-    for name, template in TEMPLATES.items():
-        text = preflight.prompt_by(preflight.templates()[name], {"bos_token": "<bos>"}, messages)
-        if type(template) not in (Template, ReasoningTemplate):
-            assert text is None
-            continue
-        slots = [
-            *template.format_prefix.apply(),
-            *template.format_system.apply(content=system),
-            *template.format_user.apply(content=user, idx="0"),
-        ]
-        if any(isinstance(slot, set) and slot != {"bos_token"} for slot in slots):
-            continue
-        texts = [
-            slot["token"] if isinstance(slot, dict) else "<bos>" if slot == {"bos_token"} else slot for slot in slots
-        ]
-        assert text == "".join(texts), name
-        compared += 1
-    assert compared > 90
+def test_a_configuration_for_a_gpu_can_be_checked_on_a_machine_without_one(tiny_model: Path):
+    config = read_config(CONFIG, ["bf16=true", "pure_bf16=true", "fp8=true", f"model_name_or_path={tiny_model}"])
+    preflight.parse_arguments(config)
+    preflight.check_template(config)
 
 
 def test_methods_of_a_preset_differ_in_their_data_only():

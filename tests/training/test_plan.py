@@ -81,12 +81,12 @@ def test_training_takes_about_what_was_measured(tokens: int, measured: float):
 
 
 def test_the_plan_counts_rows_and_steps_and_knows_what_is_done(preset: Path, tmp_path: Path, capsys: Any):
-    said = plan(capsys, preset)
-    assert "| teacher | 39 |" in said  # five rounds: 20 problems, and in each later one half as many
-    assert "| train strong_baseline | 20 |" in said  # one gold row a problem
-    assert "| train distilled | 18 |" in said  # nine in ten are kept
-    assert "| 10 |" in said.split("train strong_baseline")[1].splitlines()[0]  # 20 rows, batch 4, 2 epochs
-    assert "done" not in said
+    output = plan(capsys, preset)
+    assert "| teacher | 39 |" in output  # five rounds: 20 problems, and in each later one half as many
+    assert "| train strong_baseline | 20 |" in output  # one gold row per problem
+    assert "| train distilled | 18 |" in output  # nine in ten are kept
+    assert "| 10 |" in output.split("train strong_baseline")[1].splitlines()[0]  # 20 rows, batch 4, 2 epochs
+    assert "done" not in output
     run = tmp_path / "outputs/smollm2_cpu"
     row = {"system": "s", "instruction": "i", "input": "", "output": "1+1=2\n#### 2"}
     write_rows(run / "datasets/distilled.jsonl", [row] * 12)
@@ -94,11 +94,11 @@ def test_the_plan_counts_rows_and_steps_and_knows_what_is_done(preset: Path, tmp
         path = run / f"{output}.manifest.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"status": status}), encoding="utf-8")
-    said = plan(capsys, preset, "--methods", "all", "--seeds", "1", "2")
-    assert "done, is skipped" in said.split("| teacher |")[1].splitlines()[0]
-    assert "| train distilled.seed1 | 12 |" in said  # counted, not expected
-    assert said.count("| train dpo.seed") == 2
-    assert "begun, goes on" in plan(capsys, preset).split("train distilled")[1].splitlines()[0]
+    output = plan(capsys, preset, "--methods", "all", "--seeds", "1", "2")
+    assert "done, is skipped" in output.split("| teacher |")[1].splitlines()[0]
+    assert "| train distilled.seed1 | 12 |" in output  # counted, not expected
+    assert output.count("| train dpo.seed") == 2
+    assert "begun, will continue" in plan(capsys, preset).split("train distilled")[1].splitlines()[0]
 
 
 def test_a_value_may_differ_between_test_sets_and_be_left_out_for_one(preset: Path, tmp_path: Path, capsys: Any):
@@ -111,19 +111,19 @@ def test_a_value_may_differ_between_test_sets_and_be_left_out_for_one(preset: Pa
     )
     critic = "model_name: data/models/SmolLM2-135M-Instruct\ncritic_limit: {gsm8k: 3}\ncontrols: 2\n"
     (study / "critic.yaml").write_text(critic, encoding="utf-8")
-    said = plan(capsys, study, "--methods", "distilled")
-    assert "| infer distilled on gsm_symbolic | 5 |" in said
-    assert "| infer distilled on gsm8k | 20 |" in said  # no entry: all of them
-    assert "| critic on gsm_symbolic | 12 |" in said  # of two systems all rows of the file's first 5, and the controls
-    assert "| critic on gsm8k | 8 |" in said
+    output = plan(capsys, study, "--methods", "distilled")
+    assert "| infer distilled on gsm_symbolic | 5 |" in output
+    assert "| infer distilled on gsm8k | 20 |" in output  # no entry: all of them
+    assert "| critic on gsm_symbolic | 12 |" in output  # the first 5 rows of two systems, and the 2 controls
+    assert "| critic on gsm8k | 8 |" in output
 
 
 def test_rows_of_sets_that_are_not_there_yet_follow_from_their_declaration(preset: Path, tmp_path: Path, capsys: Any):
     """20 problems, 16 samples each; a set that filter.yaml does not declare is named before anything runs."""
     study = shutil.copytree(ROOT / "configs/smollm2_study", tmp_path / "study")
     write_rows(tmp_path / "data/gsm8k/test.jsonl", [problem(number) for number in range(20)])
-    said = plan(capsys, study, "--methods", "all")
-    rows = dict(re.findall(r"\| train (\w+) \| (\d+) \|", said))
+    output = plan(capsys, study, "--methods", "all")
+    rows = dict(re.findall(r"\| train (\w+) \| (\d+) \|", output))
     assert rows == {
         "strong_baseline": "20",
         "teacher_raw": "20",
@@ -165,5 +165,5 @@ def test_what_does_not_fit_into_the_device_is_marked(preset: Path, capsys: Any):
 def test_problems_that_are_not_prepared_are_named(preset: Path):
     Path("data/gsm_symbolic/train.jsonl").unlink()
     script = runpy.run_path(str(ROOT / "scripts/plan.py"), run_name="plan")
-    with pytest.raises(UserError, match=r"gsm_symbolic/train.jsonl: not there yet; scripts/prepare_data.py"):
+    with pytest.raises(UserError, match=r"gsm_symbolic/train.jsonl: does not exist yet; scripts/prepare_data.py"):
         script["main"]([str(preset)])

@@ -7,11 +7,11 @@ import re
 import runpy
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from conftest import ROOT, SMOLLM2, write_rows
 from generation.test_generate import Sampling, load
@@ -19,11 +19,9 @@ from generation.test_generate import Sampling, load
 from cotkit.core.errors import UserError
 from cotkit.filtering.training_sets import write_dataset_info, write_training_set
 from cotkit.generation import prompts
-from cotkit.training import budget, preflight
+from cotkit.training import budget
+from cotkit.training.adapter_parity import adapter_problem
 from cotkit.training.config import TrainConfig, read_config
-from cotkit.training.prompt_parity import compare
-
-pytestmark = pytest.mark.slow
 
 CONFIG = ROOT / "configs/smollm2_cpu/train/distilled.yaml"
 
@@ -52,7 +50,7 @@ def datasets_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tiny_model: Path, datasets_folder: Path) -> Path:
-    """The adapter of one whole training, in one process."""
+    """The adapter of one complete training, in one process."""
     output = datasets_folder.parent / "out put" / "distilled"
     done = train(train_words(tiny_model, datasets_folder, output))
     assert done.returncode == 0, done.stderr
@@ -102,6 +100,7 @@ def manifest_of(output: Path) -> dict[str, Any]:
     return json.loads(output.with_name(output.name + ".manifest.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_a_real_training_makes_an_adapter_that_inference_takes(tiny_model: Path, datasets_folder: Path, trained: Path):
     assert steps_of(trained) == 8  # 16 rows, batch 4, 2 epochs
     manifest = manifest_of(trained)
@@ -109,16 +108,16 @@ def test_a_real_training_makes_an_adapter_that_inference_takes(tiny_model: Path,
     counts = manifest["counts"]
     assert (counts["steps"], counts["rows"]) == (8, 16)
     config = small_config(tiny_model, datasets_folder)
-    assert counts["trained_tokens"] == 2 * budget.answer_tokens(config, "distilled")
+    assert counts["trained_tokens"] == 2 * budget.count_answer_tokens(config, "distilled")
     assert {"distilled", "gold_dev"} == set(manifest["inputs"])
     losses = manifest["losses"]
     assert [point["step"] for point in losses] == [0, 2, 4, 6, 8]
     assert losses[-1]["eval_loss"] == counts["eval_loss"] < losses[2]["eval_loss"] < losses[0]["eval_loss"]
 
     words = train_words(tiny_model, datasets_folder, trained)
-    again = train(words)
-    assert again.returncode == 0
-    assert "trained already" in again.stdout
+    repeated = train(words)
+    assert repeated.returncode == 0
+    assert "trained already" in repeated.stdout
     changed = train([*words, "learning_rate=0.5"])
     assert changed.returncode == 1
     assert "learning_rate: 0.001 -> 0.5" in changed.stderr
@@ -126,11 +125,12 @@ def test_a_real_training_makes_an_adapter_that_inference_takes(tiny_model: Path,
     plain, tuned = (load(tiny_model, Sampling(4), adapter=adapter).model for adapter in (None, trained))
     weights = [model.model.layers[0].self_attn.q_proj.weight for model in (plain, tuned)]
     assert not weights[0].equal(weights[1])
-    assert compare(str(tiny_model), trained) is None
+    assert adapter_problem(str(tiny_model), trained) is None
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(tiny_model: Path, datasets_folder: Path, trained: Path, monkeypatch: Any):
-    """Rows a step stay four: the loss differs by rounding only, and paths may hold spaces."""
+    """The rows per step stay four: the loss differs by rounding only, and paths may hold spaces."""
     monkeypatch.setenv("NPROC", "2")
     output = trained.with_name("two processes")
     done = train(train_words(tiny_model, datasets_folder, output))
@@ -142,6 +142,7 @@ def test_two_processes_train_as_one_does(tiny_model: Path, datasets_folder: Path
         assert two["counts"][key] == pytest.approx(one["counts"][key], rel=0.02)
 
 
+@pytest.mark.slow
 def test_preference_learning_goes_on_from_the_adapter_and_is_pulled_back_to_it(
     tiny_model: Path, datasets_folder: Path, trained: Path
 ):
@@ -162,9 +163,9 @@ def test_preference_learning_goes_on_from_the_adapter_and_is_pulled_back_to_it(
     assert log[0]["rewards/rejected"] == pytest.approx(0, abs=1e-5)
     assert log[2]["rewards/margins"] != 0  # the first step of the warm-up has rate 0
     assert log[0]["loss"] > 1.7  # ln 2 of the preference term, and the SFT term that keeps it stable
-    assert compare(str(tiny_model), output) is None
-    tuned, went_on = (load(tiny_model, Sampling(4), adapter=adapter).model for adapter in (trained, output))
-    weights = [model.model.layers[0].self_attn.q_proj.weight for model in (tuned, went_on)]
+    assert adapter_problem(str(tiny_model), output) is None
+    start, tuned = (load(tiny_model, Sampling(4), adapter=adapter).model for adapter in (trained, output))
+    weights = [model.model.layers[0].self_attn.q_proj.weight for model in (start, tuned)]
     assert not weights[0].equal(weights[1])
 
 
@@ -176,50 +177,33 @@ def record(*words: str) -> int:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("dataset=destilled", "command line: `dataset: destilled`: dataset 'destilled' is not in"),
+        ("dataset=destilled", "command line: `dataset: destilled`: no set 'destilled' in"),
         ("dataset_dir=nowhere", "nowhere/dataset_info.json: not found"),
         ("model_name_or_path=no/such/model", "no such model folder"),
         ("output_dir=", "key 'output_dir' is missing"),
         ("learning_rate", "an override is written key=value"),
-        ("learning_rat=1", "LLaMA-Factory has no key 'learning_rat'; did you mean 'learning_rate'?"),
+        ("learning_rat=1", "command line: unknown key 'learning_rat'; did you mean 'learning_rate'?"),
         ("bf16=true", "`bf16: True`: this machine has no GPU"),
         ("eval_dataset=null", "there is no eval_dataset to evaluate on"),
-        ("template=qwen2", "has no template 'qwen2'; did you mean 'qwen"),
-        ("template=llama3", "does not belong to"),
-        ("per_device_train_batch_size=3", "3 x 1 rows a step cannot be divided among 2 processes"),
-        ("budget=tokens", "epochs, `steps of SET` or `tokens of SET` is expected"),
+        ("template=qwen2", "has no such template; did you mean 'qwen"),
+        ("template=llama3", "does not fit"),
+        ("lora_rank=many", "command line: `lora_rank: many`: invalid int value: 'many'"),
+        ("bf16='false'", "command line: `bf16: false`: is a text; write the value without quotes"),
+        ("finetuning_type=lorra", "invalid choice: 'lorra' (choose from 'lora', 'oft', 'freeze', 'full')"),
+        ("pref_beta=strong", "`pref_beta: strong`: invalid float value"),
+        ("per_device_train_batch_size=3", "3 x 1 rows per step cannot be divided among 2 processes"),
+        ("budget=tokens", "must be `epochs`, `steps of SET` or `tokens of SET`"),
         ("budget=steps of silver", "no set 'silver'"),
     ],
 )
-def test_what_cannot_be_trained_is_said_before_a_model_is_loaded(
+def test_what_cannot_be_trained_is_refused_before_a_model_is_loaded(
     tiny_model: Path, datasets_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, says: str
 ):
-    monkeypatch.setattr(preflight, "ACCELERATORS", ())
+    monkeypatch.setattr("llamafactory.extras.misc.get_current_device", lambda: torch.device("cpu"))
     words = train_words(tiny_model, datasets_folder, tmp_path / "o")[2:]
     with pytest.raises(UserError, match=re.escape(says)):
         record("begin", "--processes", "2", *words, override)
     assert not list(tmp_path.glob("o*"))
-
-
-def test_a_misfit_is_refused_by_the_command_without_loading_torch(
-    tiny_model: Path, datasets_folder: Path, tmp_path: Path
-):
-    words = train_words(tiny_model, datasets_folder, tmp_path / "o")[2:]
-    code = "import sys, runpy; sys.argv[0] = sys.argv.pop(1); runpy.run_path(sys.argv[0], run_name='__main__')"
-    watched = f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules, 'transformers' in sys.modules)); {code}"
-    done = subprocess.run(
-        [sys.executable, "-c", watched, "scripts/internal/train_record.py", "begin", *words, "template=llama3"],
-        check=False,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 1
-    assert done.stdout.split() == ["False", "False"]
-    assert "does not belong to" in done.stderr
-    assert "fitting are " in done.stderr
-    assert "qwen" in done.stderr.split("fitting are ")[1]
 
 
 def small_config(tiny_model: Path, datasets_folder: Path, *more: str) -> TrainConfig:
@@ -237,16 +221,16 @@ def test_a_budget_gives_every_method_as_many_steps_or_tokens(tiny_model: Path, d
     assert budget.steps(small_config(tiny_model, folder, "budget=steps of gold")) == 4
     assert budget.steps(small_config(tiny_model, folder, "num_train_epochs=0.4")) == 2
     by_tokens = budget.steps(small_config(tiny_model, folder, "budget=tokens of gold"))
-    a_row = {name: budget.answer_tokens(config, name) / rows for name, rows in (("gold", 6), ("distilled", 16))}
+    a_row = {name: budget.count_answer_tokens(config, name) / rows for name, rows in (("gold", 6), ("distilled", 16))}
     assert by_tokens == round(4 * a_row["gold"] / a_row["distilled"])
     assert by_tokens > 8
 
 
 def test_processes_divide_the_rows_of_a_step(tiny_model: Path, datasets_folder: Path):
     config = small_config(tiny_model, datasets_folder, "gradient_accumulation_steps=4")
-    assert budget.spread(config, 2) == {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    assert budget.divide_batch(config, 2) == {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     config = small_config(tiny_model, datasets_folder)
-    assert budget.spread(config, 2) == {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}
+    assert budget.divide_batch(config, 2) == {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}
 
 
 def test_another_machine_joins_with_the_same_yaml_and_keeps_no_record(
