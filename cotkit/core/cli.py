@@ -1,4 +1,4 @@
-"""The command line that all scripts share: defaults from YAML, common flags, one-line errors, exit codes.
+"""The command line of all scripts: defaults from YAML, common flags, errors as one line, exit codes.
 
 Exit codes: 0 done, 1 error, 2 usage, 3 finished but some items failed for good, 4 not done yet (only with --is_done),
 130 and 143 on SIGINT and SIGTERM.
@@ -17,101 +17,13 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cotkit.core.errors import UserError
 
 SOME_ITEMS_FAILED = 3
 NOT_DONE = 4
 Values = dict[str, tuple[Any, int]]  # key -> value and line
-CommonFlag = Literal["limit", "seed", "dry_run", "overwrite"]
-
-
-class StageParser(argparse.ArgumentParser):
-    """An ArgumentParser whose defaults can come from ``--config FILE.yaml``; flags on the command line win.
-
-    Args:
-        doc: the script's docstring, shown by --help.
-        common: which of the flags that many scripts share this script has.
-        keyed_by: name of a flag with choices. In the file, a mapping from its choices to values,
-            ``limit: {gsm8k: 100, math500: 50}``, stands for the entry of the flag's value.
-        rounds: names of a key that holds a list of mappings and of the flag that chooses one of them, counted from 1.
-            The chosen mapping's values win over the file's other values.
-    """
-
-    def __init__(
-        self, doc: str | None, *common: CommonFlag, keyed_by: str | None = None, rounds: tuple[str, str] | None = None
-    ) -> None:
-        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-        self._keyed_by, self._rounds, self._key = keyed_by, rounds, None
-        group = self.add_argument_group("common flags")
-        group.add_argument("--config", metavar="YAML", type=Path, help="file whose keys set the defaults of the flags")
-        if "limit" in common:
-            group.add_argument(
-                "--limit", metavar="N", type=positive_int, help="only the first N input rows, for testing"
-            )
-        if "seed" in common:
-            group.add_argument("--seed", metavar="N", type=int, default=42, help="random seed (default 42)")
-        if "dry_run" in common:
-            text = "check everything, show one example, write nothing"
-            group.add_argument("--dry_run", "--dry-run", action="store_true", help=text)
-        if "overwrite" in common:
-            group.add_argument("--overwrite", action="store_true", help="start over where an output exists")
-        group.add_argument("--debug", action="store_true", help="show the traceback of an error")
-
-    def parse(self, argv: list[str] | None) -> argparse.Namespace:
-        """Parses twice: once to find ``--config`` and the flags that choose among its values, then with its defaults."""
-        early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        early.add_argument("--config", type=Path)
-        if self._rounds:
-            early.add_argument(f"--{self._rounds[1]}", type=int, default=1)
-        if self._keyed_by:
-            early.add_argument(f"--{self._keyed_by}")
-        found = early.parse_known_args(argv)[0]
-        self._key = getattr(found, self._keyed_by) if self._keyed_by else None
-        if found.config is not None:
-            self._apply(found.config, getattr(found, self._rounds[1]) if self._rounds else 1)
-        return self.parse_args(argv)
-
-    def _apply(self, config: Path, number: int) -> None:
-        """Takes defaults from the file and, if it has rounds, from the entry of this round."""
-        values = read_yaml(config)
-        if not self._rounds:
-            self.set_defaults(**self._converted(values, config))
-            return
-        key, flag = self._rounds
-        entries = rounds_of(config, key)
-        self.set_defaults(**self._converted({name: values[name] for name in values if name != key}, config))
-        # All rounds are converted, so that a mistake in a later one shows before the first one has run.
-        overrides = [self._converted(entry, config) for entry in entries]
-        if not 1 <= number <= len(entries):
-            raise UserError(f"--{flag} {number}: {config} has {len(entries)} of them; add an entry to its `{key}`")
-        self.set_defaults(**overrides[number - 1])
-
-    def _converted(self, values: Values, config: Path) -> dict[str, Any]:
-        """The values by the names of their flags, as the flags' own types read them."""
-        not_in_files = {"help", "config", "debug", self._rounds[1] if self._rounds else ""}
-        actions = {action.dest: action for action in self._actions if action.dest not in not_in_files}
-        converted = {}
-        for key, (value, line) in values.items():
-            action = actions.get(key.replace("-", "_"))
-            if action is None:
-                raise UserError(f"{config}:{line}: unknown key {key!r}{nearest(key, actions)}")
-            for found in self._chosen(action, value, f"{config}:{line}: {key}"):
-                converted[action.dest] = found
-                action.required = False
-        return converted
-
-    def _chosen(self, action: argparse.Action, value: Any, where: str) -> list[Any]:
-        """The value as one item; of a mapping the entry of the flag `keyed_by`, or no item if it has none."""
-        if not isinstance(value, dict) or self._keyed_by is None:
-            return [_convert(action, value, where)]
-        flag = next(one for one in self._actions if one.dest == self._keyed_by)
-        for name in value:
-            if name not in flag.choices:
-                raise UserError(f"{where}: no {self._keyed_by} {name!r}{nearest(str(name), flag.choices)}")
-        entries = {name: _convert(action, entry, where) for name, entry in value.items()}
-        return [entries[self._key]] if self._key in entries else []
 
 
 def whole_number(text: str, least: int = 0) -> int:
@@ -136,24 +48,113 @@ def positive_float(text: str) -> float:
 
 
 class Collect(argparse.Action):
-    """Values of a flag that may be given several times; together they take the place of the default."""
+    """A flag that may be given several times. Its values together replace the default."""
 
-    def __call__(
-        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
-    ) -> None:
+    def __call__(self, _: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
         known = getattr(namespace, self.dest)
         setattr(namespace, self.dest, [*([] if known is self.default else known), *values])
 
 
+COMMON_FLAGS: dict[str, dict[str, Any]] = {
+    "limit": {"metavar": "N", "type": positive_int, "help": "read only the first N input rows, for testing"},
+    "seed": {"metavar": "N", "type": int, "default": 42, "help": "random seed (default 42)"},
+    "dry_run": {"action": "store_true", "help": "check everything, show one example, write nothing"},
+    "overwrite": {"action": "store_true", "help": "start over if an output exists"},
+}
+
+
+class StageParser(argparse.ArgumentParser):
+    """An ArgumentParser whose defaults can come from ``--config FILE.yaml``. Flags on the command line win.
+
+    Args:
+        doc: the script's docstring, shown by --help.
+        common: the keys of `COMMON_FLAGS` that this script has.
+        keyed_by: name of a flag with choices. A value in the file may then be a mapping from these choices, such as
+            ``limit: {gsm8k: 100, math500: 50}``, and the flag's value selects the entry.
+        rounds: (key, flag). The file's key holds a list of mappings, and the flag selects one of them, counted from 1.
+            The selected mapping's values win over the file's other values.
+    """
+
+    def __init__(
+        self, doc: str | None, *common: str, keyed_by: str | None = None, rounds: tuple[str, str] | None = None
+    ) -> None:
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        self._keyed_by, self._rounds, self._key = keyed_by, rounds, None
+        group = self.add_argument_group("common flags")
+        group.add_argument("--config", metavar="YAML", type=Path, help="file whose keys set the defaults of the flags")
+        for name in common:
+            older_spelling = ["--dry-run"] if name == "dry_run" else []
+            group.add_argument(f"--{name}", *older_spelling, **COMMON_FLAGS[name])
+        group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def print_help(self, file: Any = None) -> None:
+        """Prints the help. Raises OSError if it cannot be written; argparse would hide that."""
+        print(self.format_help(), end="", file=file)
+
+    def parse(self, argv: list[str] | None) -> argparse.Namespace:
+        """Parses twice: first for ``--config`` and the flags that select among its values, then with its defaults."""
+        early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        early.add_argument("--config", type=Path)
+        if self._rounds:
+            early.add_argument(f"--{self._rounds[1]}", type=int, default=1)
+        if self._keyed_by:
+            early.add_argument(f"--{self._keyed_by}")
+        found = early.parse_known_args(argv)[0]
+        self._key = getattr(found, self._keyed_by) if self._keyed_by else None
+        if found.config is not None:
+            self._take_defaults(found.config, getattr(found, self._rounds[1]) if self._rounds else 1)
+        return self.parse_args(argv)
+
+    def _take_defaults(self, config: Path, number: int) -> None:
+        """Takes defaults from the file and, if it has rounds, from the entry of this round."""
+        values = read_yaml(config)
+        if not self._rounds:
+            self.set_defaults(**self._converted(values, config))
+            return
+        key, flag = self._rounds
+        entries = rounds_of(config, key)
+        self.set_defaults(**self._converted({name: values[name] for name in values if name != key}, config))
+        # All rounds are converted, so that a mistake in a later one shows before the first one has run.
+        overrides = [self._converted(entry, config) for entry in entries]
+        if not 1 <= number <= len(entries):
+            raise UserError(f"--{flag} {number}: {config} has {len(entries)} of them; add an entry to its `{key}`")
+        self.set_defaults(**overrides[number - 1])
+
+    def _converted(self, values: Values, config: Path) -> dict[str, Any]:
+        """Defaults by flag name, each converted by its flag's type."""
+        not_in_files = {"help", "config", "debug", self._rounds[1] if self._rounds else ""}
+        actions = {action.dest: action for action in self._actions if action.dest not in not_in_files}
+        converted = {}
+        for key, (value, line) in values.items():
+            action = actions.get(key.replace("-", "_"))
+            if action is None:
+                raise UserError(f"{config}:{line}: unknown key {key!r}{nearest(key, actions)}")
+            for found in self._selected(action, value, f"{config}:{line}: {key}"):
+                converted[action.dest] = found
+                action.required = False
+        return converted
+
+    def _selected(self, action: argparse.Action, value: Any, where: str) -> list[Any]:
+        """The converted value as a list of one. Of a mapping, the entry that `keyed_by` selects; none if it has none."""
+        if not isinstance(value, dict) or self._keyed_by is None:
+            return [_convert(action, value, where)]
+        flag = next(one for one in self._actions if one.dest == self._keyed_by)
+        for name in value:
+            if name not in flag.choices:
+                raise UserError(f"{where}: no {self._keyed_by} {name!r}{nearest(str(name), flag.choices)}")
+        entries = {name: _convert(action, entry, where) for name, entry in value.items()}
+        return [entries[self._key]] if self._key in entries else []
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` or the list of what there is."""
+    """``; did you mean 'x'?``, or ``; known are ...`` if nothing is similar."""
     known = list(known)
     close = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"
 
 
 def read_yaml(path: Path) -> Values:
-    """Top-level keys of a YAML file as ``key -> (value, line number)``. Raises UserError, never runs a tag."""
+    """Top-level keys of a YAML file as ``key -> (value, line number)``. Raises UserError. Runs no tags."""
     import yaml
 
     try:
@@ -175,17 +176,17 @@ def read_yaml(path: Path) -> Values:
         raise UserError(f"{path}:1: `key: value` lines are expected, found a {type(values).__name__}")
     lines: dict[str, int] = {}
     for key_node, _ in node.value:
-        if key_node.value in lines:
-            raise UserError(f"{path}:{key_node.start_mark.line + 1}: key {key_node.value!r} stands twice")
-        lines[key_node.value] = key_node.start_mark.line + 1
+        line = key_node.start_mark.line + 1
+        if lines.setdefault(key_node.value, line) != line:
+            raise UserError(f"{path}:{line}: key {key_node.value!r} appears twice")
     return {str(key): (value, lines.get(str(key), 1)) for key, value in values.items()}
 
 
 def rounds_of(config: Path, key: str = "rounds") -> list[Values]:
-    """What each entry of a list of mappings in the file changes; one entry that changes nothing if there is no list.
+    """What each entry of a list of mappings in the file changes; one entry without changes if there is no list.
 
     Raises:
-        UserError: naming file and line, where it is not a list of ``{key: value}`` entries.
+        UserError: with file and line, if it is not a list of ``{key: value}`` entries.
     """
     entries, line = read_yaml(config).get(key, (None, 1))
     if entries is None:
@@ -196,12 +197,12 @@ def rounds_of(config: Path, key: str = "rounds") -> list[Values]:
     for entry, at in zip(entries, item_lines(config, key), strict=True):
         if not isinstance(entry, dict):
             raise UserError(f"{config}:{at}: {key}: {{key: value}} is expected, found {entry!r}")
-        rounds.append({str(key): (value, at) for key, value in entry.items()})
+        rounds.append({str(name): (value, at) for name, value in entry.items()})
     return rounds
 
 
 def item_lines(config: Path, key: str) -> list[int]:
-    """The line of each entry of a list in a YAML file; none where the key holds no list."""
+    """The line of each entry of a list in a YAML file; none if the key holds no list."""
     import yaml
 
     node = yaml.compose(config.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
@@ -210,7 +211,7 @@ def item_lines(config: Path, key: str) -> list[int]:
 
 
 def _convert(action: argparse.Action, value: Any, where: str) -> Any:
-    """A YAML value as the flag's own type would read it. Raises UserError."""
+    """A YAML value, converted by the flag's type. Raises UserError."""
     if value is None:
         return None
     if action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction):
@@ -218,8 +219,7 @@ def _convert(action: argparse.Action, value: Any, where: str) -> Any:
             raise UserError(f"{where} must be true or false, found {value!r}")
         return value
     if action.nargs in ("+", "*"):
-        values = value if isinstance(value, list) else [value]
-        return [_convert_one(action, item, where) for item in values]
+        return [_convert_one(action, item, where) for item in (value if isinstance(value, list) else [value])]
     return _convert_one(action, value, where)
 
 
@@ -236,7 +236,7 @@ def _convert_one(action: argparse.Action, value: Any, where: str) -> Any:
 
 
 def run(main: Callable[[], int]) -> int:
-    """Runs a script's main; turns every foreseeable failure into one line on stderr and returns the exit code."""
+    """Runs a script's main and returns the exit code. Prints every foreseeable failure as one line on stderr."""
     signal.signal(signal.SIGTERM, _terminate)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s", force=True)
     for noisy in ("httpx", "torch.distributed"):
@@ -245,22 +245,22 @@ def run(main: Callable[[], int]) -> int:
         _require_utf8()
         try:
             return main()
-        finally:
-            sys.stdout.flush()  # a full disk behind it must show while the exit code can still say so
+        finally:  # argparse exits too, after --help
+            _flush_stdout()
     except KeyboardInterrupt:
-        _say("interrupted; the same command resumes")
+        _print_error("interrupted; the same command resumes")
         return 130
     except (UserError, OSError, ModuleNotFoundError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
         prefix = f"error (rank {os.environ.get('RANK', '0')})" if "WORLD_SIZE" in os.environ else "error"
-        _say(f"{prefix}: {_message(error)}".replace("\n", "\n  "))
-        _discard_stdout()
+        _print_error(f"{prefix}: {_message(error)}".replace("\n", "\n  "))
+        _drop_unwritten_stdout()
         return 1
 
 
 def _message(error: UserError | OSError | ModuleNotFoundError) -> str:
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'output'}: {error.strerror}"
     if isinstance(error, ModuleNotFoundError):
         return (
@@ -270,21 +270,26 @@ def _message(error: UserError | OSError | ModuleNotFoundError) -> str:
     return str(error)
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     with contextlib.suppress(OSError):  # stderr may be on the full disk too
         print(text, file=sys.stderr)
 
 
-def _discard_stdout() -> None:
-    """Sends what stdout still holds to the null device: Python flushes at exit, and a failure there is exit code 120."""
+def _flush_stdout() -> None:
+    """Raises OSError if stdout is on a full disk. Python itself would notice too late and exit with 120."""
+    print(end="", flush=True)
+
+
+def _drop_unwritten_stdout() -> None:
+    """Points stdout to the null device if it cannot be written, so that Python's flush at exit does not fail too."""
     try:
-        sys.stdout.flush()
+        _flush_stdout()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _require_utf8() -> None:
-    """Starts Python once more in its UTF-8 mode where the locale says otherwise: names and texts are UTF-8 everywhere."""
+    """Restarts Python in its UTF-8 mode if the locale has another encoding: names and texts are UTF-8 everywhere."""
     if sys.getfilesystemencoding() != "utf-8":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -96,7 +96,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path):
         ("needed: x\nmode: c\n", ":2: mode: 'c' is not one of a, b"),
         ("needed: [x]\n", ":1: needed: a single value is expected"),
         ("dry-run: maybe\nneeded: x", ":1: dry-run must be true or false"),
-        ("size: 1\nsize: 2\n", ":2: key 'size' stands twice"),
+        ("size: 1\nsize: 2\n", ":2: key 'size' appears twice"),
         ("size: {x: 1}\nneeded: x\n", ":1: size: a single value is expected"),
         ("- a\n", ":1: `key: value` lines are expected"),
         ("a: [\n", "not valid YAML"),
