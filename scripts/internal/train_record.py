@@ -58,7 +58,7 @@ def newest_checkpoint(output_dir: Path) -> Path | None:
         if can_resume(checkpoint):
             return checkpoint
         checkpoint.rename(checkpoint.with_name(f"damaged-{checkpoint.name}"))
-        print(f"{checkpoint}: is damaged (killed while it was written?); renamed to damaged-{checkpoint.name}")
+        print(f"{checkpoint}: is damaged (killed while it was written?); set aside as damaged-{checkpoint.name}")
     return None
 
 
