@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from cotkit.core import cli
 from cotkit.core.errors import UserError
-from cotkit.core.files import AtomicWriter, Lock
+from cotkit.core.files import locked, open_atomic
 from cotkit.core.jsonl import Row, dumps, read_numbered, write_atomic, write_json_atomic
 from cotkit.core.line_index import LineIndex
 from cotkit.core.manifest import Input, Manifest
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         _, outcome = next(judge_rows([first], plan, workers=1))
         print(f"{first['id']}: {outcome.rejection or 'kept'}")
         return 0
-    with Lock(options.output_path):
+    with locked(options.output_path):
         manifest.begin()
         tally = FilterTally(options.seed)
         rows = judge(options, plan, teacher, tally)
@@ -195,7 +195,7 @@ def write_retry(output: Path, rows: JudgedRows, teacher: TeacherFiles, tally: Fi
 def write_rows(options: FilterOptions, rows: JudgedRows, teacher: TeacherFiles, tally: FilterTally) -> Selection:
     """Judges all rows and writes each to the kept or the rejected file, then the problems for another round."""
     outputs = options.outputs
-    with AtomicWriter(outputs["kept"]) as kept, AtomicWriter(outputs["rejected"]) as rejected:
+    with open_atomic(outputs["kept"]) as kept, open_atomic(outputs["rejected"]) as rejected:
         for row, outcome in rows:
             if outcome.rejection is None:
                 tokens = {} if outcome.tokens is None else {"tokens": outcome.tokens}

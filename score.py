@@ -27,7 +27,7 @@ from pathlib import Path
 
 from cotkit.core import cli, wandb_run
 from cotkit.core.errors import UserError
-from cotkit.core.files import AtomicWriter, Lock
+from cotkit.core.files import locked, open_atomic
 from cotkit.core.jsonl import Row, dumps, read_json, write_json_atomic
 from cotkit.core.manifest import Input, Manifest, path_for
 from cotkit.core.problems import add_test_set_arguments, problem_path
@@ -76,7 +76,7 @@ def write_scores(path: Path, pairs: Iterator[tuple[Row, Row]], tally: ScoreTally
     """Grades all pairs and writes each score at once; the grader reads ahead by a bounded number of pairs."""
     ahead, behind = tee(pairs)
     graded = zip(behind, grade_pairs(ahead, tally.protocol), strict=True)
-    with AtomicWriter(path) as writer:
+    with open_atomic(path) as writer:
         for _, group in groupby(graded, key=lambda entry: entry[0][0]["id"]):
             scores = []
             for pair, grade in group:
@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
         number = len(problems) * len(predictions.samples)
         print(f"dry run: {number} predictions would be scored; the first: {first}")
         return 0
-    with Lock(summary_path):
+    with locked(summary_path):
         manifest.begin()
         tally = ScoreTally(args.dataset, args.protocol, len(predictions.samples), Strata(problems))
         write_scores(scores_path, predictions.pairs(problems), tally, llm_judge.by_item(rated))

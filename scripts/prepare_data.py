@@ -23,7 +23,7 @@ from pathlib import Path
 from cotkit.core import cli, jsonl, manifest
 from cotkit.core.datasets import PREPARABLE
 from cotkit.core.errors import UserError
-from cotkit.core.files import Lock
+from cotkit.core.files import locked
 from cotkit.core.jsonl import Row
 
 DEV_SHARE, SPLIT_SEED = 0.1, 42  # the original experiment's train_test_split(test_size=0.1, seed=42)
@@ -175,7 +175,7 @@ def prepare(dataset: str, args: argparse.Namespace) -> None:
         for split, rows in splits.items():
             print(f"{folder / split}.jsonl would get {len(rows)} problems; the first: {rows[0]}")
         return
-    with Lock(record.output):
+    with locked(record.output):
         record.begin()
         for split, rows in splits.items():
             jsonl.write_atomic(folder / f"{split}.jsonl", rows)

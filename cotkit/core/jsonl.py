@@ -1,11 +1,11 @@
-"""The only reader and writer of JSON Lines in the project (standard library only).
+"""Reads and writes all JSON Lines of the project.
 
-A file is UTF-8, one JSON object a line, lines ended by ``\\n`` and nothing else: U+2028 and U+0085 are legal inside a
-string, so text is never cut with ``str.splitlines``. A byte-order mark, CRLF line ends, blank lines and a missing last
-newline are accepted; everything else that is not plain JSON is refused with ``file:line``.
+A file is UTF-8 with one JSON object per line. Only ``\\n`` ends a line: U+2028 and U+0085 are legal inside a string, so
+``str.splitlines`` would split records. A byte-order mark, CRLF line ends, blank lines and a missing last newline are
+accepted. Everything else that is not plain JSON is refused with ``file:line``.
 
-Two rules keep a killed run whole: appended files are synced once a batch, and only an unterminated *last* line may be
-repaired (`repair_tail`); finished files appear at once or not at all (`write_atomic`).
+A killed run loses no record: appended files are synced after each batch, and only a last line without an end is repaired
+(`repair_tail`). Finished files appear complete or not at all (`write_atomic`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import compress
@@ -24,8 +25,7 @@ from cotkit.core.files import make_folder, open_input, write_bytes_atomic
 
 Row = dict[str, Any]
 
-# A record of this project is some kilobytes. A longer line is a wrong file, and reading it whole would cost several
-# times its size in memory.
+# A record has some kilobytes. A longer line means a wrong file, and parsing it takes several times its size in memory.
 MAX_LINE_BYTES = 16 * 2**20
 
 
@@ -36,9 +36,8 @@ def _refuse_constant(name: str) -> NoReturn:
 def _unique_pairs(pairs: list[tuple[str, Any]]) -> Row:
     row = dict(pairs)
     if len(row) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"key {twice!r} stands twice in one object")
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {twice!r} appears twice in one object")
     return row
 
 
@@ -51,11 +50,11 @@ def loads(line: bytes, where: str) -> Row:
 
     Args:
         line: the bytes of one line, with or without its line end.
-        where: ``file:line``, put in front of the message.
+        where: ``file:line``, the start of the message.
 
     Raises:
         UserError: bad UTF-8, bad JSON, NaN or Infinity, a repeated key, a lone surrogate, too long a number, too deep
-            a nesting, or anything but an object.
+            nesting, or anything but an object.
     """
     try:
         text = line.decode("utf-8")
@@ -69,19 +68,19 @@ def loads(line: bytes, where: str) -> Row:
     except RecursionError:
         raise UserError(f"{where}: nested too deeply to be a record; is this the right file?") from None
     except ValueError as error:
-        raise UserError(f"{where}: not a JSON record ({error}); mend or remove this line") from None
+        raise UserError(f"{where}: not a JSON record ({error}); correct or remove this line") from None
     if not isinstance(row, dict):
-        raise UserError(f"{where}: a JSON object is expected, found {type(row).__name__}; one record a line")
+        raise UserError(f"{where}: a JSON object is expected, found {type(row).__name__}; one record per line")
     return row
 
 
 def dumps(row: Row) -> bytes:
-    """One record as one line with its ``\\n``. Keys keep their order; NaN and lone surrogates raise ValueError."""
+    """One record as one line with its ``\\n``. Keys keep their order. NaN and lone surrogates raise ValueError."""
     return _ENCODER.encode(row).encode("utf-8") + b"\n"
 
 
 def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
-    """Yields ``(line number from 1, bytes of a record)``, unparsed; blank lines are skipped but counted. Raises UserError."""
+    """Yields ``(line number from 1, bytes of a record)``. Skips blank lines but counts them. Raises UserError."""
     with open_input(path) as file:
         for number, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES + 1), b""), 1):
             if len(line) > MAX_LINE_BYTES:
@@ -105,13 +104,13 @@ def read(path: str | os.PathLike[str]) -> Iterator[Row]:
 
 
 def read_chosen(path: str | os.PathLike[str], chosen: Iterable[bool]) -> Iterator[Row]:
-    """Yields the records at the true places of `chosen`; the others are not even parsed."""
+    """Yields the records where `chosen` is true. The others are not parsed."""
     for number, line in compress(read_lines(path), chosen):
         yield loads(line, f"{path}:{number}")
 
 
 def require(row: Row, fields: dict[str, type], where: str) -> None:
-    """Checks that `row` has every field with exactly that type. Raises UserError naming the field."""
+    """Raises UserError if `row` lacks a field or a field has not exactly that type."""
     for name, kind in fields.items():
         if name not in row:
             raise UserError(f"{where}: field {name!r} is missing; it has {', '.join(map(repr, row)) or 'no fields'}")
@@ -121,12 +120,11 @@ def require(row: Row, fields: dict[str, type], where: str) -> None:
 
 
 def repair_tail(path: Path) -> int:
-    """Makes an appended file end in a whole line again; returns how many bytes were cut off (0 nearly always).
+    """Makes an appended file end in a complete line again. Returns how many bytes it removed (nearly always 0).
 
-    A kill can leave an unterminated last line. If it is a whole record, only its newline is missing and is added; if
-    not, the record was never acknowledged: its bytes are moved to ``<file>.torn`` and the file ends after the last
-    newline. Bytes are compared, not characters, since the cut can fall inside one. A bad line that *is* terminated is
-    damage of another kind and is left for the reader to refuse.
+    A kill can leave a last line without a newline. If it is a complete record, the newline is added. If not, nobody
+    relies on the record: its bytes move to ``<file>.torn``. The end may be inside a character, so it looks at bytes. A
+    bad line that has a newline is other damage, and the reader refuses it.
     """
     with open(path, "r+b") as file:
         size = file.seek(0, os.SEEK_END)
@@ -152,7 +150,7 @@ def repair_tail(path: Path) -> int:
 
 
 class Appender:
-    """Appends batches of records; when `append` returns, they are on the disk. Repairs a torn tail on opening."""
+    """Appends batches of records. They are on the disk when `append` returns. Opening repairs the file's last line."""
 
     def __init__(self, path: Path) -> None:
         make_folder(path.parent)
@@ -172,17 +170,17 @@ class Appender:
 
 
 def write_atomic(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
-    """Writes records as a finished file, all or nothing."""
+    """Writes all records of a file, all or nothing."""
     write_bytes_atomic(path, map(dumps, rows))
 
 
 def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
-    """Writes one indented JSON document (manifests, summaries), all or nothing."""
+    """Writes an indented JSON document, all or nothing."""
     write_bytes_atomic(path, [json_bytes(value)])
 
 
 def json_bytes(value: Any) -> bytes:
-    """An indented JSON document; NaN raises ValueError."""
+    """An indented JSON document. NaN raises ValueError."""
     return (json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2) + "\n").encode("utf-8")
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cotkit.core.errors import UserError
-from cotkit.core.files import AtomicWriter
+from cotkit.core.files import open_atomic
 from cotkit.core.jsonl import Row, dumps, read_chosen, write_json_atomic
 from cotkit.core.problems import TRUNCATED
 from cotkit.equations.checker import wrong_steps
@@ -126,7 +126,7 @@ def write_training_set(folder: Path, name: str, rows: Iterable[Row], ranking: bo
     path = folder / f"{name}.jsonl"
     fields = tuple((PAIR_COLUMNS if ranking else COLUMNS).values())
     number = 0
-    with AtomicWriter(path) as writer:
+    with open_atomic(path) as writer:
         for row in rows:
             if tuple(row) != fields or not all(isinstance(value, str) for value in row.values()):
                 names = ", ".join(fields)

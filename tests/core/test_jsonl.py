@@ -11,7 +11,7 @@ from conftest import ROOT
 
 from cotkit.core import jsonl
 from cotkit.core.errors import UserError
-from cotkit.core.files import AtomicWriter, Lock
+from cotkit.core.files import locked, open_atomic
 from cotkit.core.jsonl import Appender
 
 ROWS = [{"id": "a", "text": "äöü \u2028 \u0085 \U0001d54f"}, {"id": "b", "text": "línea\nzwei"}, {"id": "c", "n": 3}]
@@ -48,7 +48,7 @@ def test_accepted_variations(tmp_path: Path, raw: bytes):
         (b'{"id": -Infinity}', "Infinity"),
         (b'{"id": ' + b"1" * 5000 + b"}", "not a JSON record"),
         (b'{"id": ' + b"[" * 100_000 + b"}", "nested"),
-        (b'{"id": "a", "id": "b"}', "'id' stands twice"),
+        (b'{"id": "a", "id": "b"}', "'id' appears twice"),
         (b'["id"]', "object is expected"),
         (b'"id"', "object is expected"),
         (b"not json", "not a JSON record"),
@@ -117,7 +117,7 @@ def test_an_error_while_writing_leaves_the_old_file_and_no_other(tmp_path: Path)
     path = tmp_path / "a.jsonl"
     jsonl.write_atomic(path, ROWS)
     before = path.read_bytes()
-    with pytest.raises(ZeroDivisionError), AtomicWriter(path) as writer:
+    with pytest.raises(ZeroDivisionError), open_atomic(path) as writer:
         writer.write(b"half")
         raise ZeroDivisionError
     assert path.read_bytes() == before
@@ -143,8 +143,8 @@ def test_nan_is_never_written(tmp_path: Path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from cotkit.core.files import Lock
-with Lock(Path(sys.argv[1])):
+from cotkit.core.files import locked
+with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -156,12 +156,12 @@ def test_one_writer_at_a_time_and_a_killed_one_does_not_block(tmp_path: Path):
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=f"process {holder.pid} is writing"), Lock(path):
+        with pytest.raises(UserError, match=f"process {holder.pid} is writing"), locked(path):
             pass
     finally:
         holder.kill()
         holder.wait()
-    with Lock(path):
+    with locked(path):
         pass
 
 
