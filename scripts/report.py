@@ -1,7 +1,7 @@
-"""A run's report: which method wins, by how much, is it real, and every output to look at.
+"""Writes a run's report: which method wins, by how much, whether the difference is real, and every output.
 
-Reads   <run>/comparison.json (scripts/compare.py), predictions, scores, training logs, the filter's account, manifests
-Writes  <run>/report.md with pictures in <run>/report/, and <run>/report.html: one page that needs no network
+Reads   <run>/comparison.json (scripts/compare.py), predictions, scores, training logs, kept.report.json, manifests
+Writes  <run>/report.md with pictures in <run>/report/, and <run>/report.html, a page that needs no network
 
     python scripts/report.py outputs/smollm2_cpu
 """
@@ -35,14 +35,14 @@ READ = (
 
 
 def sources(run: Path) -> dict[str, Input]:
-    """Every file of the run that the report shows something of, and the page's own."""
+    """Every file that the report depends on: those of the run, and the page's own."""
     found = {path for pattern in READ for path in run.glob(pattern)} - {path_for(run / PAGE)}
     named = {path.relative_to(run).as_posix(): Input(path) for path in sorted(found)}
-    return named | {path.name: Input(path) for path in sorted(page.PAGE_FILES.iterdir())}
+    return named | {path.name: Input(path) for path in sorted(page.ASSETS.iterdir())}
 
 
 def gather(run: Path) -> Report:
-    """Everything the report shows."""
+    """Reads the run. Raises UserError for files of another version."""
     comparison = read_json(run / "comparison.json")
     if comparison.get("schema") != SCHEMA:
         raise UserError(f"{run}/comparison.json: was written by another version; run scripts/compare.py {run} again")
@@ -52,7 +52,7 @@ def gather(run: Path) -> Report:
     if account_path.is_file():
         account = read_json(account_path)
         if "rounds" not in account:
-            raise UserError(f"{account_path}: was written by an older filter; run filter_teacher_cot.py --overwrite")
+            raise UserError(f"{account_path}: was written by another version; run filter_teacher_cot.py --overwrite")
         parts.append(sections.filter_section(account))
     if sets := read_training_sets(run):
         parts.append(sections.sets_section(sets))
@@ -66,7 +66,7 @@ def gather(run: Path) -> Report:
 
 
 def write(run: Path, report: Report) -> list[Path]:
-    """Writes all files of the report and returns their paths."""
+    """Writes the files of the report and returns their paths."""
     (run / PICTURES).mkdir(exist_ok=True)
     contents = {run / PICTURES / f"{picture.name}.png": plots.png(picture.figure) for picture in report.pictures()}
     contents[run / "report.md"] = page.markdown(report, PICTURES).encode("utf-8")
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     if not args.dry_run:
         manifest.begin()
         manifest.finish(write(args.run, report), {"questions": sum(map(len, report.questions.values()))})
-    print(f"{report.finding}\n\n{args.run / PAGE} and {args.run / 'report.md'} hold the whole of it")
+    print(f"{report.finding}\n\n{args.run / PAGE} and {args.run / 'report.md'} show all of it")
     return 0
 
 

@@ -132,7 +132,14 @@ def test_training_sets_of_others_are_left_out_and_damaged_ones_named(
         assert says in capsys.readouterr().err
 
 
+def test_a_comparison_of_another_version_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    comparison = json.loads((run / "comparison.json").read_bytes())
+    (run / "comparison.json").write_text(json.dumps({**comparison, "schema": 2}), encoding="utf-8")
+    assert cli.run(lambda: make_report.main([str(run)])) == 1
+    assert "comparison.json: was written by another version; run scripts/compare.py" in capsys.readouterr().err
+
+
 def test_an_older_account_of_the_filter_is_refused_by_name(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "kept.report.json").write_text('{"read": 80, "kept": 74}', encoding="utf-8")
     assert cli.run(lambda: make_report.main([str(run)])) == 1
-    assert "kept.report.json: was written by an older filter" in capsys.readouterr().err
+    assert "kept.report.json: was written by another version" in capsys.readouterr().err

@@ -13,7 +13,7 @@ import pytest
 
 from cotkit.core.markdown import Table
 from cotkit.report import page, plots
-from cotkit.report.page import Picture, Report, Section, SectionPart
+from cotkit.report.page import Picture, Report, Section
 from cotkit.report.run_data import Curve, Output, Question
 
 ATTACK = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'><!--<script>"
@@ -28,13 +28,13 @@ def output(right: bool, text: str = "3*4=12\n#### 12", after: str = "") -> Outpu
 def question(number: int, rights: tuple[bool, ...], text: str = "How many?", **more: str) -> Question:
     name = f"gsm8k-test-{number:05d}"
     outputs = {method: [output(right, **more)] for method, right in zip(METHODS, rights, strict=True)}
-    return Question(name, f"{text} {number}", "3*4=12", "12", outputs)
+    return Question(name, f"{text} {number}", "12", "3*4=12", outputs)
 
 
 def report(questions: list[Question]) -> Report:
     figure = plots.losses({"distilled": Curve([(1, 2.0), (2, 1.5)], [(2, 1.8)])}, "Losses")
     table = Table(["method", "accuracy"], [["baseline", "0.5"], [f"a|b {ATTACK}", "0.6"]])
-    parts = [SectionPart(table=table), SectionPart(picture=Picture("losses", figure, f"losses {ATTACK}"))]
+    parts = ["a text", table, Picture("losses", figure, f"losses {ATTACK}")]
     return Report(f"title {ATTACK}", f"finding {ATTACK}", [Section("Results", parts)], {"gsm8k": questions})
 
 
@@ -108,7 +108,7 @@ def test_texts_of_the_data_are_shown_and_never_run(opened: Opened) -> None:
     ("outcome", "numbers"),
     [("any", [0, 1, 2, 3, 4, 9]), ("wins", [2, 4]), ("losses", [1]), ("both", [0]), ("neither", [3, 9])],
 )
-def test_outcome_filter_shows_what_the_method_fixed_and_broke(opened: Opened, outcome: str, numbers: list[int]) -> None:
+def test_outcome_filter_shows_wins_and_losses(opened: Opened, outcome: str, numbers: list[int]) -> None:
     opened.page.select_option("#outcome", outcome)
     assert opened.rows() == [f"gsm8k-test-{number:05d}" for number in numbers]
     assert opened.count() == f"{len(numbers)} of 6 questions"
@@ -155,6 +155,7 @@ def test_a_link_opens_its_question(browser: Any, tmp_path: Path) -> None:
     seen.page.close()
 
 
+@pytest.mark.slow
 def test_ten_thousand_questions_keep_the_page_small(browser: Any, tmp_path: Path) -> None:
     """However many questions there are, the page holds some dozen rows, and scrolling to the end shows the last."""
     chance = random.Random(0)
@@ -197,6 +198,6 @@ def test_markdown_keeps_tables_whole() -> None:
 def test_script_and_style_are_plain_files() -> None:
     """The script parses (node, where it is there) and is the one that the page's policy names."""
     if shutil.which("node"):
-        subprocess.run(["node", "--check", str(page.PAGE_FILES / "report.js")], check=True)
+        subprocess.run(["node", "--check", str(page.ASSETS / "report.js")], check=True)
     text = page.html(report([question(1, (True, False))]))
     assert "script-src 'sha256-" in text and "http" not in text.split("<style>")[0].replace("http-equiv", "")
