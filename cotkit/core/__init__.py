@@ -1,1 +1,1 @@
-"""Files, JSON Lines, manifests, problems and the command line: what every other room stands on."""
+"""Files, JSON Lines, manifests, problems and the command line, for all other rooms."""

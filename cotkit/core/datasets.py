@@ -1,10 +1,10 @@
-"""The data sets and what kind of answer each has: everything else asks for the kind."""
+"""The data sets and the kind of answer of each. All other modules ask for the kind, not for the name."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-# number: one on an answer line; integer: from 0 to 999; latex: any formula; choice: an integer, or the letter of an option
+# number: a number on an answer line; integer: 0 to 999; latex: any formula; choice: an integer or an option's letter
 AnswerKind = Literal["number", "integer", "latex", "choice"]
 
 KINDS: dict[str, AnswerKind] = {
@@ -19,5 +19,5 @@ KINDS: dict[str, AnswerKind] = {
 NUMBER_DATASETS = frozenset(name for name, kind in KINDS.items() if kind == "number")
 INTEGER_DATASETS = frozenset(name for name, kind in KINDS.items() if kind == "integer")
 
-# What scripts/prepare_data.py can make; `math` can only be graded.
+# Data sets that scripts/prepare_data.py makes. `math` can only be graded.
 PREPARABLE = tuple(name for name in KINDS if name != "math")

@@ -1,7 +1,7 @@
-"""The one error that a user is shown as a single line."""
+"""The error that scripts show as a single line."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Input or output that cannot be used; the message is one line that names the place and the remedy."""
+    """An input, flag or file that cannot be used. The message is one line with the place and the remedy."""

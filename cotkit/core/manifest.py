@@ -1,9 +1,9 @@
-"""Identity of a run: one JSON file beside an output says from what and how it was made, and whether it is finished.
+"""Identity of a run: a JSON file beside each output says from what and how it was made, and whether it is finished.
 
-``<output>.manifest.json`` holds the stage, its settings, a hash of every input and output, counts, package versions and
-times. It is written with status ``running`` when a stage begins and again, last of all, when it is done. A rerun is
-compared with it: the same settings and inputs are a no-op, an interrupted run is resumed, more input rows continue it,
-and anything else is refused as ``key: old -> new``, so that two experiments never mix in one file.
+``<output>.manifest.json`` has the stage, its settings, a hash of every input and output, counts, package versions and
+times. It is written with status ``running`` when a stage starts and again after all outputs are written. A rerun is
+compared with it. With the same settings and inputs it does nothing, after an interruption or with more input rows it
+continues, and otherwise it is refused as ``key: old -> new``, so that two experiments never mix in one file.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -31,33 +32,20 @@ from cotkit.core.jsonl import Row, dumps, read_json, write_json_atomic
 
 FORMAT = 2  # of manifests; a file of another version of this toolkit is refused by name
 State = Literal["new", "resume", "done"]
-PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "accelerate",
-    "peft",
-    "trl",
-    "datasets",
-    "llamafactory",
-    "math-verify",
-    "sympy",
-    "vllm",
-    "openai",
-    "reasoning-gym",
-)
+PACKAGES = "torch transformers tokenizers accelerate peft trl datasets llamafactory math-verify sympy vllm openai reasoning-gym"
+TWO_WAYS_OUT = "give another output path, or --overwrite to start over"
 
 
 def path_for(output: Path) -> Path:
-    """Where the manifest of an output lies."""
+    """The manifest of an output."""
     return output.with_name(output.name + ".manifest.json")
 
 
 @dataclass(frozen=True)
 class Input:
-    """An input as the manifest sees it: a file by its bytes, or records by their content and number.
+    """An input of a run: a file, compared by its bytes, or records, compared by content and number.
 
-    Hashed once: what a run says it was made from is what it has read, even if the file changes while it runs.
+    It is hashed once, so that the manifest records what the run has read even if the file changes meanwhile.
     """
 
     path: Path
@@ -65,35 +53,34 @@ class Input:
     _known: dict[int | None, Row] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def describe(self, first_rows: int | None = None) -> Row:
-        """Its path, hash and number of records; `first_rows` describes only so many records."""
+        """Path, hash and number of records, of only the first so many records if that is given."""
         if first_rows not in self._known:
-            self._known[first_rows] = self._describe(first_rows)
+            if self.rows is None:
+                content = {"sha256": sha256_file(self.path)}
+            else:
+                digest, number = hashlib.sha256(), 0
+                for row in islice(self.rows, first_rows):
+                    digest.update(dumps(row))
+                    number += 1
+                content = {"rows": number, "sha256": digest.hexdigest()}
+            self._known[first_rows] = {"path": str(self.path), **content}
         return self._known[first_rows]
-
-    def _describe(self, first_rows: int | None) -> Row:
-        if self.rows is None:
-            return {"path": str(self.path), "sha256": sha256_file(self.path)}
-        digest, number = hashlib.sha256(), 0
-        for row in islice(self.rows, first_rows):
-            digest.update(dumps(row))
-            number += 1
-        return {"path": str(self.path), "rows": number, "sha256": digest.hexdigest()}
 
 
 @dataclass
 class Manifest:
-    """The manifest of one output; see the module's text.
+    """The manifest of one output; see the module's docstring.
 
     Args:
         stage: name of the script, for the reader.
-        output: the file beside which it lies; it must be among the outputs given to `finish`.
-        settings: everything that the output's content depends on, plain JSON values, nothing secret.
+        output: the file beside which the manifest is written. It must be among the outputs given to `finish`.
+        settings: everything that the output's content depends on, as plain JSON values without secrets.
         inputs: name -> Input.
-        model: hub name or folder of the model whose files are used here; its revision and chat template are recorded,
-            and compared once both runs know them: a hub model that is not downloaded yet has none.
-        seed: recorded; where the content depends on it, it stands in the settings too.
-        derived: the stage only recomputes, in seconds, what its inputs say: changed inputs start it anew instead of
-            being refused. Changed settings are refused all the same.
+        model: hub name or folder of the model whose files are used on this machine. Its revision and chat template are
+            recorded, and compared if both runs know them: a hub model that is not downloaded yet has none.
+        seed: recorded only. If the content depends on it, it is one of the settings too.
+        derived: the stage takes seconds, so changed inputs start it anew. Changed settings are refused all the same.
+        overwrite: start over, whatever exists.
     """
 
     stage: str
@@ -111,13 +98,13 @@ class Manifest:
         self._started = time.time()
 
     def check(self) -> State:
-        """Compares with what is on the disk, changing nothing. Raises UserError where a rerun would mix two runs."""
+        """Compares with the manifest on the disk and changes nothing. Raises UserError if a rerun would mix two runs."""
         if self.overwrite:
             return "new"
         if not self.path.exists():
             if self.output.exists():
                 raise UserError(
-                    f"{self.output}: exists, but {self.path.name} does not say how it was made; {TWO_WAYS_OUT}"
+                    f"{self.output}: exists, but {self.path.name} does not describe how it was made; {TWO_WAYS_OUT}"
                 )
             return "new"
         old = read_json(self.path)
@@ -133,10 +120,10 @@ class Manifest:
             return "new"
         if old.get("status") != "done" or grown:
             return "resume"
-        return "done" if self._outputs_whole(old["outputs"]) else "new"
+        return "done" if self._outputs_complete(old["outputs"]) else "new"
 
     def _changed_model(self, old: Row | None) -> list[str]:
-        """What is another model under the same name, as far as both runs know it."""
+        """What differs between two models of the same name, as far as both runs know it."""
         if old is None or self.model is None:
             return []
         new = model_identity.describe(self.model)
@@ -144,7 +131,7 @@ class Manifest:
         return difference({f"model's {key}": old[key] for key in known}, {f"model's {key}": new[key] for key in known})
 
     def _compare_inputs(self, old: Row) -> tuple[bool, list[str]]:
-        """Whether an input only grew at its end, and the differences otherwise."""
+        """Whether an input has new rows at its end, and all other differences."""
         grown, changed = False, []
         if set(old) != set(self.inputs):
             changed.append(f"inputs: {', '.join(old) or 'none'} -> {', '.join(self.inputs) or 'none'}")
@@ -158,8 +145,8 @@ class Manifest:
                 changed.append(f"{name}: {was.get('path')} -> {new.path}, its content differs")
         return grown, changed
 
-    def _outputs_whole(self, outputs: Row) -> bool:
-        """False if an output is gone; refused if one was changed by other hands."""
+    def _outputs_complete(self, outputs: Row) -> bool:
+        """Whether all outputs exist. Raises UserError if one was changed after it was written."""
         for name, was in outputs.items():
             file = self.output.parent / name
             if not file.is_file():
@@ -169,11 +156,11 @@ class Manifest:
         return True
 
     def begin(self, **extra: Any) -> None:
-        """Says that the run has started; what is written afterwards belongs to it."""
+        """Marks the run as started. Call it before the first output is written."""
         self._write("running", {}, {}, extra)
 
     def finish(self, outputs: Iterable[Path], counts: Row, status: str = "done", **extra: Any) -> None:
-        """Says that the run is whole; must be the stage's last write. Nothing is removed or overwritten after it."""
+        """Marks the run as done. Call it after all outputs are written."""
         parent, paths = self.output.parent, list(outputs)
         with ThreadPoolExecutor() as pool:  # hashing releases Python's lock
             sums = list(pool.map(sha256_file, paths))
@@ -203,11 +190,8 @@ class Manifest:
         write_json_atomic(self.path, record)
 
     def read(self) -> Row:
-        """What is on the disk."""
+        """The manifest on the disk."""
         return read_json(self.path)
-
-
-TWO_WAYS_OUT = "give another output path, or --overwrite to start over"
 
 
 def difference(old: Row, new: Row) -> list[str]:
@@ -217,7 +201,7 @@ def difference(old: Row, new: Row) -> list[str]:
 
 
 def command() -> str:
-    """The command line that runs, as one would type it here; secrets are never flags, so it holds none."""
+    """The running command line, as typed in this folder. Secrets are never flags, so it has none."""
     script = Path(sys.argv[0])
     shown = script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script.name
     return shlex.join(["python", str(shown), *sys.argv[1:]])
@@ -225,13 +209,11 @@ def command() -> str:
 
 @cache
 def versions() -> Row:
-    """Python and the installed ones of the packages that results depend on."""
+    """Versions of Python and of the installed packages that results depend on."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
+    for package in PACKAGES.split():
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 

@@ -1,4 +1,4 @@
-"""A table as data, for Markdown and for the report's page alike."""
+"""A table as data, for Markdown files and the report's page."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are shown as they are; the first column names the row."""
+    """A table whose cells are shown as they are. The first column names the row."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
     def lines(self) -> Iterator[str]:
-        """The lines of a Markdown table; columns after the first are set to the right."""
+        """The lines of a Markdown table. Columns after the first are aligned to the right."""
         for row in (self.header, ["---", *["---:"] * (len(self.header) - 1)], *self.rows):
             yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"

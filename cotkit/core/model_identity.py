@@ -1,4 +1,4 @@
-"""What a model's name stands for: the folder its files lie in, their fingerprint, its revision, its chat template."""
+"""Identifies the model behind a name by the hash of its files, its revision on the hub and its chat template."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from cotkit.core.files import sha256_file
 from cotkit.core.jsonl import Row, read_json
 
-# Files up to this size are hashed whole; of larger ones (weights) the size and both ends identify them well enough,
-# and a finished stage must notice in a moment that there is nothing to do.
-WHOLE_HASH_BYTES = 64 * 2**20
+# Larger files (weights) are identified by their size and both ends: a finished stage must notice at once that there is
+# nothing to do.
+FULL_HASH_BYTES = 64 * 2**20
 END_BYTES = 2**20
 
 
 def fingerprint(model: str) -> str:
-    """Identifies a model or adapter: a local folder by its files, a hub name by itself."""
+    """A hash of the files of a model or adapter in a local folder. A hub name is returned as it is."""
     folder = Path(model)
     if not folder.is_dir():
         return model
@@ -29,7 +29,7 @@ def fingerprint(model: str) -> str:
 
 def _file_mark(file: Path) -> str:
     size = file.stat().st_size
-    if size <= WHOLE_HASH_BYTES:
+    if size <= FULL_HASH_BYTES:
         return sha256_file(file)
     with open(file, "rb") as handle:
         head = handle.read(END_BYTES)
@@ -40,19 +40,17 @@ def _file_mark(file: Path) -> str:
 def describe(model: str) -> Row:
     """``{"name", "revision", "chat_template"}`` for a manifest.
 
-    The revision of a hub model is the commit that its branch `main` has in the local cache, of a folder its
-    fingerprint; the template's hash has 16 hexadecimal digits. Both are None where no files are here (yet).
+    The revision of a folder is its fingerprint. That of a hub model is the commit of its branch `main` in the local
+    cache. The template is hashed to 16 hexadecimal digits. Both are None if the files are not on this machine.
     """
-    if Path(model).is_dir():
-        return {"name": model, "revision": fingerprint(model), "chat_template": _template_hash(Path(model))}
-    snapshot = _cached_snapshot(model)
-    if snapshot is None:
-        return {"name": model, "revision": None, "chat_template": None}
-    return {"name": model, "revision": snapshot.name, "chat_template": _template_hash(snapshot)}
+    local = Path(model).is_dir()
+    folder = Path(model) if local else _cached_snapshot(model)
+    revision = fingerprint(model) if local else folder and folder.name
+    return {"name": model, "revision": revision, "chat_template": folder and _template_hash(folder)}
 
 
 def _cached_snapshot(model: str) -> Path | None:
-    """``<cache>/models--<owner>--<name>/snapshots/<commit>``, the Hugging Face cache's layout."""
+    """The folder ``<cache>/models--<owner>--<name>/snapshots/<commit>`` of the Hugging Face cache, if it exists."""
     from huggingface_hub import constants
 
     repository = Path(constants.HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
@@ -61,7 +59,7 @@ def _cached_snapshot(model: str) -> Path | None:
 
 
 def _template_hash(folder: Path) -> str | None:
-    """Of the chat template, which newer models keep in a file and older ones in the tokenizer's configuration."""
+    """Hashes the chat template: a file in newer models, a key of the tokenizer's configuration in older ones."""
     template: Any = None
     if (folder / "chat_template.jinja").is_file():
         template = (folder / "chat_template.jinja").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Weights and Biases, where a YAML says `report_to: wandb`: with a key online, without one offline."""
+"""Reports to Weights and Biases if a YAML says `report_to: wandb`: online with a key, offline without one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ HOST = "api.wandb.ai"
 
 
 def mode() -> str:
-    """`online` if a key is there (WANDB_API_KEY, or `wandb login`), else `offline`; WANDB_MODE has the last word.
+    """The value of WANDB_MODE. If it is not set, `online` with a key (WANDB_API_KEY or `wandb login`), else `offline`.
 
-    Without a key wandb would ask for one at a terminal and fail elsewhere.
+    Online without a key, wandb would ask for one at a terminal and fail elsewhere.
     """
     if chosen := os.environ.get("WANDB_MODE"):
         return chosen
@@ -29,7 +29,7 @@ def mode() -> str:
 
 
 def report(summary: Row, name: str, folder: Path) -> str:
-    """Sends the numbers of a summary as one run; returns what was done. Offline runs lie below `folder`/wandb.
+    """Sends the numbers of a summary as one run. Returns a line about it. Offline runs are written to `folder`/wandb.
 
     Raises UserError if wandb is not installed or refuses.
     """
@@ -37,22 +37,19 @@ def report(summary: Row, name: str, folder: Path) -> str:
         import wandb
     except ImportError:
         raise UserError("report_to wandb: the package wandb is not installed; run scripts/setup.sh") from None
-    numbers = {
-        key: value for key, value in summary.items() if isinstance(value, int | float) and not isinstance(value, bool)
+    numbers = {key: x for key, x in summary.items() if isinstance(x, int | float) and not isinstance(x, bool)}
+    settings = {
+        "project": os.environ.get("WANDB_PROJECT", PROJECT),
+        "name": name,
+        "dir": folder,
+        "mode": mode(),
+        "config": {key: summary[key] for key in ("dataset", "protocol")},
     }
     try:
-        settings = wandb.Settings(silent=True)
-        with wandb.init(
-            project=os.environ.get("WANDB_PROJECT", PROJECT),
-            name=name,
-            dir=folder,
-            mode=mode(),
-            config={"dataset": summary["dataset"], "protocol": summary["protocol"]},
-            settings=settings,
-        ) as run:
+        with wandb.init(**settings, settings=wandb.Settings(silent=True)) as run:
             run.summary.update(numbers)
     except wandb.Error as error:
         raise UserError(f"report_to wandb: {str(error).splitlines()[0]}") from None
     if mode() != "offline":
-        return f"Weights and Biases: {name} is reported"
-    return f"Weights and Biases: no key, {name} is recorded offline below {folder}/wandb; `wandb sync` uploads it later"
+        return f"Weights and Biases: reported {name}"
+    return f"Weights and Biases: no key, so {name} is recorded offline in {folder}/wandb; `wandb sync` uploads it later"

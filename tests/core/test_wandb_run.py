@@ -13,7 +13,7 @@ from cotkit.core import wandb_run
 
 @pytest.fixture
 def no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Nothing that says who we are; the path of a netrc file that is not there yet."""
+    """Removes all keys of the environment. Returns the path of a netrc file that does not exist yet."""
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -37,23 +37,13 @@ def test_an_environment_key_is_a_key(no_key: Path, monkeypatch: pytest.MonkeyPat
 
 def test_scores_are_recorded_offline_without_a_key(no_key: Path, tmp_path: Path):
     write_rows(tmp_path / "data/gsm8k/test.jsonl", [problem(number) for number in range(2)])
-    predictions = [
-        {
-            "id": problem(number)["id"],
-            "sample": 0,
-            "dataset": "gsm8k",
-            "response": f"#### {number + 1}",
-            "thinking": "",
-            "finish_reason": "stop",
-            "prompt_tokens": 1,
-            "completion_tokens": 1,
-        }
-        for number in range(2)
-    ]
+    row = {"sample": 0, "dataset": "gsm8k", "thinking": "", "finish_reason": "stop"}
+    row |= {"prompt_tokens": 1, "completion_tokens": 1}
+    predictions = [{"id": problem(number)["id"], "response": f"#### {number + 1}", **row} for number in range(2)]
     path = write_rows(tmp_path / "out/distilled.jsonl", predictions)
     done = run_script(
         "score.py", "--dataset", "gsm8k", "--data_root", tmp_path / "data", "--pred_path", path, "--report_to", "wandb"
     )
-    assert "no key, distilled-gsm8k is recorded offline" in done.stdout
+    assert "no key, so distilled-gsm8k is recorded offline" in done.stdout
     assert list((tmp_path / "out/wandb").glob("offline-run-*/*.wandb"))
     assert json.loads((tmp_path / "out/distilled.summary.json").read_text(encoding="utf-8"))["accuracy"] == 1
