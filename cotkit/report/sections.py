@@ -67,7 +67,7 @@ def filter_section(account: Row) -> Section:
     read, kept = account["read"], account["kept"]
     rejected = sorted(account["rejected"].items(), key=lambda item: -item[1])
     counts = ", ".join(f"{reason} {count}" for reason, count in rejected if count)
-    figure = plots.funnel(read, rejected, kept, "Rows that the filter rejected")
+    figure = plots.funnel(read, rejected, kept, "Teacher rows: read, rejected and kept")
     tokens = sum(row["completion_tokens"] for row in account["rounds"])
     covered = (
         f"{account['problems_with_kept']} of {account['problems']} problems have a kept sample; "

@@ -1,13 +1,13 @@
 "use strict";
-// The viewer of questions. Every text from the data is set with textContent: it can show markup, never be it.
-const ROW_HEIGHT = 56; // pixels, as in the style sheet: equal rows let the list hold only those in sight
+// The viewer of questions. Texts from the data are set with textContent, so markup in them is shown, never run.
+const ROW_HEIGHT = 56; // pixels, as in the style sheet; rows of equal height let the list hold only the visible ones
 const sets = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const controls = Object.fromEntries(
   ["dataset", "text", "method", "verdict", "reference", "outcome"].map((name) => [name, byId(name)]));
 const list = byId("list"), spacer = byId("spacer"), detail = byId("detail");
 let shown = []; // indices into the data set's questions that pass the filters
-let selected = -1; // place in `shown`
+let selected = -1; // index into `shown`
 
 function element(tag, className, text) {
   const made = document.createElement(tag);
@@ -17,10 +17,11 @@ function element(tag, className, text) {
 }
 
 const current = () => sets[controls.dataset.value] ?? sets[0];
-const isRight = (samples) => samples.length > 0 && samples.filter((s) => s.verdict === "correct").length * 2 > samples.length;
+const rightOf = (samples) => samples.filter((sample) => sample.verdict === "correct").length;
+const isRight = (samples) => rightOf(samples) * 2 > samples.length;
 
 function mark(samples) {
-  const right = samples.filter((sample) => sample.verdict === "correct").length;
+  const right = rightOf(samples);
   const sign = samples.length > 1 ? `${right}/${samples.length}` : right ? "✓" : "✗";
   return element("span", `mark ${isRight(samples) ? "correct" : "other"}`, sign);
 }
@@ -62,39 +63,37 @@ function drawRows() {
   const first = Math.max(0, Math.floor(list.scrollTop / ROW_HEIGHT) - 4);
   const last = Math.min(shown.length, first + Math.ceil(list.clientHeight / ROW_HEIGHT) + 8);
   const rows = [];
-  for (let place = first; place < last; place += 1) {
-    const question = current().questions[shown[place]];
+  for (let index = first; index < last; index += 1) {
+    const question = current().questions[shown[index]];
     const row = element("div", "row");
-    row.id = `row-${place}`;
-    row.setAttribute("role", "option");
-    row.setAttribute("aria-selected", String(place === selected));
-    row.setAttribute("aria-posinset", String(place + 1));
-    row.setAttribute("aria-setsize", String(shown.length));
-    row.style.top = `${place * ROW_HEIGHT}px`;
+    row.id = `row-${index}`;
+    const attributes = { role: "option", "aria-selected": index === selected, "aria-posinset": index + 1, "aria-setsize": shown.length };
+    for (const [name, value] of Object.entries(attributes)) row.setAttribute(name, String(value));
+    row.style.top = `${index * ROW_HEIGHT}px`;
     const name = element("div", "name");
     const marks = element("span");
     question.outputs.forEach((samples) => marks.append(mark(samples), " "));
     name.append(element("span", "", question.id), marks);
     row.append(name, element("div", "text", question.question));
-    row.addEventListener("click", () => select(place, true));
+    row.addEventListener("click", () => select(index, true));
     rows.push(row);
   }
   spacer.replaceChildren(...rows);
 }
 
-function select(place, byUser) {
-  selected = place;
-  if (place >= 0) {
-    const top = place * ROW_HEIGHT;
+function select(index, byUser) {
+  selected = index;
+  if (index >= 0) {
+    const top = index * ROW_HEIGHT;
     if (top < list.scrollTop) list.scrollTop = top;
     if (top + ROW_HEIGHT > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW_HEIGHT - list.clientHeight;
-    list.setAttribute("aria-activedescendant", `row-${place}`);
+    list.setAttribute("aria-activedescendant", `row-${index}`);
   } else {
     list.removeAttribute("aria-activedescendant");
   }
   drawRows();
   drawDetail();
-  if (byUser) history.replaceState(null, "", link(current().questions[shown[place]].id));
+  if (byUser) history.replaceState(null, "", link(current().questions[shown[index]].id));
 }
 
 const link = (id) => `#${new URLSearchParams({ q: id })}`;
@@ -102,8 +101,9 @@ const link = (id) => `#${new URLSearchParams({ q: id })}`;
 function card(method, sample, number, count) {
   const made = element("section", "card");
   const title = element("h4", "", count > 1 ? `${method}, sample ${number} ` : `${method} `);
-  title.append(element("span", `mark ${sample.verdict === "correct" ? "correct" : "other"}`,
-    `${sample.verdict === "correct" ? "✓" : "✗"} ${sample.verdict.replaceAll("_", " ")}`));
+  const verdict = mark([sample]);
+  verdict.append(` ${sample.verdict.replaceAll("_", " ")}`);
+  title.append(verdict);
   const answer = sample.extracted === null ? "no answer found" : `answer ${sample.extracted}`;
   const facts = `${answer} · ${sample.words} words, ${sample.words_to_answer} to the answer · ended by ${sample.finish_reason}`;
   const output = element("p", "output", sample.before);
@@ -146,13 +146,13 @@ function fillControls() {
   options(controls.verdict, ["any", ...[...verdicts].sort()]);
 }
 
-// Opens the question that the address names; filters are lifted, as they might hide it.
+// Opens the question that the address names. It clears the filters, which could hide the question.
 function openAddress() {
   const wanted = new URLSearchParams(location.hash.slice(1)).get("q");
   if (wanted === null) return;
-  const place = sets.findIndex((set) => set.questions.some((question) => question.id === wanted));
-  if (place < 0) return;
-  controls.dataset.value = String(place);
+  const dataset = sets.findIndex((set) => set.questions.some((question) => question.id === wanted));
+  if (dataset < 0) return;
+  controls.dataset.value = String(dataset);
   fillControls();
   controls.text.value = "";
   controls.outcome.value = "any";
@@ -178,7 +178,7 @@ document.addEventListener("keydown", (event) => {
 let waiting;
 controls.text.addEventListener("input", () => {
   clearTimeout(waiting);
-  waiting = setTimeout(filter, 120); // milliseconds: one search a pause, not one a key
+  waiting = setTimeout(filter, 120); // milliseconds: one search per pause in typing, not one per key
 });
 for (const name of ["method", "verdict", "reference", "outcome"]) controls[name].addEventListener("change", filter);
 controls.dataset.addEventListener("change", () => { fillControls(); filter(); });
