@@ -41,13 +41,13 @@ options+=(--processes "$((nodes * local_processes))")
 # One node keeps the record; the others join it.
 step="begin" status=0
 [[ "$node" -eq 0 ]] || step="join"
-said="$(python scripts/internal/train_record.py "$step" "${options[@]}" "$config" "${overrides[@]}")" || status=$?
+output="$(python scripts/internal/train_record.py "$step" "${options[@]}" "$config" "${overrides[@]}")" || status=$?
 if [[ $status -ne 4 ]]; then
-  [[ -z "$said" ]] || printf '%s\n' "$said"
+  [[ -z "$output" ]] || printf '%s\n' "$output"
   exit "$status"
 fi
-resolved="${said##*$'\n'}"
-[[ "$said" == "$resolved" ]] || printf '%s\n' "${said%$'\n'*}"
+resolved="${output##*$'\n'}"
+[[ "$output" == "$resolved" ]] || printf '%s\n' "${output%$'\n'*}"
 
 # LLaMA-Factory's own launcher joins its command line with spaces and splits it again, which breaks paths with spaces.
 launcher=(python)
