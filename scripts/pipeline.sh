@@ -72,8 +72,8 @@ began=$SECONDS
 name_the_stage() {
   local code=$?
   [[ $code -eq 0 ]] ||
-    printf '\npipeline stopped in stage %s (exit code %s); the same command continues there, --from %s repeats it\n' \
-      "$stage" "$code" "$stage" >&2
+    printf '\npipeline stopped in stage %s (exit code %s). The same command continues there; %s\n' \
+      "$stage" "$code" "--from $stage repeats the stage, --output_root DIR uses another folder" >&2
 }
 trap name_the_stage EXIT
 

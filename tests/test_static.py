@@ -1,4 +1,4 @@
-"""What may not stand in the code at all: ways to run data as code, and text files of a guessed encoding."""
+"""Rules that hold for all code: data is not run as code, text files have an encoding, class names are unique."""
 
 from __future__ import annotations
 
@@ -59,29 +59,27 @@ def test_nothing_forbidden(path: Path):
         "from pickle import loads",
     ],
 )
-def test_the_search_finds_what_it_looks_for(line: str):
+def test_each_violation_is_found(line: str):
     assert list(violations(ast.parse(line)))
 
 
 def test_no_config_trusts_remote_code():
     for path in ROOT.glob("configs/**/*.yaml"):
-        assert not re.search(
-            r"^\s*trust_remote_code:\s*true", path.read_text(encoding="utf-8"), re.MULTILINE | re.IGNORECASE
-        )
+        assert not re.search(r"(?im)^\s*trust_remote_code:\s*true", path.read_text(encoding="utf-8"))
 
 
 def test_modules_do_nothing_when_imported():
-    """Only constants and definitions stand at the top level."""
+    """The top level of a module has only constants and definitions."""
     for path in CODE:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             assert not isinstance(node, ast.Expr) or isinstance(node.value, ast.Constant), f"{path}:{node.lineno}"
 
 
-def test_no_class_name_stands_twice():
+def test_class_names_are_unique():
     named: dict[str, str] = {}
     for path in CODE:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
-                place = f"{path.relative_to(ROOT)}:{node.lineno}"
-                assert node.name not in named, f"class {node.name}: {named[node.name]} and {place}"
-                named[node.name] = place
+                where = f"{path.relative_to(ROOT)}:{node.lineno}"
+                assert node.name not in named, f"class {node.name}: {named[node.name]} and {where}"
+                named[node.name] = where

@@ -1,4 +1,4 @@
-"""What the fault tests share: commands that need no model, children whose work is counted, a preset of seconds."""
+"""Shared by the fault tests: commands on the fake backend, child processes that count their work, a preset of seconds."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from cotkit.generation import shards
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone"]
 CANARIES = {"HF_TOKEN": "hf_canary11", "WANDB_API_KEY": "c0ffee22" * 5, "OPENAI_API_KEY": "sk-canary33"}
 
-# Runs a script whose fake backend first notes every request that it completes in the file LEDGER.
+# Runs a script. Its fake backend appends the id of every request to the file LEDGER before it completes the request.
 COUNTED = """
 import os, runpy, sys
 from cotkit.generation.backends.fake_backend import FakeBackend
 complete = FakeBackend.complete
-def noted(self, request):
+def logged(self, request):
     descriptor = os.open(os.environ["LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(descriptor, f"{request.id}\\n".encode())
     os.close(descriptor)
     return complete(self, request)
-FakeBackend.complete = noted
+FakeBackend.complete = logged
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
 def teach(folder: Path, output: str = "out.jsonl", model: str = "fake", rows: int = 30) -> list[str]:
-    """teacher_cot.py on `rows` problems of the folder."""
+    """Command of teacher_cot.py on `rows` problems in the folder."""
     path = folder / "problems.jsonl"
     if not path.exists():
         write_rows(path, [problem(number) for number in range(rows)])
@@ -47,7 +47,7 @@ def teach(folder: Path, output: str = "out.jsonl", model: str = "fake", rows: in
 
 
 def infer(folder: Path, output: str = "out.jsonl", model: str = "fake:seconds=0.1", rows: int = 24) -> list[str]:
-    """infer_parallel.py on `rows` problems of the folder."""
+    """Command of infer_parallel.py on `rows` problems in the folder."""
     if not (folder / "data").exists():
         write_rows(folder / "data/gsm8k/test.jsonl", [problem(number) for number in range(rows)])
     words = ["--backend", "fake", "--base_model", model, "--dataset", "gsm8k", "--data_root", folder / "data"]
@@ -55,31 +55,31 @@ def infer(folder: Path, output: str = "out.jsonl", model: str = "fake:seconds=0.
 
 
 def scoring(folder: Path, predictions: str = "p.jsonl") -> list[str]:
-    """score.py on predictions of the folder."""
+    """Command of score.py on predictions in the folder."""
     words = ["--dataset", "gsm8k", "--data_root", folder / "data", "--pred_path", folder / predictions]
     return [str(ROOT / "score.py"), *map(str, words)]
 
 
 def filtering(folder: Path, teacher: str = "out.jsonl") -> list[str]:
-    """filter_teacher_cot.py on teacher rows of the folder."""
+    """Command of filter_teacher_cot.py on teacher rows in the folder."""
     words = ["--input_path", folder / teacher, "--output_path", folder / "kept.jsonl"]
     return [str(ROOT / "filter_teacher_cot.py"), *map(str, words)]
 
 
 def start(words: list[str], **environment: str) -> subprocess.Popen[str]:
-    """A running ``python WORDS``; its errors can be read."""
+    """Starts ``python WORDS`` and pipes its stderr."""
     return subprocess.Popen(
         [sys.executable, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
     )
 
 
 def start_counted(words: list[str], ledger: Path) -> subprocess.Popen[str]:
-    """The same, and every completion is noted in `ledger`."""
+    """Starts ``python WORDS``; the id of every completed request is appended to `ledger`."""
     return start(["-c", COUNTED, *words], LEDGER=str(ledger), PYTHONPATH=str(ROOT))
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    """What `condition` returns as soon as it is true."""
+    """Polls `condition` until it returns something true, and returns that. Fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline
@@ -88,17 +88,17 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 def records_in(folder: Path, output: str = "out.jsonl") -> int:
-    """Whole records that ranks have on the disk."""
+    """Number of complete records in the rank files."""
     return sum(path.read_bytes().count(b"\n") for path in shards.rank_files(folder / output))
 
 
 def acknowledged(path: Path) -> list[bytes]:
-    """The whole lines of a rank file."""
+    """The complete lines of a rank file."""
     return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
 
 
 def pid_of_rank(output: Path, rank: int) -> int:
-    """The process that holds a rank's lock; 0 before there is one."""
+    """The process that holds a rank's lock, or 0 if none does."""
     path = output.with_name(f".{output.name}.rank{rank}.lock")
     return int(path.read_text(encoding="utf-8") or 0) if path.exists() else 0
 
@@ -108,7 +108,7 @@ def alive(pid: int) -> bool:
 
 
 def interrupted(folder: Path) -> list[str]:
-    """A teacher run that was killed after some records; returns its command."""
+    """Kills a teacher run after some records and returns its command."""
     words = teach(folder, model="fake:seconds=0.05")
     process = start(words)
     wait_for(lambda: records_in(folder) >= 3)
@@ -121,13 +121,11 @@ STAGES = ("data", "teacher", "filter", "train", "infer", "critic", "score", "com
 
 
 def make_preset(folder: Path, model: Path) -> Path:
-    """A preset of one method whose teacher needs no model and whose student is tiny; all its data lie beside it."""
+    """A preset with one method, the fake backend and a tiny student to train; its data are written beside it."""
     shutil.copytree(ROOT / "configs/smollm2_cpu", folder)
     raw, data = folder.parent / "raw", folder.parent / "data"
-    rows = [
-        {"question": problem(number)["question"], "solution": problem(number)["solution"], "answer": number + 1.0}
-        for number in range(24)
-    ]
+    rows = [{**problem(number), "answer": number + 1.0} for number in range(24)]
+    rows = [{key: row[key] for key in ("question", "solution", "answer")} for row in rows]
     write_rows(raw / "amc23/test.jsonl", rows)
     problems = str(data / "amc23/test.jsonl")
     write_yaml(folder / "data.yaml", {"dataset": ["amc23"], "source": str(raw), "data_root": str(data)})
@@ -165,7 +163,7 @@ def edit_yaml(path: Path, **changes: Any) -> None:
 
 
 class Pipeline:
-    """scripts/pipeline.sh on one preset and output folder; everything that it prints is kept in `log`."""
+    """scripts/pipeline.sh on one preset and output folder; `log` collects everything that it prints."""
 
     def __init__(self, preset: Path, output_root: Path, **environment: str) -> None:
         self.words = ["bash", str(ROOT / "scripts/pipeline.sh"), str(preset), "--output_root", str(output_root)]
@@ -174,20 +172,20 @@ class Pipeline:
         self.log = output_root.with_name(output_root.name + ".log")
 
     def start(self) -> subprocess.Popen[bytes]:
-        """In a process group of its own."""
+        """Starts it in its own process group."""
         with open(self.log, "ab") as log:
             return subprocess.Popen(
                 self.words, cwd="/", env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
 
     def finish(self) -> tuple[int, str]:
-        """Runs it to its end: (exit code, what it printed)."""
+        """Runs it to its end and returns (exit code, printed text)."""
         before = self.log.stat().st_size if self.log.exists() else 0
         code = self.start().wait(timeout=300)
         return code, self.log.read_bytes()[before:].decode("utf-8")
 
     def killed_when(self, condition: Callable[[str], Any]) -> str:
-        """Kills it with all its processes as soon as `condition` holds for what it printed; returns that."""
+        """Kills it with all its processes as soon as `condition` holds for the printed text, which is returned."""
         before = self.log.stat().st_size if self.log.exists() else 0
         process = self.start()
 

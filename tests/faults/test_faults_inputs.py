@@ -1,4 +1,4 @@
-"""Faults 9, 10, 16 to 19, 29 and 31: malformed, large and hostile input, other locales, and code that runs no data."""
+"""Faults 9, 10, 16 to 19, 29 and 31: malformed, large and hostile input, other locales, and code that runs data."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from cotkit.grading.worker_pool import GraderPool
 
 LINE = json.dumps(problem(0)).encode()
 OTHER = json.dumps(problem(1)).encode()
-MALFORMED: dict[str, tuple[bytes, str | None]] = {  # file, and what is said; None: it is taken as two problems
+MALFORMED: dict[str, tuple[bytes, str | None]] = {  # file and the message; None: it is read as two problems
     "bad UTF-8": (LINE + b"\n" + OTHER.replace(b"Tom", b"T\xffm") + b"\n", ":2: not UTF-8"),
     "byte-order mark": (b"\xef\xbb\xbf" + LINE + b"\n" + OTHER + b"\n", None),
     "CRLF": (LINE + b"\r\n" + OTHER + b"\r\n", None),
@@ -40,10 +40,7 @@ MALFORMED: dict[str, tuple[bytes, str | None]] = {  # file, and what is said; No
     "Infinity": (LINE + b"\n" + OTHER.replace(b'"2"', b"Infinity") + b"\n", ":2: not a JSON record (Infinity"),
     "5,000 digits": (LINE + b"\n" + OTHER.replace(b'"2"', b"7" * 5000) + b"\n", ":2: not a JSON record"),
     "100,000 brackets": (LINE + b"\n" + OTHER.replace(b'"2"', b"[" * 100_000) + b"\n", ":2: nested too deeply"),
-    "duplicate key": (
-        LINE + b"\n" + OTHER.replace(b"{", b'{"id": "x", ', 1) + b"\n",
-        ":2: not a JSON record (key 'id'",
-    ),
+    "duplicate key": (LINE + b"\n" + OTHER.replace(b"{", b'{"id": 1, ', 1) + b"\n", ":2: not a JSON record (key 'id'"),
     "top-level array": (b"[" + LINE + b",\n" + OTHER + b"]\n", ":1: not a JSON record"),
     "wrong type": (LINE + b"\n" + OTHER.replace(b'"2"', b"2") + b"\n", ":2: field 'answer' must be str, found int"),
     "empty file": (b"", ": holds no problems"),
@@ -53,19 +50,20 @@ MALFORMED: dict[str, tuple[bytes, str | None]] = {  # file, and what is said; No
 
 @pytest.mark.parametrize("name", MALFORMED)
 def test_f09_malformed_inputs(tmp_path: Path, name: str):
-    raw, says = MALFORMED[name]
+    raw, message = MALFORMED[name]
     (tmp_path / "problems.jsonl").write_bytes(raw)
-    done = run_script(*teach(tmp_path), check=says is None)
-    if says is None:
+    done = run_script(*teach(tmp_path), check=message is None)
+    if message is None:
         assert [row["id"] for row in read_rows(tmp_path / "out.jsonl")] == ["gsm8k-test-00000", "gsm8k-test-00001"]
     else:
-        refused(done, f"{tmp_path / 'problems.jsonl'}{says}")
+        refused(done, f"{tmp_path / 'problems.jsonl'}{message}")
         assert not (tmp_path / "out.jsonl").exists()
     assert (tmp_path / "problems.jsonl").read_bytes() == raw
 
 
+@pytest.mark.slow
 def test_f10_long_files_and_lines(tmp_path: Path):
-    """Memory of the grader's stage over its size after imports; 100 MB for a million rows, and 60,000 are measured."""
+    """score.py may grow by 100 MB over its size after imports for a million rows; this measures 60,000 rows."""
     rows = 60_000
     write_rows(tmp_path / "data/gsm8k/test.jsonl", [problem(number) for number in range(rows)])
     base = {"sample": 0, "dataset": "gsm8k", "finish_reason": "stop"}
@@ -82,26 +80,23 @@ def prediction(number: int, response: str, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("rows", "says"),
+    ("rows", "message"),
     [
         ([prediction(0, "#### 1"), prediction(2, "#### 3")], None),
-        (
-            [prediction(0, "#### 1"), prediction(9, "#### 3")],
-            "p.jsonl:2: id 'gsm8k-test-00009' is not among the 4 problems",
-        ),
+        ([prediction(0, "#### 1"), prediction(9, "")], "p.jsonl:2: id 'gsm8k-test-00009' is not among the 4 problems"),
         ([prediction(0, "#### 1")] * 2, "p.jsonl:2: gsm8k-test-00000 is already in line 1"),
         ([], "p.jsonl: holds no predictions"),
     ],
     ids=["missing", "extra", "duplicated", "empty"],
 )
-def test_f16_predictions_and_gold(tmp_path: Path, rows: list[dict[str, Any]], says: str | None):
-    """Four problems, one without a gold answer, are the denominator whatever was predicted."""
+def test_f16_predictions_and_gold(tmp_path: Path, rows: list[dict[str, Any]], message: str | None):
+    """The denominator is the number of problems, four here, one of them without a gold answer."""
     golds = [problem(number) for number in range(3)] + [problem(3, answer="")]
     write_rows(tmp_path / "data/gsm8k/test.jsonl", golds)
     write_rows(tmp_path / "p.jsonl", rows)
-    done = run_script(*scoring(tmp_path), check=says is None)
-    if says is not None:
-        refused(done, says)
+    done = run_script(*scoring(tmp_path), check=message is None)
+    if message is not None:
+        refused(done, message)
         assert not (tmp_path / "p.summary.json").exists()
         return
     summary = jsonl.read_json(tmp_path / "p.summary.json")
@@ -118,7 +113,7 @@ golds = (("math500", EASY[0]), ("gsm8k", "5"))
 items = []
 for n, text in enumerate(bench().hostile_answers(sys.argv[1])):
     items += [Item(f"h{n}", *golds[n % 2], text), Item(f"n{n}", *golds[0], f"\\\\boxed{{{(EASY, UNEQUAL)[n % 2][1]}}}")]
-list(grade_many([Item(str(n), "math500", EASY[0], EASY[1] + f" + {n}") for n in range(4)], workers=2))  # both are there
+list(grade_many([Item(str(n), "math500", EASY[0], EASY[1] + f" + {n}") for n in range(4)], workers=2))  # starts both workers
 slowest, began = 0.0, time.monotonic()
 verdicts, last = [], began
 for grade in grade_many(items, workers=2):
@@ -130,8 +125,9 @@ print(json.dumps([verdicts, slowest, time.monotonic() - began, peak]))
 """
 
 
+@pytest.mark.slow
 def test_f17_hostile_answers(tmp_path: Path):
-    """3 s an answer, 60 s for all on two workers, 1 GB, and nothing of what they ask for is done."""
+    """At most 3 s per answer, 60 s for all on two workers and 1 GB; code in an answer is not run."""
     done = run_script("-c", HOSTILE, tmp_path / "canary", PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")
     verdicts, slowest, seconds, peak = json.loads(done.stdout)
     hostile, neighbours = verdicts[::2], verdicts[1::2]
@@ -144,8 +140,9 @@ def test_f17_hostile_answers(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_f17_a_worker_that_dies_costs_one_item():
-    """Its answer is marked as such; those before and after it have their grades."""
+    """Its item is marked as such; the items before and after it are graded."""
     pool = GraderPool(1)
     assert pool.submit(*EASY).result().verdict == "correct"
     first = pool.pids()[0]
@@ -158,8 +155,9 @@ def test_f17_a_worker_that_dies_costs_one_item():
     pool.close()
 
 
+@pytest.mark.slow
 def test_f18_labelled_answers_and_plain_pairs():
-    """A table of equivalences with at most 2 % disagreement (here: none), and 1,000 plain pairs in a moment."""
+    """No disagreement with the table of labelled equivalences (2 % may), and 1,000 plain pairs in at most 5 s."""
     assert len({case[:3] for case in CASES}) >= 300
     graded = grade_many((item_of(case, number) for number, case in enumerate(CASES)), workers=2)
     off = [
@@ -175,7 +173,7 @@ def test_f18_labelled_answers_and_plain_pairs():
 
 
 def test_f19_generations_that_are_no_solution(tmp_path: Path):
-    """Each is rejected under its reason; none that was cut off is kept."""
+    """Each is rejected with its reason; no truncated sample is kept."""
     good = "Tom starts with 4 apples.\nThen he has 4+1=5 apples.\n#### 5"
     rows = {
         "truncated": {"response": good.replace("#### 5", ""), "finish_reason": "length"},
@@ -185,14 +183,8 @@ def test_f19_generations_that_are_no_solution(tmp_path: Path):
         "no_answer_line  ": {"response": "He has some.", "thinking": "so \\boxed{5}"},
         "kept": {"response": good},
     }
-    base = {
-        "sample": 0,
-        "thinking": "",
-        "finish_reason": "stop",
-        "prompt_tokens": 9,
-        "completion_tokens": 9,
-        "model": "m",
-    }
+    base = {"sample": 0, "thinking": "", "finish_reason": "stop", "model": "m"}
+    base |= {"prompt_tokens": 9, "completion_tokens": 9}
     teacher = [{**problem(4, id=f"gsm8k-test-{number:05d}"), **base, **row} for number, row in enumerate(rows.values())]
     write_rows(tmp_path / "out.jsonl", teacher)
     assert filter_teacher_cot.main(filtering(tmp_path)[1:]) == 0
@@ -201,33 +193,29 @@ def test_f19_generations_that_are_no_solution(tmp_path: Path):
     assert [(found | kept)[row["id"]] for row in teacher] == [reason.strip() for reason in rows]
 
 
+@pytest.mark.slow
 def test_f29_locale_folder_and_time_zone(tmp_path: Path):
-    """Every stage under names and texts beyond ASCII: the same bytes, in files and printed."""
-    said = []
+    """Every stage writes and prints the same bytes in another locale, folder and time zone, for non-ASCII names too."""
+    printed = []
     for name, environment in (("ä", {}), ("ö", {"LC_ALL": "C", "PYTHONUTF8": "0", "TZ": "Asia/Kathmandu"})):
         folder = tmp_path / name
-        write_rows(
-            folder / "data/gsm8k/test.jsonl", [problem(number, question=f"Wie → {number}?") for number in range(6)]
-        )
+        rows = [problem(number, question=f"Wie → {number}?") for number in range(6)]
+        write_rows(folder / "data/gsm8k/test.jsonl", rows)
         shutil.copy(folder / "data/gsm8k/test.jsonl", folder / "problems.jsonl")
         stages = [teach(folder), filtering(folder), infer(folder, "p.jsonl", "fake"), scoring(folder)]
         stages.append([*scoring(folder), "--explain", problem(3)["id"]])
         cwd = tmp_path if environment else ROOT
-        said.append([run_script(*words, cwd=cwd, **environment).stdout for words in stages][-1])
-    files = [
-        path
-        for path in (tmp_path / "ä").rglob("*")
-        if path.is_file() and "manifest" not in path.name and path.name[0] != "."
-    ]
+        printed.append([run_script(*words, cwd=cwd, **environment).stdout for words in stages][-1])
+    files = [path for path in (tmp_path / "ä").rglob("[!.]*") if path.is_file() and "manifest" not in path.name]
     assert len(files) > 10
     for path in files:
         assert (tmp_path / "ö" / path.relative_to(tmp_path / "ä")).read_bytes() == path.read_bytes(), path
-    assert said[0] == said[1]
-    assert "→" in said[0]
+    assert printed[0] == printed[1]
+    assert "→" in printed[0]
 
 
 def test_f31_nothing_that_runs_data_as_code():
-    """More on what is looked for: test_static.py."""
+    """tests/test_static.py lists what is forbidden."""
     found = {path.name: list(violations(ast.parse(path.read_text(encoding="utf-8")))) for path in CODE}
     assert len(found) > 40
     assert not {name: lines for name, lines in found.items() if lines}

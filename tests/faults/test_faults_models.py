@@ -1,4 +1,4 @@
-"""Faults 20 to 22 and 28: what is trained, where an adapter stops, batches, and memory that runs out."""
+"""Faults 20 to 22 and 28: training files, an adapter's EOS, batches, and out of memory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from cotkit.filtering.training_sets import write_dataset_info, write_training_se
 from cotkit.generation import prompts
 from cotkit.generation.types import Sampling
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 @pytest.mark.parametrize("template", ["qwen", "qwen3_nothink"])
 @pytest.mark.parametrize(
     "system", [prompts.SYSTEM, "Think.", "Zähle → 𝕏.\nLine two & {braces}. " * 5], ids=["ours", "short", "long"]
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.slow
 def test_f20_what_llamafactory_loads(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, template: str, system: str
 ):
-    """All rows, none cut, each ending in the end of turn, its prompt token for token the one that inference sends."""
+    """LLaMA-Factory loads all rows untruncated. Labels end with the end of turn; prompts equal those of inference."""
     from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_tokenizer
@@ -64,8 +63,8 @@ def test_f20_what_llamafactory_loads(
 
 
 @pytest.mark.parametrize("ending", ["<|im_end|>", "<|endoftext|>"])
-def test_f21_an_adapter_ends_its_turn(tiny_model: Path, tiny_adapter: Path, ending: str):
-    """The base model's configuration names one of the two marks only; every row of a batch stops at either."""
+def test_f21_an_adapter_stops_at_both_eos_tokens(tiny_model: Path, tiny_adapter: Path, ending: str):
+    """The base model's configuration names only one of the two tokens; every row of a batch stops at either."""
     engine = load(tiny_model, Sampling(12), adapter=tiny_adapter)
     token, calls = engine.tokenizer.convert_tokens_to_ids(ending), []
 
@@ -81,20 +80,13 @@ def test_f21_an_adapter_ends_its_turn(tiny_model: Path, tiny_adapter: Path, endi
     assert all(completion.completion_tokens <= 5 and ending not in completion.text for completion in done)
 
 
+@pytest.mark.slow
 def test_f22_texts_depend_on_neither_batch_nor_ranks(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
-    """Greedy, float32, questions of many lengths."""
+    """Greedy, float32, questions of several lengths."""
     rows = [problem(number, question="apples " * (1 + 7 * (number % 4)) + f"{number}?") for number in range(9)]
     write_rows(tmp_path / "data/gsm8k/test.jsonl", rows)
-    words = [
-        "--dataset",
-        "gsm8k",
-        "--data_root",
-        str(tmp_path / "data"),
-        "--base_model",
-        str(tiny_model),
-        "--max_new_tokens",
-        "12",
-    ]
+    words = ["--dataset", "gsm8k", "--data_root", str(tmp_path / "data")]
+    words += ["--base_model", str(tiny_model), "--max_new_tokens", "12"]
     outputs = []
     for batch, world in ((1, 1), (2, 1), (7, 1), (7, 2)):
         output = tmp_path / f"{batch}-{world}.jsonl"
@@ -110,7 +102,7 @@ def test_f22_texts_depend_on_neither_batch_nor_ranks(tmp_path: Path, tiny_model:
 def test_f28_out_of_memory(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    """The batch halves until it fits; a row that does not fit alone is marked, and the next run tries it again."""
+    """The batch is halved until it fits. A row that does not fit alone is marked; the next run tries it again."""
     import torch
     from transformers import Qwen2ForCausalLM
 

@@ -1,4 +1,4 @@
-"""Faults 6 to 8 and 11 to 15: output folders, ids, locks, shards, and what a rerun accepts."""
+"""Faults 6 to 8 and 11 to 15: output folders, ids, locks, shards, and reruns."""
 
 from __future__ import annotations
 
@@ -24,19 +24,17 @@ import infer_parallel
 from cotkit.core import jsonl
 from cotkit.generation import shards
 
-pytestmark = pytest.mark.slow
-
-# Takes away root's right to write anywhere, so that a folder's mode binds it as it binds everybody.
+# Drops root's right to write anywhere, so that a folder's mode applies to root too.
 BOUND = """
 import ctypes, os, sys
 for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-    ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; refused where there is nothing to take
+    ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; fails without root, which has nothing to drop
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
 
 def test_f06_the_output_folder(tmp_path: Path):
-    """Made where it is missing; else one line, before the model is loaded: this one has no weights."""
+    """A missing folder is made. Other faults give one line before the model is loaded: this model has no weights."""
     run_script(*teach(tmp_path, "a/b/out.jsonl"))
     assert (tmp_path / "a/b/out.jsonl").is_file()
     (tmp_path / "file").write_bytes(b"")
@@ -44,29 +42,20 @@ def test_f06_the_output_folder(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/config.json").write_text("{}", encoding="utf-8")
     write_rows(tmp_path / "data/gsm8k/test.jsonl", [problem(0)])
-    words = [
-        "infer_parallel.py",
-        "--dataset",
-        "gsm8k",
-        "--data_root",
-        tmp_path / "data",
-        "--base_model",
-        tmp_path / "empty",
-    ]
-    says = {
-        "file": "a folder is needed here, but a file is in the way",
-        "fixed": "Permission denied",
-        "fixed/new": "Permission denied",
-    }
-    for folder, needle in says.items():
+    words = ["infer_parallel.py", "--dataset", "gsm8k", "--data_root", tmp_path / "data"]
+    words += ["--base_model", tmp_path / "empty"]
+    denied = "Permission denied"
+    messages = {"file": "a folder is needed here, but a file is in the way", "fixed": denied, "fixed/new": denied}
+    for folder, needle in messages.items():
         done = run_script("-c", BOUND, *words, "--output_path", tmp_path / folder / "out.jsonl", check=False)
         refused(done, f"{tmp_path / folder}", needle)
     (tmp_path / "out.jsonl").mkdir()
     refused(run_script(*teach(tmp_path), check=False), "out.jsonl")
 
 
+@pytest.mark.slow
 def test_f07_duplicate_ids(tmp_path: Path):
-    """Copies in two rank files are merged and counted; what contradicts is refused, and both lines are named."""
+    """Identical copies in two rank files are merged and counted. Contradictions are refused and both lines named."""
     words = interrupted(tmp_path)
     first, other = (shards.rank_file(tmp_path / "out.jsonl", rank) for rank in (0, 5))
     lines = acknowledged(first)
@@ -82,17 +71,18 @@ def test_f07_duplicate_ids(tmp_path: Path):
     refused(run_script(*words, check=False), f"{other}:2: gsm8k-test-00002 has another result in {first}:3")
 
     source = tmp_path / "problems.jsonl"
-    for rows, says in (
+    for rows, message in (
         ([problem(0), problem(1), problem(0)], ":3: id 'gsm8k-test-00000' is already in line 1"),
         ([problem(0), problem(0, question="Else?")], ":2: id 'gsm8k-test-00000' is already in line 1"),
         ([problem(0, id="1"), problem(1, id=1)], ":2: field 'id' must be str, found int"),
     ):
         write_rows(source, rows)
-        refused(run_script(*teach(tmp_path, "new.jsonl"), check=False), f"{source}{says}")
+        refused(run_script(*teach(tmp_path, "new.jsonl"), check=False), f"{source}{message}")
 
 
+@pytest.mark.slow
 def test_f08_problems_without_ids(tmp_path: Path):
-    """The id comes from the content: the same in another run, file and order, and good for every later stage."""
+    """The id is computed from the content. It is the same in every run, file and order, and all stages accept it."""
     rows = [{key: value for key, value in problem(number).items() if key != "id"} for number in range(6)]
     ids = {}
     for name, given in (("a", rows), ("b", rows[::-1])):
@@ -106,26 +96,16 @@ def test_f08_problems_without_ids(tmp_path: Path):
     (tmp_path / "run").mkdir()
     write_rows(folder / "data/gsm8k/test.jsonl", rows)
     write_rows(folder / "tests.jsonl", rows[:2])
-    words = [
-        "--problems_path",
-        folder / "problems.jsonl",
-        "--test_paths",
-        folder / "tests.jsonl",
-        "--max_overlap",
-        "0.99",
-    ]
-    run_script(*filtering(folder), *words)
-    assert ids["a"][0] in {
-        row["id"] for row in read_rows(folder / "kept.rejected.jsonl") if row["reason"] == "contaminated"
-    }
+    words = ["--problems_path", folder / "problems.jsonl", "--test_paths", folder / "tests.jsonl"]
+    run_script(*filtering(folder), *words, "--max_overlap", "0.99")
+    rejected = read_rows(folder / "kept.rejected.jsonl")
+    assert ids["a"][0] in {row["id"] for row in rejected if row["reason"] == "contaminated"}
     run_script(*infer(folder, "p.jsonl", "fake"))
     run_script(*scoring(folder))
     assert [row["id"] for row in read_rows(folder / "p.scores.jsonl")] == ids["a"]
     assert rows[2]["question"] in run_script(*scoring(folder), "--explain", ids["a"][2]).stdout
-    assert (
-        rows[2]["question"]
-        in run_script("scripts/trace.py", ids["a"][2], "--run", folder, "--data_root", folder / "data").stdout
-    )
+    traced = run_script("scripts/trace.py", ids["a"][2], "--run", folder, "--data_root", folder / "data")
+    assert rows[2]["question"] in traced.stdout
     for path in [folder / "datasets", *folder.glob("out*"), *folder.glob("kept*"), *folder.glob("p.*")]:
         path.rename((tmp_path / "run") / path.name)
     assert "is right" in run_script("scripts/verify.py", tmp_path / "run").stdout
@@ -133,6 +113,7 @@ def test_f08_problems_without_ids(tmp_path: Path):
     refused(run_script(*teach(folder, "new.jsonl"), check=False), f"{ids['a'][0]!r} is already in line 1")
 
 
+@pytest.mark.slow
 def test_f11_two_processes_on_one_output(tmp_path: Path):
     words = teach(tmp_path, model="fake:seconds=0.2")
     process = start(words)
@@ -145,10 +126,10 @@ def test_f11_two_processes_on_one_output(tmp_path: Path):
 
 
 def test_f12_left_over_shards(tmp_path: Path):
-    """Of an unknown run: refused. Of other settings: refused, or removed under --overwrite, which is said."""
+    """Shards of an unknown run or of other settings are refused. --overwrite removes the latter and says so."""
     stale = shards.rank_file(tmp_path / "out.jsonl", 3)
     stale.write_bytes(b'{"id": "gsm8k-test-00000", "sample": 0}\n')
-    refused(run_script(*teach(tmp_path), check=False), "out.jsonl.rank3", "belongs to an unknown run")
+    refused(run_script(*teach(tmp_path), check=False), "out.jsonl.rank3", "unknown run")
     stale.unlink()
     interrupted(tmp_path)
     shards.rank_file(tmp_path / "out.jsonl", 0).rename(stale)
@@ -167,7 +148,7 @@ def test_f12_a_kill_after_the_manifest_leaves_no_shard(tmp_path: Path):
 
 
 def test_f13_a_shard_missing_or_short(tmp_path: Path):
-    """One of two ranks is done, then the other's file is there but for its last record."""
+    """One of two ranks is done; then the other rank's file lacks only its last record."""
     output = tmp_path / "out.jsonl"
     words = infer(tmp_path, model="fake")
     run_script(*words, RANK="0", WORLD_SIZE="2")
@@ -193,7 +174,9 @@ sys.exit(cli.run(teacher_cot.main))
 """
 
 
+@pytest.mark.slow
 def test_f14_changed_settings_and_inputs(tmp_path: Path):
+    """A changed setting or problem is refused as key: old -> new. Of appended problems only the new ones are done."""
     words = interrupted(tmp_path)
     changes: dict[str, list[str]] = {
         "model: 'fake:seconds=0.05' -> 'fake'": teach(tmp_path),
@@ -203,17 +186,16 @@ def test_f14_changed_settings_and_inputs(tmp_path: Path):
         "prompt: '": ["-c", REWORDED, *words[1:]],
     }
     before = shards.rank_file(tmp_path / "out.jsonl", 0).read_bytes()
-    for says, changed in changes.items():
+    for message, changed in changes.items():
         done = run_script(*changed, check=False, PYTHONPATH=str(ROOT))
-        refused(done, says, " -> ", "give another output path, or --overwrite")
+        refused(done, message, " -> ", "give another output path, or --overwrite")
     assert shards.rank_file(tmp_path / "out.jsonl", 0).read_bytes() == before
     run_script(*words)
     write_rows(tmp_path / "problems.jsonl", [problem(number) for number in range(33)])
     start_counted(words, tmp_path / "ledger").communicate()
-    assert (tmp_path / "ledger").read_text(encoding="utf-8").split() == [
-        problem(number)["id"] for number in (30, 31, 32)
-    ]
-    assert [row["id"] for row in read_rows(tmp_path / "out.jsonl")] == [problem(number)["id"] for number in range(33)]
+    names = [problem(number)["id"] for number in range(33)]
+    assert (tmp_path / "ledger").read_text(encoding="utf-8").split() == names[30:]
+    assert [row["id"] for row in read_rows(tmp_path / "out.jsonl")] == names
     write_rows(tmp_path / "problems.jsonl", [problem(number, question="Else?") for number in range(33)])
     refused(run_script(*words, check=False), "its content differs")
 
@@ -228,8 +210,9 @@ finally:
 """
 
 
+@pytest.mark.slow
 def test_f15_a_finished_output(tmp_path: Path, tiny_model: Path):
-    """Every stage says so without an engine, and touches no file."""
+    """Every stage says that it is done, imports no engine and changes no file."""
     answer = [word if word != "fake" else str(tiny_model) for word in infer(tmp_path, "p.jsonl", "fake", rows=2)]
     answer[answer.index("--backend") + 1] = "transformers"
     assert infer_parallel.main([*answer[1:], "--max_new_tokens", "4"]) == 0

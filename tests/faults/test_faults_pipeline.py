@@ -1,4 +1,4 @@
-"""Faults 23 to 27 and 30: signals, a pipeline that is broken and killed in every stage, odd names, secrets, failing servers."""
+"""Faults 23 to 27 and 30: signals, a pipeline that fails and is killed in every stage, odd names, secrets, servers."""
 
 from __future__ import annotations
 
@@ -38,9 +38,8 @@ from generation.chat_server import ChatServer
 from cotkit.core import jsonl
 from cotkit.generation import shards
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_f23_signals(tmp_path: Path, signum: int, code: int):
     words = teach(tmp_path, model="fake:seconds=0.1,bytes=20000")
@@ -56,6 +55,7 @@ def test_f23_signals(tmp_path: Path, signum: int, code: int):
     assert all(jsonl.loads(line, "") for line in acknowledged(rank_file))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_f23_no_orphan_ranks(tmp_path: Path, signum: int):
     launcher = start([*TORCHRUN, "--nproc_per_node=2", *infer(tmp_path, model="fake:seconds=2")])
@@ -70,17 +70,17 @@ def test_f23_no_orphan_ranks(tmp_path: Path, signum: int):
 
 @dataclass
 class Disturbed:
-    """One preset run twice: left alone, and made to fail and killed in every stage."""
+    """One preset run twice: undisturbed, and made to fail and killed in every stage."""
 
-    alone: Pipeline
+    undisturbed: Pipeline
     pipeline: Pipeline
-    failures: dict[str, tuple[int, str]]  # stage -> exit code and what was printed
-    kills: dict[str, str]  # stage -> what was printed until then
+    failures: dict[str, tuple[int, str]]  # stage -> exit code and printed text
+    kills: dict[str, str]  # stage -> text printed until the kill
     end: tuple[int, str]
 
 
 def break_stage(stage: str, preset: Path, run: Path) -> Callable[[], object]:
-    """Makes a stage fail; returns what mends it."""
+    """Makes a stage fail; returns a function that undoes this."""
     if stage in ("compare", "report"):
         obstacle = run / ("comparison.json" if stage == "compare" else "report.html")
         obstacle.mkdir()
@@ -95,7 +95,7 @@ def break_stage(stage: str, preset: Path, run: Path) -> Callable[[], object]:
 
 
 def under_way(stage: str, run: Path) -> Callable[[str], Any]:
-    """Whether a stage is in the middle of its work, by what was printed or lies on the disk."""
+    """A condition on the printed text or the files: the stage is in the middle of its work."""
     if stage == "teacher":
         return lambda printed: records_in(run, "teacher.jsonl") >= 3
     if stage == "train":
@@ -107,11 +107,11 @@ def under_way(stage: str, run: Path) -> Callable[[str], Any]:
 
 @pytest.fixture(scope="module")
 def disturbed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
-    """With secrets in the environment and wandb switched on, under names that a shell could trip over."""
+    """With secrets in the environment, wandb on, and paths that a careless shell script would run as code."""
     root = tmp_path_factory.mktemp("pipeline")
     preset = make_preset(root / "it's $(touch HACKED) ä", tiny_model)
-    alone = Pipeline(preset, root / "alone")
-    code, text = alone.finish()
+    undisturbed = Pipeline(preset, root / "undisturbed")
+    code, text = undisturbed.finish()
     assert code == 0, text
     shutil.rmtree(root / "data")
     edit_yaml(preset / "train.yaml", report_to="wandb")
@@ -122,37 +122,40 @@ def disturbed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Dis
         mend = break_stage(stage, preset, pipeline.run)
         failures[stage] = pipeline.finish()
         mend()
-        if stage == "critic":  # an optional stage, which this preset leaves out
+        if stage == "critic":  # optional; this preset has no critic.yaml
             continue
         kills[stage] = pipeline.killed_when(under_way(stage, pipeline.run))
         if stage == "train":
-            newest = max(
-                pipeline.run.glob("train/distilled/checkpoint-*"), key=lambda path: int(path.name.split("-")[1])
-            )
+            checkpoints = pipeline.run.glob("train/distilled/checkpoint-*")
+            newest = max(checkpoints, key=lambda path: int(path.name.split("-")[1]))
             (newest / "trainer_state.json").write_text("", encoding="utf-8")
-    return Disturbed(alone, pipeline, failures, kills, pipeline.finish())
+    return Disturbed(undisturbed, pipeline, failures, kills, pipeline.finish())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_f24_a_stage_that_fails_or_is_killed(disturbed: Disturbed, stage: str):
-    """The pipeline stops there with the stage's code; what was finished before it is not done again."""
+    """The pipeline stops there with the stage's exit code. Finished stages are not repeated."""
     number = STAGES.index(stage)
     code, text = disturbed.failures[stage]
     assert code == 1
-    assert f"\npipeline stopped in stage {stage} (exit code 1); the same command continues there" in text.rstrip()[-200:]
+    assert (
+        text.rstrip().split("\n")[-1].startswith(f"pipeline stopped in stage {stage} (exit code 1). The same command")
+    )
     finished = [1, 1, 1, 1, 2, 0, 2, 0, 0]  # how often each stage says that it is done: infer and score on two methods
-    resumed = max(number - 1, 0)  # the stage before had been killed, so this run took it up again
+    resumed = max(number - 1, 0)  # the stage before was killed, so this run resumed it
     for printed, before in ((text, resumed), (disturbed.kills.get(stage), number)):
         if printed is not None:
             assert re.findall(r"^== (\w+)", printed, re.MULTILINE) == list(STAGES[: number + 1])
             assert len(re.findall("done already|trained already", printed)) >= sum(finished[:before])
 
 
-def test_f24_the_end_is_that_of_an_undisturbed_run(disturbed: Disturbed):
+@pytest.mark.slow
+def test_f24_outputs_equal_those_of_an_undisturbed_run(disturbed: Disturbed):
     code, text = disturbed.end
     assert code == 0, text
     ends = []
-    for run in (disturbed.alone.run, disturbed.pipeline.run):
+    for run in (disturbed.undisturbed.run, disturbed.pipeline.run):
         files = [path for path in run.rglob("*") if path.is_file() and "manifest" not in path.name]
         made = [path for path in files if path.suffix in (".jsonl", ".json", ".md") and path.name != "report.md"]
         ends.append(
@@ -170,19 +173,12 @@ def test_f24_the_end_is_that_of_an_undisturbed_run(disturbed: Disturbed):
     "name", ["a b.jsonl", 'it\'s "x".jsonl', "$(touch HACKED).jsonl", "new\nline.jsonl", "-x.jsonl"]
 )
 def test_f25_odd_names(tmp_path: Path, name: str):
-    """As the output of one stage and the input of the next, from a folder of its own."""
+    """Each name is the output of one stage and the input of the next; the command runs in another folder."""
     write_rows(tmp_path / "data/gsm8k/test.jsonl", [problem(number) for number in range(4)])
     fake, data = ["--backend", "fake"], ["--dataset", "gsm8k", "--data_root", "data"]
+    source = ["--input_path", "data/gsm8k/test.jsonl"]
     for words in (
-        [
-            ROOT / "teacher_cot.py",
-            *fake,
-            "--model_name",
-            "fake",
-            "--input_path",
-            "data/gsm8k/test.jsonl",
-            f"--output_path={name}",
-        ],
+        [ROOT / "teacher_cot.py", *fake, "--model_name", "fake", *source, f"--output_path={name}"],
         [ROOT / "filter_teacher_cot.py", f"--input_path={name}", f"--output_path=kept {name}"],
         [ROOT / "infer_parallel.py", *fake, *data, "--base_model", "fake", f"--output_path=answers {name}"],
         [ROOT / "score.py", *data, f"--pred_path=answers {name}"],
@@ -193,7 +189,7 @@ def test_f25_odd_names(tmp_path: Path, name: str):
     assert not list(tmp_path.rglob("HACKED*"))
 
 
-def test_f25_names_that_are_no_text_or_no_value_are_refused(tmp_path: Path):
+def test_f25_names_that_are_not_utf8_or_look_like_flags_are_refused(tmp_path: Path):
     words = teach(tmp_path)[:-2]
     refused(run_script(*words, "--output_path", "-x.jsonl", check=False), "--output_path: expected one argument")
     command = [sys.executable, *words, b"--output_path=\xff.jsonl"]
@@ -202,9 +198,10 @@ def test_f25_names_that_are_no_text_or_no_value_are_refused(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["problems.jsonl"]
 
 
-def test_f25_nothing_of_a_preset_s_name_is_executed(disturbed: Disturbed):
+@pytest.mark.slow
+def test_f25_no_part_of_a_preset_s_name_is_executed(disturbed: Disturbed):
     assert not [path for path in (ROOT / "HACKED", Path("/HACKED")) if path.exists()]
-    assert not list(disturbed.alone.run.parents[1].rglob("HACKED"))
+    assert not list(disturbed.undisturbed.run.parents[1].rglob("HACKED"))
     subprocess.run(["shellcheck", "--external-sources", *ROOT.glob("scripts/**/*.sh")], check=True, cwd=ROOT)
 
 
@@ -212,8 +209,9 @@ def leaks(text: bytes) -> list[str]:
     return [name for name, canary in CANARIES.items() if canary.encode() in text]
 
 
-def test_f26_secrets_of_a_whole_run(disturbed: Disturbed):
-    """Training with wandb, failures and kills: no canary in what was printed, in the run folder or in wandb's."""
+@pytest.mark.slow
+def test_f26_secrets_of_a_pipeline(disturbed: Disturbed):
+    """Training with wandb, failures and kills: no secret in the printed text, the run folder or wandb's folder."""
     root = disturbed.pipeline.log.parent
     files = [path for path in root.rglob("*") if path.is_file()]
     assert [path for path in files if path.suffix == ".wandb"]
@@ -222,17 +220,18 @@ def test_f26_secrets_of_a_whole_run(disturbed: Disturbed):
 
 
 def test_f26_secrets_with_debug(tmp_path: Path):
-    """A traceback, asked for, shows no canary either."""
+    """The traceback that --debug shows contains no secret."""
     done = run_script(*teach(tmp_path, model="fake:no=1"), "--overwrite", "--debug", check=False, **CANARIES)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert not leaks((done.stdout + done.stderr).encode())
 
 
+@pytest.mark.slow
 def test_f27_a_server_that_fails_in_every_way(tmp_path: Path):
-    """What passes is retried; what lasts is listed, ends in exit code 3, and is tried again by the next run.
+    """Passing faults are retried. Lasting ones are listed, give exit code 3, and are tried again by the next run.
 
-    More of them, one by one: test_openai_faults.py.
+    tests/generation/test_openai_faults.py tests the faults one by one.
     """
     words = teach(tmp_path, model="m", rows=12)
     words[words.index("--backend") + 1] = "openai"
@@ -256,16 +255,17 @@ def test_f27_a_server_that_fails_in_every_way(tmp_path: Path):
     assert Counter(row["finish_reason"] for row in read_rows(tmp_path / "out.jsonl")) == {"answer": 13, "length": 1}
 
 
+@pytest.mark.slow
 def test_f30_training_killed_and_its_newest_checkpoint_damaged(disturbed: Disturbed):
-    """LLaMA-Factory goes on from the last whole checkpoint and reaches the last step."""
-    printed = disturbed.failures["infer"][1]  # the run after the kill: it trained on, then failed as it was made to
+    """LLaMA-Factory resumes from the last complete checkpoint and reaches the last step."""
+    printed = disturbed.failures["infer"][1]  # the run after the kill: it resumed training, then failed in infer
     damaged = re.search(r"checkpoint-(\d+): is damaged .* set aside as damaged-checkpoint-\1", printed)
     resumed = re.search(r"resuming from checkpoint-(\d+)", printed)
     assert damaged and resumed
     assert 0 < int(resumed[1]) < int(damaged[1])
     records = [
         jsonl.read_json(pipeline.run / "train/distilled.manifest.json")
-        for pipeline in (disturbed.alone, disturbed.pipeline)
+        for pipeline in (disturbed.undisturbed, disturbed.pipeline)
     ]
     for key in ("steps", "rows", "trained_tokens"):
         assert records[0]["counts"][key] == records[1]["counts"][key]
