@@ -32,9 +32,7 @@ def build_parser() -> cli.StageParser:
     parser = cli.StageParser(__doc__, "limit", "seed", "dry_run", "overwrite", keyed_by="dataset")
     stage = parser.add_argument_group("stage 4")
     add_test_set_arguments(stage)
-    stage.add_argument(
-        "--base_model", required=True, metavar="NAME", help="the student: hub name, folder or served name"
-    )
+    stage.add_argument("--base_model", required=True, metavar="NAME", help="student: hub name, folder or served name")
     stage.add_argument("--lora_path", metavar="DIR", help="adapter folder; without it the base model answers")
     stage.add_argument("--output_path", type=Path, required=True, metavar="JSONL", help="predictions")
     options.add_arguments(parser, max_new_tokens=512)
@@ -51,17 +49,8 @@ def check_adapter_folder(lora_path: str) -> None:
 def prediction_row(problem: Row, request: Request, completion: Completion) -> Row:
     """The record of one prediction; `response` is the complete text that the model wrote."""
     thinking, _ = split_thinking(completion.text)
-    row = {
-        "id": request.id,
-        "sample": request.sample,
-        "dataset": problem["dataset"],
-        "response": completion.text,
-        "thinking": thinking,
-        "finish_reason": completion.finish_reason,
-        "prompt_tokens": completion.prompt_tokens,
-        "completion_tokens": completion.completion_tokens,
-    }
-    return {**row, "error": completion.error} if completion.error else row
+    row = {"id": request.id, "sample": request.sample, "dataset": problem["dataset"]}
+    return {**row, "response": completion.text, "thinking": thinking, **completion.record()}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -38,9 +38,7 @@ def build_parser() -> cli.StageParser:
     stage = parser.add_argument_group("stage 1")
     stage.add_argument("--input_path", type=Path, required=True, metavar="JSONL", help="problems")
     stage.add_argument("--output_path", type=Path, required=True, metavar="JSONL", help="teacher rows")
-    stage.add_argument(
-        "--model_name", required=True, metavar="NAME", help="the teacher: hub name, folder or served name"
-    )
+    stage.add_argument("--model_name", required=True, metavar="NAME", help="teacher: hub name, folder or served name")
     stage.add_argument("--mode", choices=("rewrite", "solve"), default="rewrite", help="default rewrite")
     options.add_arguments(parser, max_new_tokens=512)
     later = parser.add_argument_group("rounds, for problems without a kept sample")
@@ -86,17 +84,8 @@ def check_solutions(problems: list[Row], path: Path) -> None:
 def teacher_row(problem: Row, request: Request, completion: Completion, model: str) -> Row:
     """The record of one teacher sample. A closed think block goes to `thinking`, the rest of the text to `response`."""
     thinking, response = split_thinking(completion.text)
-    row = {
-        **problem,
-        "sample": request.sample,
-        "response": response,
-        "thinking": thinking,
-        "finish_reason": completion.finish_reason,
-        "prompt_tokens": completion.prompt_tokens,
-        "completion_tokens": completion.completion_tokens,
-        "model": model,
-    }
-    return {**row, "error": completion.error} if completion.error else row
+    row = {**problem, "sample": request.sample, "response": response, "thinking": thinking}
+    return {**row, **completion.record(model=model)}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,39 +1,36 @@
-"""Re-checks a run folder against its manifests: hashes, counts, left-over files. Changes nothing.
+"""Checks a run folder against its manifests: hashes, counts, left-over files. Changes nothing.
 
-Reads   every *.manifest.json below RUN, the outputs it names, and its inputs where they still exist
-Prints  one line a finding; exit code 1 if there is any
+Reads   every *.manifest.json below RUN, the outputs it names, and its inputs if they still exist
+Prints  one line per finding; the exit code is 1 if there is any
 
     python scripts/verify.py outputs/smollm2_cpu
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
 from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.files import sha256_file
-from cotkit.core.jsonl import Row, dumps, read, read_json
-from cotkit.core.manifest import difference
+from cotkit.core.jsonl import Row, read, read_json
+from cotkit.core.manifest import Input, difference
 from cotkit.core.problems import with_id
-from cotkit.generation.runner import count
+from cotkit.generation.progress import count
 
+ROOT = Path(__file__).resolve().parents[1]
 SUFFIX = ".manifest.json"
 RESULT = re.compile(r".*(\.jsonl|\.summary\.json)")
-GENERATED = ("teacher_cot", "infer_parallel", "critic")  # stages whose counts are those of cotkit.runner
+GENERATED = ("teacher_cot", "infer_parallel", "critic")  # stages with the counts of generation/progress.py
 LEFT_OVER = re.compile(r".*\.rank\d+|\..*\.tmp")
 
 
 def check_outputs(folder: Path, outputs: Row) -> Iterator[str]:
-    """What is wrong with the files that a manifest calls its own."""
+    """Outputs of a manifest that are missing or were changed."""
     for name, was in outputs.items():
         path = folder / name
         if not path.is_file():
@@ -43,24 +40,18 @@ def check_outputs(folder: Path, outputs: Row) -> Iterator[str]:
 
 
 def check_inputs(manifest: Path, inputs: Row) -> Iterator[str]:
-    """Which inputs no longer are what was read; those that are gone cannot be checked."""
+    """Inputs of a manifest that were changed. Inputs that do not exist any more cannot be checked."""
     for name, was in inputs.items():
         path = next((base / was["path"] for base in (Path(), ROOT) if (base / was["path"]).is_file()), None)
         if path is None:
             continue
-        if "rows" in was:
-            digest = hashlib.sha256()
-            for row in islice(read(path), was["rows"]):
-                digest.update(dumps(with_id(row)))
-            same = digest.hexdigest() == was["sha256"]
-        else:
-            same = sha256_file(path) == was["sha256"]
-        if not same:
-            yield f"{manifest}: input {name} ({path}) is not what was read"
+        found = Input(path, map(with_id, read(path)) if "rows" in was else None).describe(was.get("rows"))
+        if found["sha256"] != was["sha256"]:
+            yield f"{manifest}: input {name} ({path}) was changed after it was read"
 
 
 def recounted(output: Path, record: Row) -> Iterator[tuple[Path, Row, Row]]:
-    """(file, what the manifest says of it, what is found in it) for every file whose counts the manifest tells."""
+    """(file, counts in the manifest, counts in the file) for every file that the manifest has counts of."""
     counts = record["counts"]
     files = {Path(name).name: output.parent / name for name in record["outputs"]}
     if record["stage"] in GENERATED:
@@ -70,17 +61,13 @@ def recounted(output: Path, record: Row) -> Iterator[tuple[Path, Row, Row]]:
         yield output, {"rows": counts["rows"]}, {"rows": rows_in(output)}
     for name, path in files.items():
         if name.endswith(".scores.jsonl"):
-            yield path, nonzero(counts["verdicts"]), Counter(row["verdict"] for row in read(path))
+            yield path, +Counter(counts["verdicts"]), Counter(row["verdict"] for row in read(path))
         elif name.endswith(".rejected.jsonl"):
-            yield path, nonzero(counts["rejected"]), Counter(row["reason"] for row in read(path))
+            yield path, +Counter(counts["rejected"]), Counter(row["reason"] for row in read(path))
             read_rows = counts["kept"] + sum(counts["rejected"].values())
             yield output, {"kept": counts["kept"], "read": counts["read"]}, {"kept": rows_in(output), "read": read_rows}
         elif (size := counts.get("training_sets", {}).get(path.stem)) is not None:
             yield path, {"rows": size}, {"rows": rows_in(path)}
-
-
-def nonzero(counts: Row) -> Row:
-    return {name: number for name, number in counts.items() if number}
 
 
 def rows_in(path: Path) -> int:
@@ -96,20 +83,20 @@ def check_manifest(manifest: Path) -> Iterator[str]:
     output = manifest.with_name(manifest.name.removesuffix(SUFFIX))
     yield from check_outputs(manifest.parent, record["outputs"])
     yield from check_inputs(manifest, record["inputs"])
-    for path, says, found in recounted(output, record):
-        if changes := difference(says, found):
+    for path, stated, found in recounted(output, record):
+        if changes := difference(stated, found):
             yield f"{path}: its manifest and its records differ ({'; '.join(changes)})"
 
 
 def unclaimed(run: Path, claimed: set[Path]) -> Iterator[str]:
-    """Results that no manifest names, and what a kill left behind; LLaMA-Factory's own files are not looked at."""
+    """Results that no manifest names, and files that a kill left. Skips LLaMA-Factory's own files in train/."""
     for path in sorted(run.rglob("*")):
         if LEFT_OVER.fullmatch(path.name):
             yield f"{path}: left over from a run that did not finish"
-        elif (
-            RESULT.fullmatch(path.name) and "train" not in path.relative_to(run).parts and path.resolve() not in claimed
-        ):
-            yield f"{path}: no manifest says how it was made"
+        elif "train" in path.relative_to(run).parts:
+            continue
+        elif RESULT.fullmatch(path.name) and path.resolve() not in claimed:
+            yield f"{path}: no manifest describes how it was made"
 
 
 def findings(run: Path) -> Iterator[str]:
@@ -128,9 +115,9 @@ def findings(run: Path) -> Iterator[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.StageParser(__doc__)
     parser.add_argument("run", type=Path, help="folder of a run, such as outputs/smollm2_cpu")
-    run = parser.parse_args(argv).run
+    run = parser.parse(argv).run
     found = list(findings(run))
     print("\n".join(found or [f"{run}: every manifest, hash and count is right"]))
     return 1 if found else 0

@@ -1,24 +1,25 @@
-"""Speed and truncation rate of a run: on the terminal while it runs, then in its summary and manifest."""
+"""Speed of a run and its share of truncated texts: on the terminal while it runs, then in summary and manifest."""
 
 from __future__ import annotations
 
 import calendar
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 from cotkit.core.jsonl import Row
+from cotkit.generation.options import THINKING_TOKENS
 from cotkit.generation.types import Completion, Sampling
 
 TRUNCATED_WARNING_SHARE = 0.01
-THINKING_TOKENS = 32768  # max_new_tokens that Qwen3's model card recommends
 
 
 class Progress:
-    """The progress bar of one rank. It is silent if the output is not a terminal.
+    """The progress bar of one rank; hidden where the output is not a terminal.
 
     Args:
-        total: results of this rank; `done` of them exist already.
+        total: number of this rank's results, including the `done` ones of earlier launches.
     """
 
     def __init__(self, name: str, total: int, done: int, silent: bool) -> None:
@@ -29,7 +30,7 @@ class Progress:
         self._bar = tqdm(total=total, initial=done, unit="row", desc=name, disable=True if silent else None)
 
     def add(self, completion: Completion) -> None:
-        """One more result."""
+        """Counts one more result."""
         self._rows += 1
         self._tokens += completion.completion_tokens
         self._truncated += completion.finish_reason == "length"
@@ -43,7 +44,7 @@ class Progress:
         return max(1e-6, time.monotonic() - self._begun)
 
     def close(self) -> str:
-        """Ends the bar; returns what this rank did since the model was loaded."""
+        """Ends the bar; returns this rank's results and speed since the model was loaded."""
         self._bar.close()
         return (
             f"{self._rows} results, {self._tokens} tokens in {self._seconds:.0f} s "
@@ -60,8 +61,21 @@ def earlier_seconds(manifest: Row, rank_files: Iterable[Path]) -> float:
     return round(manifest.get("earlier_seconds", 0.0) + max(0.0, last - started), 1)
 
 
+def count(rows: Iterable[Row]) -> Row:
+    """Number of generated records, their finish reasons, token sums and share of truncated texts."""
+    reasons: Counter[str] = Counter()
+    tokens = {"prompt_tokens": 0, "completion_tokens": 0}
+    for row in rows:
+        reasons[row["finish_reason"]] += 1
+        for name in tokens:
+            tokens[name] += row[name]
+    total = reasons.total()
+    truncated = {"truncated_share": round(reasons["length"] / total, 4) if total else 0.0}
+    return {"rows": total, **dict(sorted(reasons.items())), **truncated, **tokens}
+
+
 def speed(counts: Row, seconds: float) -> Row:
-    """Tokens and rows per second over all launches, loading included."""
+    """Rates of a whole run: all its records over the seconds of all launches, loading included."""
     seconds = max(seconds, 0.1)
     return {
         "tokens_per_second": round(counts["completion_tokens"] / seconds, 1),
@@ -74,6 +88,8 @@ def truncation_warning(share: float, sampling: Sampling) -> str | None:
     if share <= TRUNCATED_WARNING_SHARE:
         return None
     limit = sampling.max_new_tokens
-    thinks = sampling.thinking and limit < THINKING_TOKENS
-    advice = f"raise it to {THINKING_TOKENS}, since the model thinks" if thinks else "raise it"
+    far_too_low = sampling.thinking and limit < THINKING_TOKENS
+    advice = (
+        f"raise it to {THINKING_TOKENS}, as Qwen3's model card recommends for thinking" if far_too_low else "raise it"
+    )
     return f"warning: {share:.1%} of the texts were truncated at --max_new_tokens {limit}; {advice}"

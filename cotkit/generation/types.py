@@ -1,15 +1,13 @@
-"""What a backend receives and returns: `Request` and `Sampling` in, `Completion` out."""
+"""What goes into an engine and what comes out: a `Request` with its `Sampling`, and a `Completion`."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from cotkit.generation.prompts import Message
-
-FINISH_REASONS = ("stop", "answer", "length", "error")
 
 
 @dataclass(frozen=True)
@@ -26,9 +24,9 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One completion to generate; (id, sample) is its key in all files.
+    """One wanted completion. (id, sample) is its key everywhere.
 
-    `max_new_tokens` overrides the run's limit, for a problem whose earlier text was truncated.
+    `max_new_tokens` replaces the run's limit, for a problem that needs more tokens than the others.
     """
 
     id: str
@@ -37,7 +35,7 @@ class Request:
     max_new_tokens: int | None = None
 
     def budget(self, sampling: Sampling) -> int:
-        """The token limit of this completion."""
+        """The most tokens that the completion may have; every backend asks here."""
         return self.max_new_tokens or sampling.max_new_tokens
 
     @property
@@ -45,7 +43,7 @@ class Request:
         return self.id, self.sample
 
     def seed(self, run_seed: int) -> int:
-        """A seed of its own, so that a sampled text does not depend on what ran beside it. 63 bits."""
+        """This request's own seed (63 bits), so that a sampled text does not depend on its batch."""
         digest = hashlib.sha256(f"{run_seed}\n{self.id}\n{self.sample}".encode()).digest()
         return int.from_bytes(digest[:8], "big") >> 1
 
@@ -54,8 +52,8 @@ class Request:
 class Completion:
     """What a model wrote, without the prompt and without the end-of-turn token.
 
-    finish_reason is `stop` (the model ended its turn), `answer` (cut after its first complete answer line), `length`
-    (the token limit) or `error` (no text; `error` says why). Token counts are the engine's own.
+    finish_reason is `stop` (the model ended its turn), `answer` (stopped after the first complete answer line), `length`
+    (truncated at the token limit) or `error` (no text; `error` gives the reason). Token counts are the engine's own.
     """
 
     text: str
@@ -63,6 +61,12 @@ class Completion:
     prompt_tokens: int
     completion_tokens: int
     error: str | None = None
+
+    def record(self, **more: Any) -> dict[str, Any]:
+        """The fields of this completion that every record has, then `more`, then `error` if there is one."""
+        counts = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens}
+        row = {"finish_reason": self.finish_reason, **counts, **more}
+        return {**row, "error": self.error} if self.error else row
 
 
 class Backend(Protocol):

@@ -247,18 +247,21 @@ def test_a_wrong_model_name_is_refused_at_once(name: str, says: str):
         chat_model.check_model(name)
 
 
+def sampling_of(*flags: str) -> Sampling:
+    parser = argparse.ArgumentParser()
+    options.add_arguments(parser, max_new_tokens=512)
+    return options.sampling_from(parser.parse_args(flags))
+
+
 def test_greedy_samples_that_would_all_be_the_same_are_refused():
-    args = argparse.Namespace(num_samples=2, temperature=0.0, top_p=1.0, top_k=0)
     with pytest.raises(UserError, match="needs --temperature"):
-        options.sampling_from(args)
+        sampling_of("--num_samples", "2")
 
 
 def test_thinking_is_warned_about_where_it_cannot_work(caplog: pytest.LogCaptureFixture):
-    usual = {"num_samples": 1, "top_p": 0.95, "top_k": 20, "stop_at_answer": True}
-    well = argparse.Namespace(thinking=True, temperature=0.6, max_new_tokens=32768, **usual)
-    options.sampling_from(well)
-    options.sampling_from(argparse.Namespace(thinking=False, temperature=0.0, max_new_tokens=512, **usual))
+    sampling_of("--thinking", "--temperature", "0.6", "--top_p", "0.95", "--top_k", "20", "--max_new_tokens", "32768")
+    assert sampling_of() == Sampling(512)
     assert not caplog.text
-    options.sampling_from(argparse.Namespace(thinking=True, temperature=0.0, max_new_tokens=512, **usual))
+    sampling_of("--thinking")
     assert "--temperature 0.6 --top_p 0.95 --top_k 20" in caplog.text
-    assert "--max_new_tokens 512 truncates thoughts" in caplog.text
+    assert "--max_new_tokens 512 truncates thinking" in caplog.text

@@ -21,7 +21,7 @@ from cotkit.generation import shards
 pytestmark = pytest.mark.slow
 
 
-def infer(data_root: Path, model: Path, output: Path, *more: Any) -> list[str]:
+def infer(data_root: Path, model: Path | str, output: Path, *more: Any) -> list[str]:
     words = ["infer_parallel.py", "--dataset", "gsm8k", "--base_model", model, "--data_root", data_root]
     return [str(word) for word in [*words, "--output_path", output, "--max_new_tokens", 12, *more]]
 
@@ -99,22 +99,22 @@ def test_a_run_cut_short_with_two_ranks_is_resumed_by_any_number(
     assert not shards.rank_files(output)
 
 
-def test_killed_with_sigkill_again_and_again(data_root: Path, tiny_model: Path, tmp_path: Path, undisturbed: bytes):
-    """SIGKILL as soon as a new record is on the disk, five times; then it is left to finish."""
+def test_five_kills_lose_nothing_and_double_nothing(data_root: Path, tmp_path: Path):
+    """SIGKILL as soon as a new record is on the disk, five times; then the run is left to finish."""
+    run_script(*infer(data_root, "fake", tmp_path / "undisturbed.jsonl", "--backend", "fake"))
     output = tmp_path / "out.jsonl"
-    words = infer(data_root, tiny_model, output, "--batch_size", 1)
-    rank_file = shards.rank_file(output, 0)
-    for _ in range(3):
+    words, rank_file = infer(data_root, "fake:seconds=0.2", output, "--backend", "fake"), shards.rank_file(output, 0)
+    for _ in range(5):
         before = rank_file.stat().st_size if rank_file.exists() else 0
         process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stderr=subprocess.DEVNULL)
-        while process.poll() is None and not (rank_file.exists() and rank_file.stat().st_size > before):
+        while not rank_file.exists() or rank_file.stat().st_size <= before:
+            assert process.poll() is None
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if output.exists():
-            break
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert not output.exists()
     run_script(*words)
-    assert output.read_bytes() == undisturbed
+    assert output.read_bytes() == (tmp_path / "undisturbed.jsonl").read_bytes()
 
 
 def test_appended_problems_continue_a_finished_output(
