@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the environment: .venv unless one is active, the pinned packages, and the model of the CPU presets.
-# A second call finds that all is there and does nothing.
+# If everything is there, it does nothing.
 #
 #   bash scripts/setup.sh
 #   PYTHON=/path/to/python3.11 bash scripts/setup.sh       makes .venv with this Python
@@ -26,8 +26,8 @@ install() { "$python" -m pip install --quiet --disable-pip-version-check "$@"; }
 
 mark="$ENVIRONMENT/.cotkit-$(cat requirements.txt pyproject.toml scripts/setup.sh | sha256sum | cut -c1-16)"
 if [[ ! -e "$mark" ]]; then
-  # A kill in the middle of a package leaves its metadata without INSTALLER, which pip writes last; pip would take the
-  # package for installed.
+  # pip writes the file INSTALLER after all other files of a package. A package without it was interrupted by a kill;
+  # without its metadata pip installs it again.
   if [[ "$ENVIRONMENT" == "$ROOT/.venv" ]]; then
     for metadata in "$ENVIRONMENT"/lib/python3*/site-packages/*.dist-info; do
       [[ -e "$metadata/INSTALLER" || ! -d "$metadata" ]] || rm -rf -- "$metadata"

@@ -16,11 +16,12 @@
 # again if its time limit ended it: it continues with what is missing, on any number of nodes.
 set -euo pipefail
 
+# sbatch runs a copy of this file in a folder of its own, so only --help can source what the other scripts share.
 if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
-  sed -n '/^# Runs/,/^[^#]/s/^# \{0,1\}//p' "$0"
-  exit 0
-elif (($# == 0)); then
-  echo "error: usage: sbatch scripts/slurm_infer.sh SCRIPT [ARGS...]; see --help" >&2
+  # shellcheck source=scripts/internal/common.sh
+  source "$(dirname -- "${BASH_SOURCE[0]}")/internal/common.sh"
+elif [[ $# -eq 0 || "$1" == -* ]]; then
+  echo "error: expected: sbatch scripts/slurm_infer.sh SCRIPT [ARGS...]; see --help" >&2
   exit 2
 fi
 : "${SLURM_JOB_ID:?runs inside a SLURM job: sbatch scripts/slurm_infer.sh ...}"

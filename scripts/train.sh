@@ -14,7 +14,7 @@
 # checkpoint. A finished one is skipped.
 # shellcheck source=scripts/internal/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/internal/common.sh"
-[[ $# -ge 1 ]] || usage "expected: scripts/train.sh CONFIG.yaml [--run DIR] [--seed N] [--overwrite] [key=value ...]"
+[[ $# -ge 1 && "$1" != -* ]] || usage "expected: scripts/train.sh CONFIG.yaml [--run DIR] [--seed N] [--overwrite] [key=value ...]"
 
 config="$1"
 shift

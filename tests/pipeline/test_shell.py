@@ -1,4 +1,4 @@
-"""The shell scripts by themselves: their help, and a set-up that meets an old Python or half an environment."""
+"""The shell scripts: --help, usage errors, and a set-up with an old Python or a half-built environment."""
 
 from __future__ import annotations
 
@@ -22,8 +22,17 @@ def test_every_script_shows_its_help_without_an_environment(script: Path, tmp_pa
     assert script.name in done.stdout and "shellcheck" not in done.stdout and "set -euo" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    "script", [path for path in SHELL_SCRIPTS if path.name != "test.sh"], ids=lambda path: path.name
+)
+def test_an_unknown_option_is_one_line_and_exit_code_2(script: Path):
+    done = subprocess.run(["bash", script, "--nonsense"], check=False, env=BARE, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("error: ") and done.stderr.endswith("see --help\n")
+
+
 def run_setup(folder: Path, environment_python: str | None, base_python: str) -> subprocess.CompletedProcess[str]:
-    """setup.sh in a copy of the repository whose Pythons are shell scripts with these bodies."""
+    """Runs setup.sh in a copy of the repository. The Pythons there are shell scripts with these bodies."""
     for name in ("scripts/setup.sh", "scripts/internal/common.sh", "requirements.txt", "pyproject.toml"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
@@ -50,7 +59,7 @@ def test_an_old_python_is_one_line(tmp_path: Path):
 
 
 def test_half_an_environment_is_made_again(tmp_path: Path):
-    """A kill left a Python without pip: the environment is made again from the start, then pip is called."""
+    """A kill left a Python without pip: the environment is made again, then pip is called."""
     without_pip = 'case "$*" in *pip*) exit 1;; esac'
     done = run_setup(tmp_path, without_pip, "exit 0")
     calls = (tmp_path / "calls").read_text(encoding="utf-8").split("\n")
@@ -59,11 +68,25 @@ def test_half_an_environment_is_made_again(tmp_path: Path):
     assert done.returncode == 1  # this stub of a Python never gets a pip
 
 
+def test_a_package_that_a_kill_left_half_installed_is_installed_again(tmp_path: Path):
+    packages = tmp_path / ".venv/lib/python3.11/site-packages"
+    for name in ("whole-1.dist-info/INSTALLER", "half-1.dist-info/METADATA"):
+        (packages / name).parent.mkdir(parents=True)
+        (packages / name).write_text("pip\n", encoding="utf-8")
+    done = run_setup(tmp_path, "exit 0", "exit 1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in packages.iterdir()] == ["whole-1.dist-info"]
+    calls = (tmp_path / "calls").read_text(encoding="utf-8")
+    assert "pip install --quiet --disable-pip-version-check -r requirements.txt" in calls
+    assert list((tmp_path / ".venv").glob(".cotkit-*"))
+
+
+def test_setup_is_marked_as_done_only_when_pip_succeeds(tmp_path: Path):
+    done = run_setup(tmp_path, 'case "$*" in *"pip install"*) exit 1;; esac', "exit 1")
+    assert done.returncode == 1
+    assert not list((tmp_path / ".venv").glob(".cotkit-*"))
+
+
 def test_a_second_setup_installs_nothing():
     done = subprocess.run(["bash", ROOT / "scripts/setup.sh"], check=True, capture_output=True, text=True)
     assert not done.stdout
-
-
-def test_setup_takes_no_arguments():
-    done = subprocess.run(["bash", ROOT / "scripts/setup.sh", "--fast"], check=False, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (2, "error: setup.sh takes no arguments, found --fast; see --help\n")
