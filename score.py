@@ -32,7 +32,7 @@ from cotkit.core.jsonl import Row, dumps, read_json, write_json_atomic
 from cotkit.core.manifest import Input, Manifest, path_for
 from cotkit.core.problems import add_test_set_arguments, problem_path
 from cotkit.evaluation import llm_judge
-from cotkit.evaluation.join import Predictions, Problems, rows_asked
+from cotkit.evaluation.join import Predictions, Problems, number_of_problems
 from cotkit.evaluation.metrics import SCHEMA, ScoreTally, Strata, one_line, score_row
 from cotkit.grading.grader import Grade, Item, grade_many
 from cotkit.grading.original_protocol import grade_original
@@ -118,7 +118,7 @@ def origin(pred_path: Path) -> Row:
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse(argv)
     path = problem_path(args.data_root, args.dataset, args.split)
-    problems = Problems(path, args.limit or rows_asked(args.pred_path))
+    problems = Problems(path, args.limit or number_of_problems(args.pred_path))
     predictions = Predictions(args.pred_path, args.dataset, problems)
     if args.explain is not None:
         return explain(args, problems, predictions)

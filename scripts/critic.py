@@ -31,7 +31,7 @@ from cotkit.core.jsonl import Row, json_bytes, read, read_json
 from cotkit.core.manifest import Input, path_for
 from cotkit.core.problems import add_test_set_arguments, problem_path
 from cotkit.evaluation import judge_controls, llm_judge
-from cotkit.evaluation.join import Predictions, Problems, rows_asked
+from cotkit.evaluation.join import Predictions, Problems, number_of_problems
 from cotkit.generation import engines, options, prompts, runner, shards
 from cotkit.generation.options import EngineOptions, RunOptions
 from cotkit.generation.types import Backend, Completion, Request, Sampling
@@ -66,7 +66,7 @@ def check(args: argparse.Namespace) -> None:
     folders, stems = ({getattr(path, part) for path in args.pred_path} for part in ("parent", "stem"))
     if len(folders) > 1 or len(stems) < len(args.pred_path):
         raise UserError("--pred_path: needs different files of one folder; run the critic once per folder")
-    if len({rows_asked(path) for path in args.pred_path}) > 1:
+    if len({number_of_problems(path) for path in args.pred_path}) > 1:
         raise UserError("--pred_path: the systems answered different numbers of problems, so they cannot be paired")
 
 
@@ -122,7 +122,7 @@ class LlmJudge:
         output = self.folder / f"{name}.attempt{attempt + 1}.jsonl"
         by_name = {call.name: call for call in calls}
         wanted = hashlib.sha256("\n".join(by_name).encode("utf-8")).hexdigest()[:16]
-        # The calls of a retry depend on the earlier replies: a file of other calls is made anew, not refused.
+        # The calls of a retry depend on the earlier replies: a file of other calls is overwritten, not refused.
         manifest = path_for(output)
         stale = attempt > 0 and manifest.is_file() and read_json(manifest)["settings"]["calls"] != wanted
         job = runner.Job(
@@ -188,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
     engine, sampling = options.engine_from(args, args.model_name), options.sampling_from(args)
     engines.check(engine)
     path = problem_path(args.data_root, args.dataset, args.split)
-    problems = Problems(path, args.limit or rows_asked(args.pred_path[0]))
+    problems = Problems(path, args.limit or number_of_problems(args.pred_path[0]))
     subset = llm_judge.chosen(problems, args.critic_limit)
     systems: dict[Path, list[Call]] = {}
     for pred in args.pred_path:

@@ -1,4 +1,4 @@
-"""Problems and predictions joined by (id, sample), whatever their order, without holding either file in memory."""
+"""Joins problems and predictions by (id, sample). Files may be in any order; neither is held in memory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MISSING: Row = {"response": "", "finish_reason": "missing", "completion_tokens":
 
 
 class Problems:
-    """The problems of a file, read anew each time they are gone through.
+    """The problems of a file. Every iteration reads the file again.
 
-    Raises UserError like `read_problems`, at once, with every row checked.
+    Checks all rows when it is created and raises UserError as `read_problems` does.
     """
 
     def __init__(self, path: Path, limit: int | None) -> None:
@@ -42,16 +42,16 @@ class Problems:
         return len(self._ids)
 
     def __iter__(self) -> Iterator[Row]:
-        return islice(map(with_id, read(self.path)), self._limit)  # checked already
+        return islice(map(with_id, read(self.path)), self._limit)
 
     def __contains__(self, problem_id: str) -> bool:
         return problem_id in self._ids
 
 
 class Predictions:
-    """An index of a file of predictions: where the record of each (id, sample) stands.
+    """The predictions of a file, read one by one through an index of byte offsets by (id, sample).
 
-    Raises UserError for a wrong data set, an unknown id or a repeated key, naming file and line.
+    Raises UserError for another data set, an unknown id or a repeated key, with file and line.
     """
 
     def __init__(self, path: Path, dataset: str, problems: Problems) -> None:
@@ -65,8 +65,8 @@ class Predictions:
             if row["dataset"] != dataset:
                 raise UserError(f"{where}: a prediction on {row['dataset']}, but --dataset is {dataset}")
             if row["id"] not in problems:
-                place = f"{where}: id {row['id']!r}"
-                raise UserError(f"{place} is not among the {len(problems)} problems; is --limit the same?")
+                known = f"is not among the {len(problems)} problems"
+                raise UserError(f"{where}: id {row['id']!r} {known}; is --limit the same?")
             self._line_of.add(key, number)
             samples.add(row["sample"])
         if lines := self._line_of.repeated():
@@ -81,7 +81,7 @@ class Predictions:
             self._starts.append(self._starts[-1] + len(line))
 
     def get(self, problem_id: str, sample: int) -> Row:
-        """The prediction, or what stands for a missing one."""
+        """The prediction, or an empty one with the finish reason `missing`."""
         number = self._line_of.get((problem_id, sample))
         if number is None:
             return {**MISSING, "id": problem_id, "sample": sample}
@@ -89,15 +89,13 @@ class Predictions:
         return loads(self._file.readline().removeprefix(b"\xef\xbb\xbf"), f"{self.path}:{number}")
 
     def pairs(self, problems: Iterator[Row] | Problems) -> Iterator[tuple[Row, Row]]:
-        """(problem, prediction) for every problem and every sample that any problem has, in the problems' order."""
+        """Yields (problem, prediction) in the problems' order, for every sample number that any problem has."""
         for problem in problems:
             for sample in self.samples:
                 yield problem, self.get(problem["id"], sample)
 
 
-def rows_asked(predictions: Path) -> int | None:
-    """On how many problems the predictions were made, by their manifest; None without one, and all problems count."""
-    manifest_path = path_for(predictions)
-    if not manifest_path.is_file():
-        return None
-    return read_json(manifest_path)["inputs"]["problems"]["rows"]
+def number_of_problems(predictions: Path) -> int | None:
+    """The number of problems that the predictions were made for, by their manifest; None without a manifest."""
+    manifest = path_for(predictions)
+    return read_json(manifest)["inputs"]["problems"]["rows"] if manifest.is_file() else None

@@ -1,4 +1,4 @@
-"""The critic with judges of known worth instead of a model: which judges pass, what is asked again, what is refused."""
+"""The critic with judges of known worth instead of a model: which judges pass, which calls are repeated, what is refused."""
 
 from __future__ import annotations
 
@@ -119,6 +119,7 @@ def score_all(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_perfect_judge_passes_and_a_coin_fails(monkeypatch: pytest.MonkeyPatch, folder: Path):
     code, judge = run_critic(monkeypatch, folder, perfect, "--controls", "30", "--critic_limit", "40")
     assert code == 0
@@ -221,7 +222,7 @@ def test_ratings_reach_scores_and_comparison(
     assert "Ratings of the same problems: distilled against baseline +4.00 [+4.00, +4.00] on 30 questions.\n" in text
 
 
-def test_the_subset_is_the_same_whatever_the_order():
+def test_the_subset_does_not_depend_on_the_order():
     rows = problems(50)
     names = [row["id"] for row in llm_judge.chosen(rows, 10)]
     assert [row["id"] for row in llm_judge.chosen(rows[::-1], 10)] == names
@@ -247,7 +248,7 @@ def test_nothing_is_asked_twice_and_a_killed_run_resumes(monkeypatch: pytest.Mon
     assert (folder / "distilled.critic.json").read_bytes() == before
 
 
-def test_what_cannot_be_read_is_asked_again_then_left_out(monkeypatch: pytest.MonkeyPatch, folder: Path):
+def test_unreadable_replies_are_requested_again_and_then_left_out(monkeypatch: pytest.MonkeyPatch, folder: Path):
     options = ("--criteria", "validity", "--controls", "20")
 
     def shy(reference: str, solution: str, request: Request) -> str:

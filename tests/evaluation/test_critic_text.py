@@ -1,4 +1,4 @@
-"""What a judge is told and how its reply is read: quotes, planted mistakes, ratings."""
+"""The prompt of a judge and how its reply is read: quotes, planted mistakes, ratings."""
 
 from __future__ import annotations
 

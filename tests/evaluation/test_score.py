@@ -1,3 +1,5 @@
+"""score.py: verdicts, words, steps, groups, several samples, and what it refuses."""
+
 from __future__ import annotations
 
 import json
@@ -74,7 +76,7 @@ def test_words_are_counted_to_the_answer(data_root: Path):
     assert row["words_to_answer"] == len(["Three", "and", "one:", "3+1=4", "####", "4"])
 
 
-def test_what_runs_on_stops_and_checks_out(data_root: Path):
+def test_runaway_text_ends_and_correct_steps(data_root: Path):
     score(data_root, PREDICTIONS)
     summary, rows = summary_of(data_root), read_rows(data_root.parent / "p/method.scores.jsonl")
     assert [(row["steps"], row["steps_right"]) for row in rows[:4]] == [(1, 1), (1, 0), (0, 0), (1, 1)]
@@ -128,7 +130,7 @@ def test_a_second_run_and_a_run_after_deleting_give_the_same_bytes(data_root: Pa
     assert [path.read_bytes() for path in files] == before
 
 
-def test_changed_predictions_are_scored_anew(data_root: Path):
+def test_changed_predictions_are_scored_again(data_root: Path):
     score(data_root, PREDICTIONS)
     score(data_root, [*PREDICTIONS[:1], prediction(1, "#### 2"), *PREDICTIONS[2:]])
     assert summary_of(data_root)["accuracy"] == 4 / 8
@@ -180,7 +182,7 @@ def test_scores_of_an_older_schema_are_refused(data_root: Path):
 
 
 def test_the_original_protocol(data_root: Path):
-    """Whole line after the first ####, else the last line; words of the whole text; no other verdict than right."""
+    """The answer is the complete line after the first ####, else the last line. Words are those of the complete text."""
     rows = [
         prediction(0, "#### 1"),
         prediction(1, "so it is\n2"),

@@ -1,4 +1,4 @@
-"""The report's page in a real browser: filters, links, keys, escaping, size; nothing asked of the network, no error."""
+"""The report's page in a real browser: filters, links, keys, escaping, size; no request to the network, no error."""
 
 from __future__ import annotations
 
