@@ -1,38 +1,27 @@
-"""Finds a backend by its name: checks it, previews a prompt, loads the model. Only this module imports backends/.
+"""Finds a backend by its name. Only this module imports backends/.
 
-Every module backends/<name>_backend.py offers the functions and constants of `BackendModule`.
+A backend is a module backends/<name>_backend.py that offers:
+
+    reads_model_files   False if a server has the model, or if there is none
+    manifest_settings   settings recorded with its texts, so that made-up texts never mix with a model's
+    check(options)      raises UserError, within a moment, if the backend cannot run with these `EngineOptions`
+    preview(options, messages, sampling)    the prompt as the model reads it; loads a tokenizer at most
+    load(options, sampling)                 a `Backend`
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import Any
 
 from cotkit.core.model_identity import fingerprint
 from cotkit.generation.options import EngineOptions
-from cotkit.generation.prompts import Message
 from cotkit.generation.types import Backend, Request, Sampling
 
 
-class BackendModule(Protocol):
-    """What a backend's module offers."""
-
-    reads_model_files: bool  # False if a server has the model, or there is none
-    manifest_settings: dict[str, Any]  # recorded with every text, so that made-up texts never mix with a model's
-
-    def check(self, options: EngineOptions) -> None:
-        """Raises UserError, within a moment, if the backend cannot run with these options."""
-
-    def preview(self, options: EngineOptions, messages: list[Message], sampling: Sampling) -> str:
-        """The prompt exactly as the model reads it; loads a tokenizer at most."""
-
-    def load(self, options: EngineOptions, sampling: Sampling) -> Backend:
-        """Loads the model. Slow: everything else must be checked before."""
-
-
-def _module(options: EngineOptions) -> BackendModule:
-    return cast(BackendModule, import_module(f"cotkit.generation.backends.{options.backend}_backend"))
+def _module(options: EngineOptions) -> Any:
+    return import_module(f"cotkit.generation.backends.{options.backend}_backend")
 
 
 def check(options: EngineOptions) -> None:
@@ -46,7 +35,7 @@ def preview(options: EngineOptions, request: Request, sampling: Sampling) -> str
 
 
 def load(options: EngineOptions, sampling: Sampling) -> Backend:
-    """Loads the model. Slow: everything else must be checked before."""
+    """Loads the model. This is slow, so everything else must be checked before."""
     return _module(options).load(options, sampling)
 
 
@@ -61,10 +50,6 @@ def describe(options: EngineOptions, sampling: Sampling) -> dict[str, Any]:
     A local model is identified by its files, a served one by its name. The backend is left out, because the same model
     writes the same texts on all of them. The seed is left out of greedy runs.
     """
-    settings = {
-        "model": options.model,
-        "model_files": fingerprint(options.model) if model_with_files(options) else options.model,
-        **asdict(sampling),
-        **_module(options).manifest_settings,
-    }
+    files = fingerprint(options.model) if model_with_files(options) else options.model
+    settings = {"model": options.model, "model_files": files, **asdict(sampling), **_module(options).manifest_settings}
     return {**settings, "seed": options.seed} if sampling.temperature > 0 else settings

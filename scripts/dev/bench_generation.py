@@ -1,8 +1,7 @@
-"""Speed and memory of generation: a plain loop over `generate`, this project's backends, and vLLM by itself.
+"""Speed and memory of generation: a plain loop over `generate`, this project's backends, and vLLM alone.
 
 Reads   <data_root>/<dataset>/test.jsonl, a model, an adapter
-Prints  a Markdown table (and writes it to --output): answers a second, tokens a second, peak memory, medians of the
-        repetitions, and each as a multiple of the plain loop
+Prints  a Markdown table: medians of the repetitions, and answers and tokens per second as multiples of the first part
 
     python scripts/dev/bench_generation.py --config configs/smollm2_cpu/infer.yaml --limit 64 --dataset gsm_symbolic \\
         --lora_path outputs/smollm2_cpu/train/strong_baseline
@@ -10,14 +9,14 @@ Prints  a Markdown table (and writes it to --output): answers a second, tokens a
 
 | part | what runs |
 |---|---|
-| plain | batches in input order, padded, `generate` until the slowest row ends |
+| plain | padded batches in input order, `generate` until the slowest row ends |
 | transformers_whole | the transformers backend with --no-stop_at_answer |
-| transformers, vllm, openai | the backends as they are by default; openai needs --base_url |
-| raw_vllm | vLLM's own `LLM.generate` over the same token ids, nothing of this project around it |
+| transformers, vllm, openai | the backends with their defaults; openai needs --base_url |
+| raw_vllm | vLLM's own `LLM.generate` on the same token ids, without this project |
 
-Every part of every repetition is a process of its own, parts take turns, and loading and a warm-up are not counted. All
-get the same prompts, the same merged weights, greedy decoding. An answer is a row that ended by itself or whose answer
-line is complete. Memory is the peak of the process and its children.
+Every measurement is a process of its own, and parts take turns. Loading and a warm-up are not counted. All parts get the
+same prompts, the same merged weights and greedy decoding. An answer is a row that ended with EOS or holds a complete answer
+line. Memory is the peak of the process and its children.
 """
 
 from __future__ import annotations
@@ -25,58 +24,52 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from cotkit.generation import engines, options
-from cotkit.generation.chat_model import check_model
-
-ROOT = Path(__file__).resolve().parents[2]
 from cotkit.core import cli
-from cotkit.core.datasets import PREPARABLE
 from cotkit.core.errors import UserError
-from cotkit.core.files import write_bytes_atomic
 from cotkit.core.jsonl import Row
-from cotkit.core.problems import problem_path, read_problems
-from cotkit.generation import prompts
+from cotkit.core.markdown import Table
+from cotkit.core.problems import add_test_set_arguments, problem_path, read_problems
+from cotkit.generation import chat_model, engines, options, prompts
 from cotkit.generation.types import Completion, Request, Sampling
 from cotkit.grading.extraction import answer_line_end
 
 PARTS = ("plain", "transformers_whole", "transformers", "vllm", "raw_vllm", "openai")
 IN_VLLM = ("vllm", "raw_vllm")
-WARM_UP = 2  # prompts
+WARM_UP_PROMPTS = 2
 PROMPTS = 64
 PLAIN_BATCH = 32
+HEADER = ["part", "answers", "answers/s", "x", "tokens/s", "x", "CPU s", "peak MiB", "seconds of each run"]
 
 Run = Callable[[Sequence[Request]], list[Completion]]
 
 
 def build_parser() -> cli.StageParser:
     parser = cli.StageParser(__doc__, "limit", "seed", "dry_run")
-    bench = parser.add_argument_group("bench; --limit is the number of prompts (default 64)")
+    bench = parser.add_argument_group(f"bench; --limit is the number of prompts (default {PROMPTS})")
+    add_test_set_arguments(bench)
     bench.add_argument("--base_model", required=True, metavar="NAME", help="hub name or folder")
     bench.add_argument("--lora_path", metavar="DIR", help="adapter folder")
-    bench.add_argument("--dataset", default="gsm_symbolic", choices=PREPARABLE, help="default gsm_symbolic")
-    bench.add_argument("--data_root", type=Path, default=Path("data"), help="prepared problems (default data)")
     bench.add_argument("--repetitions", type=cli.positive_int, default=3, metavar="N", help="default 3")
     bench.add_argument("--parts", metavar="A,B", help=f"some of {','.join(PARTS)} (default: all that can run)")
-    bench.add_argument("--vllm_python", metavar="PATH", help="interpreter of the environment that vLLM is installed in")
-    bench.add_argument("--output", type=Path, metavar="MD", help="where the table goes as well")
-    bench.add_argument("--only", choices=PARTS, help="measure one part here and now, and print it as JSON")
+    bench.add_argument("--vllm_python", metavar="PATH", help="Python of the environment in which vLLM is installed")
+    bench.add_argument("--only", choices=PARTS, help="measure one part in this process and print it as JSON")
     options.add_arguments(parser, max_new_tokens=160)
     return parser
 
 
 def parts_of(args: argparse.Namespace) -> list[str]:
     """The parts to run. Raises UserError for one that does not exist or lacks its flag."""
-    lacks = {"vllm": "--vllm_python", "raw_vllm": "--vllm_python", "openai": "--base_url"}
-    missing = {part: flag for part, flag in lacks.items() if not getattr(args, flag[2:], None)}
+    needs = {"vllm": "--vllm_python", "raw_vllm": "--vllm_python", "openai": "--base_url"}
+    missing = {part: flag for part, flag in needs.items() if not getattr(args, flag[2:])}
     parts = args.parts.split(",") if args.parts else [part for part in PARTS if part not in missing]
     for part in parts:
         if part not in PARTS:
@@ -87,16 +80,13 @@ def parts_of(args: argparse.Namespace) -> list[str]:
 
 
 def requests_of(args: argparse.Namespace) -> list[Request]:
-    path = problem_path(args.data_root, args.dataset, "test")
-    problems = read_problems(path, args.limit or PROMPTS)
+    problems = read_problems(problem_path(args.data_root, args.dataset, args.split), args.limit or PROMPTS)
     return [Request(problem["id"], 0, prompts.student_messages(problem["question"])) for problem in problems]
 
 
 def plain_loop(args: argparse.Namespace) -> Run:
-    """The usual loop; it knows both ends of a turn, as ours does."""
+    """The usual loop. Like our backends it knows all tokens that end a turn."""
     import torch
-
-    from cotkit.generation import chat_model
 
     tokenizer = chat_model.load_tokenizer(args.base_model)
     model = chat_model.load_model(args.base_model, args.lora_path, torch.float32).eval()
@@ -117,7 +107,7 @@ def plain_loop(args: argparse.Namespace) -> Run:
 
 
 def completed(tokenizer: Any, tokens: list[int], ends: list[int]) -> Completion:
-    """A row of `generate`'s output, without what comes after its end."""
+    """A row of `generate`'s output, up to its first end token."""
     length = next((number for number, token in enumerate(tokens, 1) if token in ends), None)
     text = tokenizer.decode(tokens[:length], skip_special_tokens=True)
     return Completion(text, "length" if length is None else "stop", 0, length or len(tokens))
@@ -125,7 +115,6 @@ def completed(tokenizer: Any, tokens: list[int], ends: list[int]) -> Completion:
 
 def raw_vllm(args: argparse.Namespace) -> Run:
     """vLLM's own batch interface, with the settings that our backend gives its engine on a CPU."""
-    from cotkit.generation import chat_model
     from cotkit.generation.backends import vllm_backend
 
     tokenizer = chat_model.load_tokenizer(args.base_model)
@@ -157,44 +146,41 @@ def raw_vllm(args: argparse.Namespace) -> Run:
     return run
 
 
-def backend_run(args: argparse.Namespace, part: str) -> Run:
-    args.backend = part.removesuffix("_whole")
-    sampling = Sampling(args.max_new_tokens, stop_at_answer=not part.endswith("_whole"))
+def backend_run(args: argparse.Namespace) -> Run:
+    args.backend = args.only.removesuffix("_whole")
+    sampling = Sampling(args.max_new_tokens, stop_at_answer=not args.only.endswith("_whole"))
     backend = engines.load(options.engine_from(args, args.base_model, args.lora_path), sampling)
     return lambda requests: [completion for _, completion in backend.generate(requests)]
 
 
 def measure(args: argparse.Namespace) -> Row:
-    """One part, in this process."""
+    """Measures the part --only in this process."""
     requests = requests_of(args)
-    loads = {"plain": plain_loop, "raw_vllm": raw_vllm}
-    run = loads[args.only](args) if args.only in loads else backend_run(args, args.only)
-    run(requests[:WARM_UP])
+    run = {"plain": plain_loop, "raw_vllm": raw_vllm}.get(args.only, backend_run)(args)
+    run(requests[:WARM_UP_PROMPTS])
     begun, used = time.monotonic(), cpu_seconds()
     completions = run(requests)
     seconds, used = time.monotonic() - begun, cpu_seconds() - used
-    answers = sum(
-        one.finish_reason in ("stop", "answer") or answer_line_end(one.text) is not None for one in completions
-    )
+    ended = [one.finish_reason in ("stop", "answer") or answer_line_end(one.text) is not None for one in completions]
     tokens = sum(one.completion_tokens for one in completions)
-    found = {"rows": len(completions), "answers": answers, "tokens": tokens}
+    found = {"rows": len(completions), "answers": sum(ended), "tokens": tokens}
     return {**found, "seconds": seconds, "cpu_seconds": used, "mib": peak_mib()}
 
 
 def processes() -> list[Any]:
-    """This process and the children that still live."""
+    """This process and its living children."""
     import psutil
 
     return [psutil.Process(), *psutil.Process().children(recursive=True)]
 
 
 def cpu_seconds() -> float:
-    """Time on all cores so far: what a busy machine disturbs least."""
+    """CPU time so far. Other load on the machine disturbs it less than wall time."""
     return sum(sum(process.cpu_times()[:2]) for process in processes())
 
 
 def peak_mib() -> float:
-    """Peak resident memory of these processes in MiB (VmHWM on Linux); what they share is counted in each."""
+    """Peak resident memory of these processes in MiB (VmHWM on Linux); shared memory counts in each."""
     total = 0
     for process in processes():
         with contextlib.suppress(OSError):
@@ -204,44 +190,41 @@ def peak_mib() -> float:
 
 
 def measure_elsewhere(part: str, args: argparse.Namespace, argv: list[str]) -> Row:
-    """One part in a process of its own. Raises UserError with the end of its messages if it fails."""
+    """Measures a part in its own process. Raises UserError with the end of its messages if it fails."""
     python = args.vllm_python if part in IN_VLLM else sys.executable
     command = [python, str(Path(__file__).resolve()), *argv, "--only", part]
     done = subprocess.run(command, check=False, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
         raise UserError(f"{part} failed: {done.stderr.strip()[-1500:]}")
     found = json.loads(done.stdout.strip().split("\n")[-1])
-    answers, tokens = (found[name] / found["seconds"] for name in ("answers", "tokens"))
-    costs = f"{found['seconds']:.1f} s, {found['cpu_seconds']:.1f} s of CPU, {found['mib']:.0f} MiB"
-    print(f"{part}: {answers:.2f} answers/s, {tokens:.0f} tokens/s, {costs}", file=sys.stderr, flush=True)
+    print(f"{part}: {found['seconds']:.1f} s", file=sys.stderr, flush=True)
     return found
 
 
 def table(runs: dict[str, list[Row]]) -> str:
-    """Medians of the repetitions; the first part is 1."""
-    lines = ["| part | answers | answers/s | x | tokens/s | x | CPU s | peak MiB | seconds of each run |"]
-    lines.append("|---|" + "---|" * 8)
-    medians = {
-        part: [statistics.median(row[name] / row["seconds"] for row in rows) for name in ("answers", "tokens")]
+    """Medians of the repetitions, and multiples of the first part."""
+    speeds = {
+        part: [median(row[name] / row["seconds"] for row in rows) for name in ("answers", "tokens")]
         for part, rows in runs.items()
     }
-    first = next(iter(medians.values()))
+    first = next(iter(speeds.values()))
+    lines = []
     for part, rows in runs.items():
-        answers, tokens = medians[part]
-        ratios = [f"{value / base:.2f}" if base else "" for value, base in zip(medians[part], first, strict=True)]
-        seconds = ", ".join(f"{row['seconds']:.1f}" for row in rows)
-        lines.append(
-            f"| {part} | {rows[0]['answers']} of {rows[0]['rows']} | {answers:.2f} | {ratios[0]} | {tokens:.0f} | {ratios[1]} "
-            f"| {statistics.median(row['cpu_seconds'] for row in rows):.1f} "
-            f"| {statistics.median(row['mib'] for row in rows):.0f} | {seconds} |"
+        (answers, tokens), first_row = speeds[part], rows[0]
+        times = [f"{value / base:.2f}" if base else "" for value, base in zip(speeds[part], first, strict=True)]
+        cpu, mib = (
+            f"{median(row[name] for row in rows):.{digits}f}" for name, digits in (("cpu_seconds", 1), ("mib", 0))
         )
-    return "\n".join(lines) + "\n"
+        seconds = ", ".join(f"{row['seconds']:.1f}" for row in rows)
+        count = f"{first_row['answers']} of {first_row['rows']}"
+        lines.append([part, count, f"{answers:.2f}", times[0], f"{tokens:.0f}", times[1], cpu, mib, seconds])
+    return "\n".join(Table(HEADER, lines).lines())
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = build_parser().parse(argv)
-    check_model(args.base_model)
+    chat_model.check_model(args.base_model)
     if args.only:
         print(json.dumps(measure(args)))
         return 0
@@ -253,9 +236,7 @@ def main(argv: list[str] | None = None) -> int:
     for _ in range(args.repetitions):
         for part in parts:
             runs[part].append(measure_elsewhere(part, args, argv))
-    print(table(runs), end="")
-    if args.output:
-        write_bytes_atomic(args.output, [table(runs).encode("utf-8")])
+    print(table(runs))
     return 0
 
 

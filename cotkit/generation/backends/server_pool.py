@@ -38,26 +38,18 @@ class Blame(Enum):
     EITHER = "either"  # counts against both
 
 
+@dataclass(eq=False)
 class AttemptError(Exception):
-    """A failed attempt; the message is one short line.
+    """A failed attempt; `reason` is one short line."""
 
-    Args:
-        silent: nothing came within the time limit. The second silence in a row is enough to give the server up.
-        hopeless: another try cannot help (a wrong key, model or address).
-        retry_after: seconds for which the server asked not to be called.
-    """
+    reason: str
+    blame: Blame = Blame.EITHER
+    silent: bool = False  # nothing came within the time limit; two silences in a row are enough to give the server up
+    hopeless: bool = False  # another try cannot help (a wrong key, model or address)
+    retry_after: float = 0  # seconds for which the server asked not to be called
 
-    def __init__(
-        self,
-        reason: str,
-        blame: Blame = Blame.EITHER,
-        *,
-        silent: bool = False,
-        hopeless: bool = False,
-        retry_after: float = 0,
-    ) -> None:
-        super().__init__(reason)
-        self.blame, self.silent, self.hopeless, self.retry_after = blame, silent, hopeless, retry_after
+    def __str__(self) -> str:
+        return self.reason
 
 
 def delay(failures: int) -> float:
