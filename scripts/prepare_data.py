@@ -1,13 +1,13 @@
-"""Stage 0: turns a data set into problem files, one id a problem, the same for every later stage.
+"""Stage 0: turns a data set into problem files. Each problem gets an id that all later stages keep.
 
-Reads   the Hugging Face hub at pinned revisions, or local raw files with --source DIR, or nothing (gsm_symbolic is made)
+Reads   the Hugging Face hub at pinned revisions, or local raw files with --source DIR; gsm_symbolic is generated
 Writes  <data_root>/<dataset>/<split>.jsonl
     {"id": "gsm8k-train-02716", "dataset": "gsm8k", "split": "train", "question": "...", "solution": "...", "answer": "18"}
 
     python scripts/prepare_data.py --dataset gsm_symbolic
     python scripts/prepare_data.py --dataset gsm8k math500 aime aime25 amc23
 
-An id names the row, from 0, of the split it was published in: GSM8K's dev rows are rows of its train file.
+The number in an id is the row, from 0, in the split that was published: GSM8K's dev rows are rows of its train file.
 """
 
 from __future__ import annotations
@@ -15,23 +15,25 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from cotkit.core import cli, jsonl, manifest
+from cotkit.core import cli, jsonl
 from cotkit.core.datasets import PREPARABLE
 from cotkit.core.errors import UserError
 from cotkit.core.files import locked
 from cotkit.core.jsonl import Row
+from cotkit.core.manifest import Manifest
 
-DEV_SHARE, SPLIT_SEED = 0.1, 42  # the original experiment's train_test_split(test_size=0.1, seed=42)
+DEV_SHARE, SPLIT_SEED = 0.1, 42  # train_test_split(test_size=0.1, seed=42) of the original experiment
+Splits = dict[str, list[Row]]
 
 
 @dataclass(frozen=True)
 class PublishedSource:
-    """Where a published split lies, on the hub (repository, configuration, split, commit) and as a raw local file."""
+    """A published split, on the hub at a commit and as a local raw file."""
 
     repository: str
     config: str | None
@@ -58,14 +60,14 @@ SOURCES: dict[tuple[str, str], PublishedSource] = {
     ),
 }
 
-# gsm_symbolic: the lengths that a 135M model can learn in minutes, and how many problems each split gets.
+# gsm_symbolic: lengths that a 135M model can learn in minutes, and the number of problems per split.
 MAX_SOLUTION_WORDS, MAX_QUESTION_WORDS = 32, 45
 SYMBOLIC_SIZES = {"test": 500, "dev": 200, "train": 2000}
 SYMBOLIC_TAIL = "Give the result as your final answer. Do not include units."
 
 
 def read_source(source: PublishedSource, raw_root: Path | None) -> list[Row]:
-    """The rows of a published split, in its order."""
+    """The rows of a published split, in its order. Raises UserError if it cannot be read."""
     if raw_root is not None:
         path = raw_root / source.raw_file
         if not path.is_file():
@@ -82,7 +84,7 @@ def read_source(source: PublishedSource, raw_root: Path | None) -> list[Row]:
 
 
 def convert_gsm8k(row: Row) -> Row:
-    """Splits GSM8K's answer field at its last line ``#### x``; thousands commas leave the answer."""
+    """Splits GSM8K's answer field at its last ``#### x`` and removes thousands commas from the answer."""
     solution, mark, answer = row["answer"].rpartition("####")
     if not mark:
         raise UserError(f"gsm8k: an answer without '####': {row['answer'][:60]!r}")
@@ -90,7 +92,7 @@ def convert_gsm8k(row: Row) -> Row:
 
 
 def convert_competition(row: Row) -> Row:
-    """MATH-500, AIME and AMC: some name the question `problem`, some hold no solution, AMC writes 27 as 27.0."""
+    """MATH-500, AIME and AMC. Some call the question `problem`, some have no solution, AMC writes 27 as 27.0."""
     answer = re.sub(r"^(-?\d+)\.0$", r"\1", str(row["answer"]))
     question = row.get("question") or row["problem"]
     extra = {key: row[key] for key in ("subject", "level") if key in row}
@@ -108,8 +110,8 @@ def _problem(dataset: str, split: str, number: int, fields: Row) -> Row:
     return {"id": f"{dataset}-{split}-{number:05d}", "dataset": dataset, "split": split, **fields}
 
 
-def gsm8k(raw_root: Path | None, seed: int) -> dict[str, list[Row]]:
-    """Train, dev and test; dev is cut from the published train split, in the shuffle's order."""
+def gsm8k(raw_root: Path | None) -> Splits:
+    """Train, dev and test. Dev is a random part of the published train split."""
     from datasets import Dataset
 
     published = published_split("gsm8k", "train", raw_root)
@@ -120,22 +122,20 @@ def gsm8k(raw_root: Path | None, seed: int) -> dict[str, list[Row]]:
     return {"train": train, "dev": dev, "test": published_split("gsm8k", "test", raw_root)}
 
 
-def gsm_symbolic(raw_root: Path | None, seed: int) -> dict[str, list[Row]]:
-    """Short GSM templates from reasoning-gym; splits have seeds of their own and share no question."""
+def gsm_symbolic(seed: int) -> Splits:
+    """Short GSM templates from reasoning-gym. Each split has its own seed, and no question is in two splits."""
     seen: set[str] = set()
-    splits: dict[str, list[Row]] = {}
+    splits: Splits = {}
     for offset, (split, size) in enumerate(SYMBOLIC_SIZES.items()):
-        fresh = _short_symbolic(seed + offset, seen)
-        splits[split] = [
-            _problem("gsm_symbolic", split, number, fields) for number, fields in enumerate(islice(fresh, size))
-        ]
+        chosen = islice(_short_symbolic(seed + offset, seen), size)
+        splits[split] = [_problem("gsm_symbolic", split, number, fields) for number, fields in enumerate(chosen)]
     return splits
 
 
 def _short_symbolic(seed: int, seen: set[str]) -> Iterator[Row]:
     import reasoning_gym
 
-    # Every item has its own seed inside the data set, so asking for more than is used changes nothing.
+    # Each item has its own seed, so the size of the data set does not change the items.
     for item in reasoning_gym.create_dataset("gsm_symbolic", seed=seed * 1_000_003, size=50_000):
         question = item["question"].removesuffix(SYMBOLIC_TAIL).strip()
         solution = item["metadata"]["answer_cot"].rpartition("####")[0].rstrip()
@@ -145,32 +145,25 @@ def _short_symbolic(seed: int, seen: set[str]) -> Iterator[Row]:
             yield {"question": question, "solution": solution, "answer": item["answer"]}
 
 
-def competition(dataset: str) -> Callable[[Path | None, int], dict[str, list[Row]]]:
-    """A data set that is only a published test split."""
-    return lambda raw_root, seed: {"test": published_split(dataset, "test", raw_root)}
-
-
-MAKERS: dict[str, Callable[[Path | None, int], dict[str, list[Row]]]] = {
-    "gsm8k": gsm8k,
-    "gsm_symbolic": gsm_symbolic,
-    **{dataset: competition(dataset) for dataset in PREPARABLE if dataset not in ("gsm8k", "gsm_symbolic")},
-}
+def splits_of(dataset: str, raw_root: Path | None, seed: int) -> Splits:
+    """All splits of a data set as problem rows."""
+    if dataset == "gsm_symbolic":
+        return gsm_symbolic(seed)
+    return gsm8k(raw_root) if dataset == "gsm8k" else {"test": published_split(dataset, "test", raw_root)}
 
 
 def prepare(dataset: str, args: argparse.Namespace) -> None:
-    """Writes every split of one data set, or says that they are there."""
+    """Writes every split of one data set, unless they exist already."""
     folder: Path = args.data_root / dataset
-    # Where the rows came from is recorded, not compared: both places hold the same rows.
+    # The origin of the rows is recorded but not compared: the hub and the raw files have the same rows.
     settings: Row = {"dataset": dataset}
     if dataset == "gsm_symbolic":
-        settings.update(seed=args.seed, sizes=SYMBOLIC_SIZES, max_words=[MAX_QUESTION_WORDS, MAX_SOLUTION_WORDS])
-    record = manifest.Manifest(
-        "prepare_data", folder / "test.jsonl", settings, seed=args.seed, overwrite=args.overwrite
-    )
+        settings |= {"seed": args.seed, "sizes": SYMBOLIC_SIZES, "max_words": [MAX_QUESTION_WORDS, MAX_SOLUTION_WORDS]}
+    record = Manifest("prepare_data", folder / "test.jsonl", settings, seed=args.seed, overwrite=args.overwrite)
     if record.check() == "done":
         print(f"{folder}: done already, {record.read()['counts']}")
         return
-    splits = MAKERS[dataset](args.source, args.seed)
+    splits = splits_of(dataset, args.source, args.seed)
     if args.dry_run:
         for split, rows in splits.items():
             print(f"{folder / split}.jsonl would get {len(rows)} problems; the first: {rows[0]}")
@@ -188,7 +181,9 @@ def prepare(dataset: str, args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = cli.StageParser(__doc__, "seed", "dry_run", "overwrite")
     parser.add_argument("--dataset", nargs="+", required=True, choices=PREPARABLE, help="one or several")
-    parser.add_argument("--source", type=Path, metavar="DIR", help="local raw files instead of the hub")
+    parser.add_argument(
+        "--source", type=Path, metavar="DIR", help="folder of local raw files to read instead of the hub"
+    )
     parser.add_argument("--data_root", type=Path, default=Path("data"), help="where to write (default data)")
     args = parser.parse(argv)
     for dataset in dict.fromkeys(args.dataset):

@@ -1,8 +1,8 @@
-"""One problem's way through all files of a run.
+"""Shows everything that a run has about one problem.
 
 Reads   <data_root>/*/*.jsonl, and in RUN teacher.jsonl, teacher.round<N>.jsonl, kept.jsonl, kept.rejected.jsonl,
         datasets/*.jsonl, predictions/<dataset>/<method>.jsonl and .scores.jsonl, as far as they exist
-Prints  question, gold answer, teacher samples with what became of them, training rows, predictions with their verdicts
+Prints  question, gold answer, teacher samples and whether they were kept, training rows, predictions and their verdicts
 
     python scripts/trace.py gsm_symbolic-train-00007 --run outputs/smollm2_cpu
     python scripts/trace.py gsm_symbolic-test-00007 --run outputs/smollm2_cpu
@@ -10,9 +10,8 @@ Prints  question, gold answer, teacher samples with what became of them, trainin
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from cotkit.core import cli
@@ -23,19 +22,17 @@ from cotkit.generation import prompts
 
 
 def rows_of(path: Path, problem_id: str) -> list[Row]:
-    """A file's records of one problem; none where there is no file."""
+    """A file's records of one problem. None if there is no such file."""
     return [row for row in map(with_id, read(path)) if row["id"] == problem_id] if path.is_file() else []
 
 
 def find_problem(problem_id: str, run: Path, data_root: Path) -> Row:
-    """The problem's record, from the teacher's file or the prepared problems. Raises UserError if it is in neither."""
+    """The problem's record in the teacher's file or the prepared problems. Raises UserError if it is in neither."""
     paths = [run / "teacher.jsonl", *sorted(data_root.glob("*/*.jsonl"))]
     for path in paths:
         if found := rows_of(path, problem_id):
             return found[0]
-    raise UserError(
-        f"{problem_id}: stands in none of {len(paths)} files (teacher.jsonl of {run}, {data_root}/*/*.jsonl)"
-    )
+    raise UserError(f"{problem_id}: not found in {len(paths)} files (teacher.jsonl of {run}, {data_root}/*/*.jsonl)")
 
 
 def section(title: str, text: str) -> str:
@@ -44,17 +41,15 @@ def section(title: str, text: str) -> str:
 
 
 def teacher_samples(problem_id: str, run: Path) -> Iterator[str]:
-    """What the teacher wrote, and whether the filter kept it."""
+    """The teacher's samples, and whether the filter kept them."""
     kept = {row["sample"]: "kept" for row in rows_of(run / "kept.jsonl", problem_id)}
-    rejected = {
-        row["sample"]: f"rejected, {row['reason']}: {row['detail']}"
-        for row in rows_of(run / "kept.rejected.jsonl", problem_id)
-    }
+    rejected_rows = rows_of(run / "kept.rejected.jsonl", problem_id)
+    rejected = {row["sample"]: f"rejected, {row['reason']}: {row['detail']}" for row in rejected_rows}
     later = sorted(run.glob("teacher.round*.jsonl"), key=lambda path: (len(path.name), path.name))
     for path in [run / "teacher.jsonl", *later]:
         for row in rows_of(path, problem_id):
-            fate = {**rejected, **kept}.get(row["sample"], "not filtered yet")
-            yield section(f"teacher sample {row['sample']} ({row['finish_reason']}): {fate}", row["response"])
+            result = {**rejected, **kept}.get(row["sample"], "not filtered yet")
+            yield section(f"teacher sample {row['sample']} ({row['finish_reason']}): {result}", row["response"])
 
 
 def training_rows(problem: Row, run: Path) -> Iterator[str]:
@@ -67,7 +62,7 @@ def training_rows(problem: Row, run: Path) -> Iterator[str]:
 
 
 def predictions(problem_id: str, run: Path) -> Iterator[str]:
-    """What every method answered, and the verdict on it."""
+    """Every method's predictions and their verdicts."""
     for path in sorted((run / "predictions").glob("*/*.jsonl")):
         if path.name.endswith(".scores.jsonl"):
             continue
@@ -78,25 +73,22 @@ def predictions(problem_id: str, run: Path) -> Iterator[str]:
             yield section(f"{path.stem} sample {row['sample']} ({row['finish_reason']}): {verdict}", row["response"])
 
 
-def trace(problem_id: str, run: Path, data_root: Path) -> Iterable[str]:
-    """Every section about one problem."""
+def trace(problem_id: str, run: Path, data_root: Path) -> Iterator[str]:
+    """All sections about one problem."""
     problem = find_problem(problem_id, run, data_root)
-    yield section(
-        f"{problem_id} ({problem['dataset']} {problem['split']}), gold {problem['answer']!r}", problem["question"]
-    )
+    title = f"{problem_id} ({problem['dataset']} {problem['split']}), gold {problem['answer']!r}"
+    yield section(title, problem["question"])
     yield from teacher_samples(problem_id, run)
     yield from training_rows(problem, run)
     yield from predictions(problem_id, run)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("id", help="of the problem, such as gsm8k-test-00012")
+    parser = cli.StageParser(__doc__)
+    parser.add_argument("id", help="id of the problem, such as gsm8k-test-00012")
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="folder of the run")
-    parser.add_argument(
-        "--data_root", type=Path, default=Path("data"), metavar="DIR", help="prepared problems (default data)"
-    )
-    args = parser.parse_args(argv)
+    parser.add_argument("--data_root", type=Path, default=Path("data"), help="prepared problems (default data)")
+    args = parser.parse(argv)
     print("\n\n".join(trace(args.id, args.run, args.data_root)))
     return 0
 

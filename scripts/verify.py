@@ -59,7 +59,7 @@ def recounted(output: Path, record: Row) -> Iterator[tuple[Path, Row, Row]]:
         yield output, {key: counts.get(key) for key in {**found, **counts} if key != "identical_copies"}, found
     elif "rows" in counts and output.is_file():
         yield output, {"rows": counts["rows"]}, {"rows": rows_in(output)}
-    for name, path in files.items():
+    for name, path in files.items():  # +Counter(...) leaves out the zeros
         if name.endswith(".scores.jsonl"):
             yield path, +Counter(counts["verdicts"]), Counter(row["verdict"] for row in read(path))
         elif name.endswith(".rejected.jsonl"):

@@ -20,6 +20,7 @@ class LineIndex:
     def add(self, key: Hashable, line: int) -> None:
         self._hashes.append(hash(key))
         self._lines.append(line)
+        self._sorted = False
 
     def _sort(self) -> None:
         import numpy as np

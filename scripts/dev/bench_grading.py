@@ -8,13 +8,14 @@ Every text is made from a fixed seed and differs from the others, so that no cac
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from cotkit.core import cli
 
 if TYPE_CHECKING:
     from cotkit.grading.grader import Item
@@ -202,10 +203,10 @@ def math_verify_alone(items: list[Item]) -> Counter[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.StageParser(__doc__)
     parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="share of the full number of answers")
     parser.add_argument("--seed", type=int, default=42, metavar="N", help="seed of the texts (default 42)")
-    args = parser.parse_args(argv)
+    args = parser.parse(argv)
     from cotkit.grading.worker_pool import available_cores
 
     rng = random.Random(args.seed)
@@ -240,4 +241,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run(main))

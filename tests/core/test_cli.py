@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ SCRIPTS = ["teacher_cot.py", "filter_teacher_cot.py", "infer_parallel.py", "scor
 SCRIPTS += [str(path.relative_to(ROOT)) for path in (ROOT / "scripts").glob("**/*.py")]
 STAGE_OF = {"data": "scripts/prepare_data.py", "teacher": "teacher_cot.py", "filter": "filter_teacher_cot.py"}
 STAGE_OF |= {"infer": "infer_parallel.py", "critic": "scripts/critic.py", "score": "score.py"}
-# train.yaml is read by preset.py and train.sh: tests/test_train.py.
+# train.yaml is read by preset.py and train.sh: tests/training/test_train.py.
 STAGE_FILES = sorted(path for path in ROOT.glob("configs/*/*.yaml") if path.stem != "train")
 
 
@@ -46,21 +47,38 @@ def test_help_answers_without_importing_an_engine(script: str):
     assert done.stdout.rstrip().endswith("HEAVY []")
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_full_disk_behind_stdout_is_one_line_and_exit_code_1(script: str):
+    """Also for --help, and whether Python buffers stdout or not."""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    for environment in (buffered, {**buffered, "PYTHONUNBUFFERED": "1"}):
+        with open("/dev/full", "wb") as full:
+            command = [sys.executable, script, "--help"]
+            done = subprocess.run(command, cwd=ROOT, env=environment, stdout=full, stderr=subprocess.PIPE, check=False)
+        assert (done.returncode, done.stderr) == (1, b"error: output: No space left on device\n")
+
+
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if "/" not in script])
+def test_a_bare_python_is_told_what_to_activate(script: str, tmp_path: Path):
+    """The stages start with nothing installed. Without PyYAML, --config says in one line what to do."""
+    config = write(tmp_path / "c.yaml", "limit: 1\n")
+    command = [sys.executable, "-S", "-E", ROOT / script, "--config", config]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    refused(done, "the package 'yaml' is not installed", "bash scripts/setup.sh", "source .venv/bin/activate")
+
+
 @pytest.mark.parametrize("config", STAGE_FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_stage_yaml_is_accepted_by_its_script(config: Path, tmp_path: Path):
-    """An unknown key or an unfit value would be refused; what follows is refused only for want of the data."""
+    """An unknown key or a bad value would be refused with the file's name. Only the missing data may be refused."""
+    test_set = ["--dataset", "gsm8k", "--data_root", tmp_path]
     words = {
         "data": ["--data_root", tmp_path, "--source", tmp_path],
-        "score": ["--dataset", "gsm8k", "--pred_path", "x"],
-    }
-    words |= {
-        "infer": ["--dataset", "gsm8k", "--output_path", tmp_path / "o"],
         "teacher": ["--output_path", tmp_path / "o"],
+        "filter": ["--input_path", tmp_path / "none", "--output_path", tmp_path / "o"],
+        "infer": [*test_set, "--output_path", tmp_path / "o"],
+        "score": [*test_set, "--pred_path", "x"],
+        "critic": [*test_set, "--pred_path", "x"],
     }
-    words |= {"filter": ["--input_path", tmp_path / "none", "--output_path", tmp_path / "o"]}
-    words["infer"] += ["--data_root", tmp_path]
-    words["score"] += ["--data_root", tmp_path]
-    words["critic"] = words["score"]
     done = run_script(STAGE_OF[config.stem], "--config", config, *words[config.stem], "--dry-run", check=False)
     assert "Traceback" not in done.stderr
     assert f"{config}:" not in done.stderr
@@ -142,16 +160,8 @@ def test_a_missing_config_is_one_line():
 
 def test_bad_input_is_refused_before_anything_heavy_is_loaded(tmp_path: Path):
     begun = time.monotonic()
-    done = run_script(
-        "teacher_cot.py",
-        "--input_path",
-        tmp_path / "no",
-        "--output_path",
-        tmp_path / "o",
-        "--model_name",
-        "x/y",
-        check=False,
-    )
+    words = ["--input_path", tmp_path / "no", "--output_path", tmp_path / "o", "--model_name", "x/y"]
+    done = run_script("teacher_cot.py", *words, check=False)
     refused(done, "no: cannot be read")
     assert time.monotonic() - begun < 5  # importing torch and transformers alone takes longer on a busy machine
 

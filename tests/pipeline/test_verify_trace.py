@@ -97,7 +97,7 @@ def forge_a_verdict(run: Path) -> str:
 
 def lose_a_manifest(run: Path) -> str:
     (run / "predictions/gsm8k/distilled.jsonl.manifest.json").unlink()
-    return "distilled.jsonl: no manifest says how it was made"
+    return "distilled.jsonl: no manifest describes how it was made"
 
 
 def other_problems(run: Path) -> str:
@@ -156,7 +156,7 @@ def test_a_test_problem_is_traced_through_every_method(made: Path):
 
 def test_an_unknown_id_is_refused(made: Path):
     words = ["nothing-00001", "--run", made / "run", "--data_root", made / "data"]
-    refused(run_script("scripts/trace.py", *words, check=False), "nothing-00001: stands in none of 3 files")
+    refused(run_script("scripts/trace.py", *words, check=False), "nothing-00001: not found in 3 files")
 
 
 def test_a_verdict_is_explained(made: Path):
