@@ -45,25 +45,23 @@ class EquationLine(NamedTuple):
 
     text: str
     reader: Reader
-    tolerance: Fraction  # relative, for a whole number in place of a fraction
     mark: bool  # it is the inside of a calculator mark
     continues: bool  # its expression may continue in the next line
 
 
-def agree(left: Side, right: Side, tolerance: Fraction) -> bool:
+def agree(left: Side, right: Side) -> bool:
     """Whether the values are equal or one side is the other one rounded."""
-    if abs(left.value - right.value) <= min(LARGEST_NOISE, NOISE * max(abs(left.value), abs(right.value))):
+    a, b = left.value, right.value
+    if a == b or abs(a - b) <= min(LARGEST_NOISE, NOISE * max(abs(a), abs(b))):
         return True
-    return _rounds_to(left.value, right, tolerance) or _rounds_to(right.value, left, tolerance)
+    return _rounds_to(a, right) or _rounds_to(b, left)
 
 
-def _rounds_to(exact: Number, written: Side, tolerance: Fraction) -> bool:
-    """Whether `written`, one number with d decimals, is `exact` rounded or truncated to d decimals."""
-    if written.operators or exact == int(exact):
+def _rounds_to(exact: Number, written: Side) -> bool:
+    """Whether `written`, one number with d > 0 decimals, is `exact` rounded or truncated to d decimals."""
+    if written.operators or not written.decimals or exact == int(exact):
         return False
     gap, unit = abs(exact - written.value), Fraction(1, 10**written.decimals)
-    if not written.decimals and gap > tolerance * abs(exact):
-        return False
     return 2 * gap <= unit or (gap < unit and abs(written.value) < abs(exact))
 
 

@@ -46,7 +46,7 @@ _TOKEN = re.compile(
 OPERATORS = dict.fromkeys(("\\times", "\\cdot", "·", "⋅", "×", "x", "X", "times", "multiplied by"), "*")
 OPERATORS |= dict.fromkeys(("\\div", "÷", "divided by"), "/") | dict.fromkeys(("–", "−", "minus"), "-")
 OPERATORS |= {"plus": "+", "**": "^"}
-STARTS = frozenset(("num", "lp", "frac", "vulgar"))  # kinds of token that begin an operand
+_STARTS = frozenset(("num", "lp", "frac", "vulgar"))  # kinds of token that begin an operand
 
 # Words of at most three letters that may follow a number; any other may be a variable or a product of variables.
 _SHORT_WORDS = (
@@ -136,7 +136,9 @@ class Reader:
         self.kinds = [token.kind for token in tokens] + ["end"] * 4
 
     def side(self, first: int) -> Side | None:
-        """The longest expression that starts at token `first`."""
+        """The longest expression that starts at token `first`; None if none does."""
+        if self.kinds[first] not in _STARTS and self.tokens[first].text not in ("-", "–", "−"):
+            return None
         if self.read > MAX_REREAD * len(self.tokens) + 1000:
             return None
         self.at, self.last, self.depth, self.operands, self.operators = first, first, 0, 0, 0

@@ -17,19 +17,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 
 from cotkit.equations.ambiguity import EquationLine, agree, doubtful, other_readings
-from cotkit.equations.arithmetic import (
-    CALCULATOR_MARK,
-    STARTS,
-    Reader,
-    Side,
-    Token,
-    plain_value,
-    single_letter,
-    tokenize,
-)
+from cotkit.equations.arithmetic import CALCULATOR_MARK, Reader, Side, Token, plain_value, single_letter, tokenize
 
 # Words that compute with the expression after them, as in `twice 3+4 = 14` or `half of the 12+2 = 7`.
 _COMPUTES = re.compile(
@@ -64,32 +54,18 @@ class Step:
     holds: bool
 
 
-def find_steps(text: str, tolerance: float = 0.0) -> list[Step]:
+def find_steps(text: str) -> list[Step]:
     """All equations of `text` that can be read with certainty, calculator marks first; see the module's docstring.
 
     A side that is one number with d > 0 decimals is right if it is the other side rounded or truncated to d decimals. A
-    whole number for a fraction (17/2=8) is right only if it is such a rounding and its relative error is at most
-    `tolerance`. The default is 0 because right solutions state a remainder (10/3=3 with a remainder of 1: no step).
+    whole number for a fraction (17/2=8) is wrong: right solutions state a remainder (10/3=3 with a remainder of 1), and
+    that is no step.
     """
-    return list(_steps(text, Fraction(tolerance)))
-
-
-def wrong_steps(text: str) -> list[Step]:
-    """The steps of `text` that are false."""
-    return [step for step in find_steps(text) if not step.holds]
-
-
-def share_right(text: str) -> float | None:
-    """Share of the steps of `text` that hold, in [0, 1]; None when there is no step."""
-    verdicts = [step.holds for step in find_steps(text)]
-    return sum(verdicts) / len(verdicts) if verdicts else None
-
-
-def _steps(text: str, tolerance: Fraction) -> Iterator[Step]:
+    steps: list[Step] = []
     blank = text
     if "<<" in text:
         for mark in CALCULATOR_MARK.finditer(text):
-            yield from _line_steps(text, mark[1], mark.start(1), tolerance, mark=True)
+            steps += _line_steps(text, mark[1], mark.start(1), mark=True)
         blank = CALCULATOR_MARK.sub(lambda mark: " " * len(mark[0]), text)
     offset, lines = 0, blank.split("\n")
     for i, line in enumerate(lines):
@@ -97,8 +73,14 @@ def _steps(text: str, tolerance: Fraction) -> Iterator[Step]:
             continued = i > 0 and _ends_openly(lines[i - 1])
             continues = i + 1 < len(lines) and _OPEN_START.match(lines[i + 1]) is not None
             continues = continues and line.lstrip()[:1] not in _LIST
-            yield from _line_steps(text, line, offset, tolerance, continued=continued, continues=continues)
+            steps += _line_steps(text, line, offset, continued=continued, continues=continues)
         offset += len(line) + 1
+    return steps
+
+
+def wrong_steps(text: str) -> list[Step]:
+    """The steps of `text` that are false."""
+    return [step for step in find_steps(text) if not step.holds]
 
 
 def _ends_openly(line: str) -> bool:
@@ -108,14 +90,7 @@ def _ends_openly(line: str) -> bool:
 
 
 def _line_steps(
-    text: str,
-    line: str,
-    offset: int,
-    tolerance: Fraction,
-    *,
-    mark: bool = False,
-    continued: bool = False,
-    continues: bool = False,
+    text: str, line: str, offset: int, *, mark: bool = False, continued: bool = False, continues: bool = False
 ) -> Iterator[Step]:
     """The steps of one line or mark that starts at `offset` of `text`.
 
@@ -128,14 +103,13 @@ def _line_steps(
         return
     tokens = tokenize(line)
     reader = Reader(tokens, "\\" in line)
-    read = EquationLine(line, reader, tolerance, mark, continues)
+    read = EquationLine(line, reader, mark, continues)
     kinds, at = reader.kinds, 0
     left: Side | None = None  # the latest expression, if an = follows it
     before: Side | None = None  # the expression before `latest`
     latest: Side | None = None
     while at < len(tokens):
-        kind = kinds[at]
-        side = reader.side(at) if kind in STARTS or (kind == "op" and tokens[at].text in "-–−") else None
+        side = reader.side(at)
         if side is None:
             at += 1
             continue
@@ -204,8 +178,6 @@ def _judge(line: EquationLine, before: Side | None, left: Side, right: Side) -> 
     """Whether left equals right; None if nothing is computed or another reading is possible."""
     if not (left.operators or right.operators):
         return False if line.mark and left.value != right.value else None
-    if left.value == right.value or agree(left, right, line.tolerance):
-        return True
-    if any(agree(*sides, line.tolerance) for sides in other_readings(line, left, right)):
+    if agree(left, right) or any(agree(*sides) for sides in other_readings(line, left, right)):
         return True
     return None if doubtful(line, before, left, right) else False

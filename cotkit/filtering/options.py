@@ -89,7 +89,6 @@ def build_parser(doc: str | None) -> cli.StageParser:
         ("max_repeats", cli.positive_int, "times that a sentence or a run of words may appear"),
         ("max_compression", float, "times that zlib may shrink the reasoning"),
         ("max_foreign", float, "share of letters of another script, 0 to 1"),
-        ("step_tolerance", float, "relative error allowed for a fraction rounded to a whole number"),
         ("max_overlap", float, "share of a question's n-grams in one test question that makes it contaminated"),
         ("max_similarity", float, "Jaccard similarity on 3-word runs that makes a sample a duplicate of a kept one"),
     ):

@@ -39,7 +39,6 @@ class Parameters:
     max_repeats: int = 2
     max_compression: float = 5.0
     max_foreign: float = 0.02
-    step_tolerance: float = 0.0
     max_overlap: float = 0.5
     max_similarity: float = 0.9
     keep_thinking: bool = False
@@ -77,7 +76,7 @@ class Record:
 
     @cached_property
     def steps(self) -> list[Step]:
-        return find_steps(self.text, self.parameters.step_tolerance)
+        return find_steps(self.text)
 
     @cached_property
     def target(self) -> Target:
