@@ -19,81 +19,50 @@ RANDOM="${SEED:-1}"
 work="$(mktemp -d)"
 trap 'rm -rf -- "$work"' EXIT
 
-problems() { # NUMBER PREFIX: so many lines; PREFIX holds the fields that come first
-  local i
-  for ((i = 0; i < $1; i++)); do
-    # shellcheck disable=SC2059  # the prefix is a format: it holds the number
-    printf "{$2\"question\": \"Tom has %d apples and buys 1 more?\", \"solution\": \"He has %d+1=%d apples now.\", \"answer\": \"%d\"}\n" \
-      "$i" "$i" "$i" $((i + 1)) $((i + 1))
-  done
-}
-
-rows=400 model=fake:seconds=0.02,bytes=20000
-mkdir -p "$work/data/gsm8k" "$work/raw/amc23" "$work/preset/train"
-problems $rows '"id": "gsm8k-test-%05d", "dataset": "gsm8k", "split": "test", ' >"$work/data/gsm8k/test.jsonl"
-
-make_preset() { # what pipeline.sh needs, sized for seconds
-  problems 24 '"number": %d, ' >"$work/raw/amc23/test.jsonl"
-  local data="$work/pipeline/data"
-  printf 'dataset: [amc23]\nsource: %s\ndata_root: %s\n' "$work/raw" "$data" >"$work/preset/data.yaml"
-  printf 'backend: fake\nmodel_name: fake:seconds=0.05\ninput_path: %s\n' "$data/amc23/test.jsonl" >"$work/preset/teacher.yaml"
-  printf 'min_words: 5\n' >"$work/preset/filter.yaml"
-  printf 'backend: fake\nbase_model: fake:seconds=0.05\ndata_root: %s\n' "$data" >"$work/preset/infer.yaml"
-  printf 'data_root: %s\n' "$data" >"$work/preset/score.yaml"
-  python - "$work/tiny" <<'EOF'
+# Problems, and the preset of the fault tests with a tiny random student: all of it runs in seconds.
+mkdir -p "$work/presets"
+PYTHONPATH=tests python - "$work" <<'EOF'
 import sys
+from pathlib import Path
+
 import torch
+from conftest import SMOLLM2, problem, write_rows
+from faults.faults_tools import make_preset
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-source = "data/models/SmolLM2-135M-Instruct"
+work = Path(sys.argv[1])
+write_rows(work / "data/gsm8k/test.jsonl", [problem(number) for number in range(400)])
 small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
 torch.manual_seed(0)
-AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, **small)).save_pretrained(sys.argv[1])
-AutoTokenizer.from_pretrained(source).save_pretrained(sys.argv[1])
+AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(SMOLLM2, **small)).save_pretrained(work / "tiny")
+AutoTokenizer.from_pretrained(SMOLLM2).save_pretrained(work / "tiny")
+make_preset(work / "presets/preset", work / "tiny")
 EOF
-  printf 'dataset: distilled\n' >"$work/preset/train/distilled.yaml"
-  cat >"$work/preset/train.yaml" <<EOF
-methods: [distilled]
-model_name_or_path: $work/tiny
-template: qwen
-stage: sft
-do_train: true
-finetuning_type: lora
-lora_target: all
-learning_rate: 1.0e-2
-cutoff_len: 384
-per_device_train_batch_size: 1
-num_train_epochs: 3
-save_steps: 3
-save_total_limit: 3
-report_to: none
-overwrite_cache: true
-EOF
-}
 
-command_of() { # KIND FOLDER: sets `command`; all that it writes lies in FOLDER
+model=fake:seconds=0.02,bytes=20000
+command_of() { # KIND FOLDER: sets `command`, which writes into FOLDER
   case "$1" in
     teacher) command=(python teacher_cot.py --backend fake --model_name "$model" --input_path "$work/data/gsm8k/test.jsonl"
       --output_path "$2/out.jsonl") ;;
     inference) command=(torchrun --standalone --nproc_per_node=2 infer_parallel.py --backend fake --base_model "$model"
       --dataset gsm8k --data_root "$work/data" --output_path "$2/out.jsonl") ;;
-    pipeline) command=(bash scripts/pipeline.sh "$work/preset" --output_root "$2") ;;
+    pipeline) command=(bash scripts/pipeline.sh "$work/presets/preset" --output_root "$2") ;;
   esac
 }
 
-results() { # FOLDER: hash and name of every result; not of files that hold times, nor of LLaMA-Factory's but the adapter
+results() { # FOLDER: hash and name of every output, except files that hold times; of LLaMA-Factory's only the adapter
   (cd -- "$1" && find . -type f '(' -name '*.jsonl' -o -name '*.md' -o -name '*.json' ')' \
     ! -name '*.manifest.json' ! -name 'report.*' ! -path '*/train/distilled/*' -exec sha256sum {} + | sort -k 2)
   find "$1" -path '*/train/distilled/adapter_model.safetensors' -exec sha256sum {} + | cut -c -64
 }
 
-generated() { # FOLDER: the ids of all generated rows, a line each, with the file's name before them
+generated() { # FOLDER: FILE:ID of every generated row, one per line
   grep -rHo --include='*.jsonl' '^{"id": "[^"]*", .*"finish_reason"' "$1" | grep -o '^[^{]*{"id": "[^"]*"' |
     sed "s|^$1/||" | sort
 }
 
 passes=0 lost=0 doubled=0 differing=0
-check() { # KIND: the end of a disturbed run against the undisturbed one
+check() { # KIND: compares a disturbed run, now finished, with the undisturbed one
   passes=$((passes + 1))
   lost=$((lost + $(comm -23 <(generated "$work/$1-alone" | uniq) <(generated "$work/$1" | uniq) | wc -l)))
   doubled=$((doubled + $(generated "$work/$1" | uniq -d | wc -l)))
@@ -104,18 +73,18 @@ torn=0
 start_over() { # KIND
   mkdir -p "$work/$1"
   torn=$((torn + $(find "$work/$1" -name '*.torn' -exec cat {} + | wc -l)))
-  rm -rf -- "${work:?}/$1"
+  rm -rf -- "${work:?}/$1" "$work/presets/data"
   mkdir -p "$work/$1"
 }
 
 broken=0
-soak() { # KIND KILLS: kills it KILLS times, each after up to half of the time that an undisturbed run takes
+soak() { # KIND KILLS: kills it KILLS times, each after at most half of the time of an undisturbed run
   local killed=0 pid status began=$SECONDS longest
   say "$1: $2 kills"
   passes=0 lost=0 doubled=0 differing=0 torn=0
   start_over "$1"
   command_of "$1" "$work/$1"
-  "${command[@]}" >"$work/log" 2>&1 || fail "$1 does not run by itself: $(tail -n 5 "$work/log")"
+  "${command[@]}" >"$work/log" 2>&1 || fail "$1 does not run undisturbed: $(tail -n 5 "$work/log")"
   longest=$(((SECONDS - began) / 2 + 1)) # seconds
   mv -- "$work/$1" "$work/$1-alone"
   start_over "$1"
@@ -128,11 +97,11 @@ soak() { # KIND KILLS: kills it KILLS times, each after up to half of the time t
     wait "$pid" 2>/dev/null || status=$?
     case $status in
       137) killed=$((killed + 1)) ;;
-      0) # it had finished before
+      0) # it finished before the kill
         check "$1"
         start_over "$1"
         ;;
-      *) sleep 1 ;; # ranks of a launcher that was killed still hold the output; they end after their current row
+      *) sleep 1 ;; # ranks of a killed launcher still hold the output; they end after their current row
     esac
   done
   sleep 2
@@ -144,7 +113,6 @@ soak() { # KIND KILLS: kills it KILLS times, each after up to half of the time t
   ((lost + doubled + differing == 0)) || broken=1
 }
 
-make_preset
 for kind in teacher inference pipeline; do
   share=$kills
   [[ -n "$only" ]] || case "$kind" in
