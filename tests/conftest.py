@@ -1,4 +1,4 @@
-"""A tiny random Qwen2 with a ChatML tokenizer, made once a session: every stage runs for real on it, in seconds."""
+"""Helpers of all tests, and a tiny random Qwen2 with a ChatML tokenizer on which every stage runs in seconds."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 SAMPLE_DATA = ROOT / "tests" / "data"
 SMOLLM2 = ROOT / "data/models/SmolLM2-135M-Instruct"
 
-for _name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):  # a user's shell does not set them; children shall not either
+for _name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):  # a user's shell does not set them
     os.environ.pop(_name, None)
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: what tests start must hear Ctrl-C
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # so in a shell's background jobs; the processes of tests need SIGINT
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHATML = (
@@ -144,7 +146,7 @@ def data_root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers that failed are asked again soon."""
+    """Shortens the time after which servers that failed are asked again."""
     from cotkit.generation.backends import server_pool
 
     monkeypatch.setattr(server_pool, "FIRST_DELAY_SECONDS", 0.02)
@@ -153,7 +155,7 @@ def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 def run_script(
     *words: Any, check: bool = True, cwd: Path = ROOT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs ``python SCRIPT ARGS`` as a user would; with `check` a failure shows its output."""
+    """Runs ``python SCRIPT ARGS`` as a user would. With `check`, a failed script fails the test and shows its output."""
     done = subprocess.run(
         [sys.executable, *map(str, words)],
         check=False,
@@ -169,8 +171,8 @@ def run_script(
     return done
 
 
-# Runs a stage and prints by how many KiB its memory grew over its size after imports (numpy is imported late). Its own
-# high-water mark: ru_maxrss would be inherited from the process that started it.
+# Runs a stage and prints by how many KiB its memory grew over its size after imports (numpy is imported late). VmHWM is
+# the peak of this process alone; ru_maxrss would include that of its parent.
 _GROWTH = """
 import importlib, pathlib, re, sys, numpy
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text(encoding="utf-8"))[1])
@@ -183,13 +185,13 @@ sys.exit(code)
 
 
 def memory_growth(stage: str, *words: Any, check: bool = True) -> tuple[subprocess.CompletedProcess[str], int]:
-    """Runs a stage by its module's name; what came of it, and KiB at its peak over its size after imports (Linux)."""
+    """Runs a stage by its module's name. Returns the finished process and its peak in KiB over its size after imports."""
     done = run_script("-c", _GROWTH, stage, *words, check=check, PYTHONPATH=str(ROOT))
     return done, int(done.stdout.split("GROWTH")[1])
 
 
 def refused(done: subprocess.CompletedProcess[str], *needles: str) -> None:
-    """The command failed with one line on stderr that holds every needle, and no traceback."""
+    """Asserts that the command failed without a traceback and that its last line on stderr has every needle."""
     assert done.returncode in (1, 2), done
     message = done.stderr.strip().split("\n")[-1]
     assert "Traceback" not in done.stderr

@@ -107,18 +107,15 @@ class StageParser(argparse.ArgumentParser):
 
     def _take_defaults(self, config: Path, number: int) -> None:
         """Takes defaults from the file and, if it has rounds, from the entry of this round."""
-        values = read_yaml(config)
-        if not self._rounds:
-            self.set_defaults(**self._converted(values, config))
-            return
-        key, flag = self._rounds
-        entries = rounds_of(config, key)
-        self.set_defaults(**self._converted({name: values[name] for name in values if name != key}, config))
+        key, flag = self._rounds or ("", "")
+        values = {name: value for name, value in read_yaml(config).items() if name != key}
+        entries = rounds_of(config, key) if key else [{}]
+        defaults = self._converted(values, config)
         # All rounds are converted, so that a mistake in a later one shows before the first one has run.
         overrides = [self._converted(entry, config) for entry in entries]
         if not 1 <= number <= len(entries):
             raise UserError(f"--{flag} {number}: {config} has {len(entries)} of them; add an entry to its `{key}`")
-        self.set_defaults(**overrides[number - 1])
+        self.set_defaults(**defaults | overrides[number - 1])
 
     def _converted(self, values: Values, config: Path) -> dict[str, Any]:
         """Defaults by flag name, each converted by its flag's type."""

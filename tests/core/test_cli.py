@@ -73,7 +73,7 @@ def test_every_stage_yaml_is_accepted_by_its_script(config: Path, tmp_path: Path
     test_set = ["--dataset", "gsm8k", "--data_root", tmp_path]
     words = {
         "data": ["--data_root", tmp_path, "--source", tmp_path],
-        "teacher": ["--output_path", tmp_path / "o"],
+        "teacher": ["--input_path", tmp_path / "none", "--output_path", tmp_path / "o"],
         "filter": ["--input_path", tmp_path / "none", "--output_path", tmp_path / "o"],
         "infer": [*test_set, "--output_path", tmp_path / "o"],
         "score": [*test_set, "--pred_path", "x"],

@@ -17,7 +17,7 @@ from cotkit.core.jsonl import Appender
 ROWS = [{"id": "a", "text": "äöü \u2028 \u0085 \U0001d54f"}, {"id": "b", "text": "línea\nzwei"}, {"id": "c", "n": 3}]
 
 
-def test_written_rows_are_read_back_whatever_is_in_them(tmp_path: Path):
+def test_written_rows_are_read_back_with_any_characters(tmp_path: Path):
     jsonl.write_atomic(tmp_path / "a.jsonl", ROWS)
     assert list(jsonl.read(tmp_path / "a.jsonl")) == ROWS
     assert (tmp_path / "a.jsonl").read_bytes().count(b"\n") == len(ROWS)
@@ -67,7 +67,7 @@ def test_refused_with_file_and_line(tmp_path: Path, bad: bytes, says: str):
     assert path.read_bytes() == before
 
 
-def test_a_line_without_end_is_refused_and_not_read_whole(tmp_path: Path):
+def test_too_long_a_line_is_refused(tmp_path: Path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"id": "' + b"x" * (jsonl.MAX_LINE_BYTES + 10) + b'"}\n')
     with pytest.raises(UserError, match="a.jsonl:1: the line is longer than 16 MiB"):
@@ -80,7 +80,7 @@ def test_missing_file(tmp_path: Path):
 
 
 def test_every_cut_of_the_last_two_records_is_repaired(tmp_path: Path):
-    """Whatever byte a kill stops at, no acknowledged record is lost and appending goes on with whole lines."""
+    """At whatever byte a kill stops, no acknowledged record is lost and appending continues with complete lines."""
     path = tmp_path / "a.jsonl"
     lines = [jsonl.dumps(row) for row in ROWS]
     whole = b"".join(lines)
@@ -98,7 +98,7 @@ def _line_ends(lines: list[bytes]) -> set[int]:
     return {sum(map(len, lines[: number + 1])) for number in range(len(lines))}
 
 
-def test_cut_bytes_are_set_aside(tmp_path: Path):
+def test_bytes_of_a_torn_record_are_set_aside(tmp_path: Path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"id": "a"}\n{"id": "\xc3')
     assert jsonl.repair_tail(path) == 9
@@ -124,7 +124,7 @@ def test_an_error_while_writing_leaves_the_old_file_and_no_other(tmp_path: Path)
     assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl"]
 
 
-def test_what_a_killed_writer_left_goes_with_the_next_one(tmp_path: Path):
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path):
     path = tmp_path / "a[1].jsonl"
     killed = subprocess.Popen([sys.executable, "-c", ""])
     killed.wait()
@@ -165,7 +165,7 @@ def test_one_writer_at_a_time_and_a_killed_one_does_not_block(tmp_path: Path):
         pass
 
 
-def test_json_documents_are_written_whole(tmp_path: Path):
+def test_json_documents_are_read_back(tmp_path: Path):
     jsonl.write_json_atomic(tmp_path / "a.json", {"a": 1})
     assert jsonl.read_json(tmp_path / "a.json") == {"a": 1}
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"a": 1}

@@ -15,7 +15,7 @@ NAME = "owner/model"
 
 
 def cache(root: Path, commit: str, template: str, old_style: bool = False) -> None:
-    """The hub's cache with one model of which `main` is at `commit`."""
+    """Writes a hub cache with one model whose branch `main` is at `commit`."""
     repository = root / "models--owner--model"
     snapshot = repository / "snapshots" / commit
     snapshot.mkdir(parents=True)
@@ -33,7 +33,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
-def test_a_hub_model_is_named_by_its_commit_once_it_is_here(hub: Path):
+def test_a_hub_model_is_identified_by_its_commit_once_it_is_downloaded(hub: Path):
     assert model_identity.describe(NAME) == {"name": NAME, "revision": None, "chat_template": None}
     cache(hub, "a" * 40, "{{ messages }}")
     first = model_identity.describe(NAME)
@@ -46,10 +46,15 @@ def test_a_hub_model_is_named_by_its_commit_once_it_is_here(hub: Path):
     assert model_identity.describe(NAME)["chat_template"] != first["chat_template"]
 
 
-def test_a_folder_is_named_by_its_files(tiny_model: Path):
-    found = model_identity.describe(str(tiny_model))
-    assert found["revision"] == model_identity.fingerprint(str(tiny_model))
-    assert len(found["chat_template"]) == 16
+def test_a_folder_is_identified_by_its_files(tmp_path: Path):
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    found = model_identity.describe(str(tmp_path))
+    assert found["revision"] == model_identity.fingerprint(str(tmp_path))
+    assert len(found["chat_template"]) == len(found["revision"]) == 16
+    (tmp_path / "config.json").write_text("[]", encoding="utf-8")
+    assert model_identity.describe(str(tmp_path)) == {**found, "revision": model_identity.fingerprint(str(tmp_path))}
+    assert model_identity.fingerprint(str(tmp_path)) != found["revision"]
 
 
 def manifest(tmp_path: Path, **changes: Any) -> Manifest:
@@ -57,7 +62,7 @@ def manifest(tmp_path: Path, **changes: Any) -> Manifest:
 
 
 def test_a_model_that_moved_on_the_hub_is_refused_by_key(hub: Path, tmp_path: Path):
-    """Not known before the first download, its commit is compared as soon as two runs know it."""
+    """The commit is unknown before the first download. It is compared as soon as two runs know it."""
     (tmp_path / "out.jsonl").write_bytes(b"")
     manifest(tmp_path).begin()
     cache(hub, "a" * 40, "{{ messages }}")

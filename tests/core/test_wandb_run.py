@@ -35,6 +35,7 @@ def test_an_environment_key_is_a_key(no_key: Path, monkeypatch: pytest.MonkeyPat
     assert wandb_run.mode() == "online"
 
 
+@pytest.mark.slow
 def test_scores_are_recorded_offline_without_a_key(no_key: Path, tmp_path: Path):
     write_rows(tmp_path / "data/gsm8k/test.jsonl", [problem(number) for number in range(2)])
     row = {"sample": 0, "dataset": "gsm8k", "thinking": "", "finish_reason": "stop"}

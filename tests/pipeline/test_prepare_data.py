@@ -21,7 +21,7 @@ def prepare(root: Path, *datasets: str, **options: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of raw files: those that are there, and made problems for AIME and AMC where theirs are not."""
+    """A folder of raw files: the real ones, and invented problems for AIME and AMC if theirs are not here."""
     folder = tmp_path_factory.mktemp("raw")
     for name in PUBLISHED:
         (folder / name).parent.mkdir(exist_ok=True)
@@ -94,6 +94,7 @@ def test_fields_are_the_source_rows(real: Path):
     assert [row["subject"] for row in read_rows(real / "math500/test.jsonl")] == subjects
 
 
+@pytest.mark.slow
 def test_gsm_symbolic_is_made_from_its_seed_with_disjoint_splits(tmp_path: Path):
     prepare(tmp_path / "a", "gsm_symbolic")
     prepare(tmp_path / "b", "gsm_symbolic")

@@ -24,16 +24,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(root / "data/gsm8k/train.jsonl", train)
     write_rows(root / "data/gsm8k/test.jsonl", [problem(number) for number in NUMBERS])
     fake = ["--backend", "fake"]
-    run_script(
-        "teacher_cot.py",
-        *fake,
-        "--input_path",
-        root / "data/gsm8k/train.jsonl",
-        "--output_path",
-        run / "teacher.jsonl",
-        "--model_name",
-        "fake",
-    )
+    files = ["--input_path", root / "data/gsm8k/train.jsonl", "--output_path", run / "teacher.jsonl"]
+    run_script("teacher_cot.py", *fake, *files, "--model_name", "fake")
     run_script("filter_teacher_cot.py", "--input_path", run / "teacher.jsonl", "--output_path", run / "kept.jsonl")
     for method in ("baseline", "distilled"):
         output = run / f"predictions/gsm8k/{method}.jsonl"
@@ -49,7 +41,7 @@ def run(made: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_whole_run_has_no_findings(run: Path):
+def test_an_undamaged_run_has_no_findings(run: Path):
     assert "every manifest, hash and count is right" in run_script("scripts/verify.py", run).stdout
 
 
@@ -59,7 +51,7 @@ def cut_scores(run: Path) -> str:
     return "baseline.scores.jsonl: was changed after it was written"
 
 
-def remove_kept(run: Path) -> str:
+def remove_rejected(run: Path) -> str:
     (run / "kept.rejected.jsonl").unlink()
     return "kept.rejected.jsonl: is missing"
 
@@ -87,7 +79,7 @@ def miscount(run: Path) -> str:
 
 
 def forge_a_verdict(run: Path) -> str:
-    """With the hash made to fit: only the counts tell."""
+    """The hash is made to fit, so only the counts differ."""
     path = run / "predictions/gsm8k/baseline.scores.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"wrong"', b'"correct"', 1))
     forged = {path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size}}
@@ -106,16 +98,8 @@ def other_problems(run: Path) -> str:
     return "input problems"
 
 
-DAMAGES = [
-    cut_scores,
-    remove_kept,
-    leave_rank_file,
-    interrupt,
-    miscount,
-    other_problems,
-    forge_a_verdict,
-    lose_a_manifest,
-]
+DAMAGES = [cut_scores, remove_rejected, leave_rank_file, interrupt, miscount, other_problems, forge_a_verdict]
+DAMAGES += [lose_a_manifest]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -164,12 +148,9 @@ def test_a_verdict_is_explained(made: Path):
     before = {file: file.stat().st_mtime_ns for file in made.rglob("*")}
     words = ["score.py", "--dataset", "gsm8k", "--data_root", made / "data", "--pred_path", path, "--explain"]
     text = run_script(*words, "gsm8k-test-00003").stdout
-    for needle in (
-        "gsm8k-test-00003 sample 0: wrong",
-        "how: answer_line",
-        "gold       '4' (rule: ",
-        "Tom has 3 apples",
-    ):
-        assert needle in text
+    assert "gsm8k-test-00003 sample 0: wrong" in text
+    assert "how: answer_line" in text
+    assert "gold       '4' (rule: " in text
+    assert "Tom has 3 apples" in text
     refused(run_script(*words, "gsm8k-test-99999", check=False), "no problem has the id 'gsm8k-test-99999'")
     assert {file: file.stat().st_mtime_ns for file in made.rglob("*")} == before
