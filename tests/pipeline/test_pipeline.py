@@ -1,4 +1,4 @@
-"""scripts/pipeline.sh itself, with the real SmolLM2 on four problems, and the scripts around it."""
+"""scripts/pipeline.sh with the real SmolLM2 on four problems."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, read_rows
-
-pytestmark = pytest.mark.slow
 
 METHODS = ("baseline", "distilled", "strong_baseline")
 
@@ -30,7 +28,7 @@ def pipeline(*words: object, **environment: str) -> subprocess.CompletedProcess[
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of the default preset cut to four problems, from another working directory."""
+    """The run folder of the default preset with --limit 4, started in another working directory."""
     root = tmp_path_factory.mktemp("out puts")
     done = pipeline("--limit", 4, "--output_root", root)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -38,6 +36,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "smollm2_cpu-limit4"
 
 
+@pytest.mark.slow
 def test_every_stage_leaves_its_files(finished: Path):
     teacher = read_rows(finished / "teacher.jsonl")
     later = [row for path in finished.glob("teacher.round*.jsonl") for row in read_rows(path)]
@@ -60,11 +59,12 @@ def test_every_stage_leaves_its_files(finished: Path):
 
 
 def rounds_of(run: Path) -> int:
-    """Outputs of the later rounds: the problems that are asked again, and the teacher's rows about them."""
+    """Number of outputs of later rounds: lists of problems that are asked again, and the teacher's rows for them."""
     return len(list(run.glob("retry.round*.jsonl"))) + len(list(run.glob("teacher.round*.jsonl")))
 
 
-def test_every_manifest_says_done(finished: Path):
+@pytest.mark.slow
+def test_every_manifest_is_marked_done(finished: Path):
     manifests = [json.loads(path.read_text(encoding="utf-8")) for path in finished.rglob("*.manifest.json")]
     # teacher, later rounds, filter, two trainings, three predictions, three scores, report
     assert len(manifests) == 1 + rounds_of(finished) + 1 + 2 + 3 + 3 + 1
@@ -73,7 +73,8 @@ def test_every_manifest_says_done(finished: Path):
     assert not list(finished.rglob("*.tmp"))
 
 
-def test_a_second_run_changes_nothing_and_says_so(finished: Path):
+@pytest.mark.slow
+def test_a_second_run_reports_that_all_is_done_and_changes_no_file(finished: Path):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     done = pipeline("--limit", 4, "--output_root", finished.parent)
     assert done.returncode == 0, done.stderr
@@ -84,6 +85,7 @@ def test_a_second_run_changes_nothing_and_says_so(finished: Path):
     assert after == before
 
 
+@pytest.mark.slow
 def test_it_stops_at_the_first_failure_and_names_the_stage(finished: Path, tmp_path: Path):
     preset = tmp_path / "my preset"
     shutil.copytree(ROOT / "configs/smollm2_cpu", preset)
@@ -101,25 +103,26 @@ def test_it_stops_at_the_first_failure_and_names_the_stage(finished: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "code", "message"),
     [
-        (["configs/none"], "configs/none: not a preset folder"),
-        (["--from", "filtre"], "stages are data teacher filter train infer critic score compare report"),
-        (["--limit", "many"], "a whole number of at least 1 is expected"),
-        (["--fast"], "unknown option --fast"),
-        (["--limit"], "--limit needs a value"),
+        (["configs/none"], 1, "configs/none: not a preset folder"),
+        (["--from", "filtre"], 2, "stages are data teacher filter train infer critic score compare report"),
+        (["--limit", "many"], 2, "a whole number of at least 1 is expected"),
+        (["--fast"], 2, "unknown option --fast"),
+        (["--limit"], 2, "--limit needs a value"),
+        (["configs/qwen2_1.5b", "configs/smollm2_cpu"], 2, "one preset is expected"),
     ],
 )
-def test_wrong_words_are_refused_at_once(words: list[str], says: str):
+def test_wrong_arguments_are_refused_at_once(words: list[str], code: int, message: str):
     done = pipeline(*words)
-    assert done.returncode == 1
-    assert says in done.stderr
+    assert done.returncode == code
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize(
     ("gpus", "given", "kept"), [(0, "", True), (0, "glibc.malloc.arena_max=1", False), (1, "", False)]
 )
-def test_a_cpu_s_memory_is_kept_unless_there_is_a_gpu_or_another_wish(
+def test_glibc_keeps_freed_memory_unless_there_is_a_gpu_or_the_user_sets_tunables(
     tmp_path: Path, gpus: int, given: str, kept: bool
 ):
     smi = tmp_path / "nvidia-smi"
