@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -50,14 +50,15 @@ class JudgingPlan:
 class RowOutcome:
     """What was found in one row."""
 
-    rejection: Rejection | None
-    target: str
-    tokens: int | None
     words: int
-    changes: list[str]
-    equations: int  # the same for rows with the same set of equations
-    raw_trainable: bool  # training can take the untouched response
-    complete: bool = False  # kept, and calculates every result that the reference solution calculates
+    rejection: Rejection | None = None
+    raw_trainable: bool = False  # training can take the untouched response
+    # The others are of kept rows.
+    target: str = ""
+    tokens: int | None = None
+    changes: Sequence[str] = ()
+    equations: int = 0  # equal for rows with the same set of equations
+    complete: bool = False  # calculates every result that the reference solution calculates
 
 
 class RowJudge:
@@ -72,20 +73,13 @@ class RowJudge:
         plan = self._plan
         record = Record(row, plan.parameters, self._count_tokens, plan.tests)
         rejection = rules.judge(record, self._rules)
-        raw_trainable = plan.measure_raw and self._raw_trainable(row)
+        outcome = RowOutcome(record.words, rejection, plan.measure_raw and self._raw_trainable(row))
         if rejection is not None:
-            return RowOutcome(rejection, "", None, record.words, [], 0, raw_trainable)
+            return outcome
         complete = plan.measure_complete and computes_all_results(row["solution"], record.text)
-        return RowOutcome(
-            None,
-            record.target.text,
-            record.tokens,
-            record.words,
-            record.target.changes,
-            equations_key(record.steps),
-            raw_trainable,
-            complete,
-        )
+        key = equations_key(record.steps)
+        target, changes = record.target
+        return replace(outcome, target=target, tokens=record.tokens, changes=changes, equations=key, complete=complete)
 
     def _raw_trainable(self, row: Row) -> bool:
         """Whether training can take the response as it is: some text, no control tokens, not too long."""

@@ -16,29 +16,6 @@ from cotkit.filtering.target import CHANGES
 if TYPE_CHECKING:
     from cotkit.filtering.selection import Selection
 
-# Column titles and their fields in the summary.
-ROUND_COLUMNS = {
-    "round": "round",
-    "problems asked": "problems",
-    "rows": "rows",
-    "kept rows": "kept",
-    "prompt tokens": "prompt_tokens",
-    "completion tokens": "completion_tokens",
-    "problems with a kept row": "covered",
-    "coverage": "coverage",
-    "total tokens": "total_tokens",
-}
-QUARTILE_COLUMNS = {
-    "from words": "from_words",
-    "to words": "to_words",
-    "problems": "problems",
-    "with a kept row": "covered",
-    "share of problems": "coverage",
-    "rows": "read",
-    "kept rows": "kept",
-    "share of rows": "kept_share",
-}
-
 
 def summarize(tally: FilterTally, selection: Selection, round_sizes: Sequence[int]) -> Row:
     """All counts but those of the training sets. Every row that was read is kept or has exactly one reason."""
@@ -78,10 +55,11 @@ def write_markdown(path: Path, summary: Row, examples: dict[str, list[Row]]) -> 
         "# What the filter did",
         _table(["rule", "rows", "share"], [[name, count, count / read_count] for name, count in reasons.items()]),
         "## Rounds of the teacher",
-        _columns(ROUND_COLUMNS, summary["rounds"]),
-        covered + " The last three columns are cumulative. Total tokens are those of prompts and completions.",
+        _records(summary["rounds"]),
+        covered + " The last three columns are cumulative: problems with a kept row, their share, and prompt and "
+        "completion tokens.",
         "## Kept rows by the words of the gold solution (quartiles of the problems)",
-        _columns(QUARTILE_COLUMNS, summary["by_gold_words"]),
+        _records(summary["by_gold_words"]),
         "## What was changed in kept rows",
         _table(["change", "rows"], [[CHANGES[name], count] for name, count in summary["changes"].items()]),
         "## Training sets",
@@ -98,8 +76,11 @@ def write_markdown(path: Path, summary: Row, examples: dict[str, list[Row]]) -> 
     write_bytes_atomic(path, [("\n\n".join(parts) + "\n").encode("utf-8")])
 
 
-def _columns(columns: dict[str, str], rows: list[Row]) -> str:
-    return _table(list(columns), [[row[name] for name in columns.values()] for row in rows])
+def _records(rows: list[Row]) -> str:
+    """A table whose columns are the fields of the rows."""
+    if not rows:
+        return "No problem has a solution."
+    return _table([name.replace("_", " ") for name in rows[0]], [list(row.values()) for row in rows])
 
 
 def _table(header: list[str], rows: list[list[Any]]) -> str:

@@ -40,7 +40,17 @@ def token_counter(student_model: str | None, frame: Frame | None = None) -> Toke
     if student_model is None:
         return None
     frame = frame or read_frame(student_model)
-    return _rendering_counter(student_model) if frame is None else _frame_counter(frame)
+    if frame is not None:
+        return _frame_counter(frame)
+    from cotkit.generation.chat_model import load_tokenizer
+
+    tokenizer = load_tokenizer(student_model)
+
+    def count(row: Row, target: str) -> int:
+        text = _rendered(tokenizer, row["question"]) + target
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
+
+    return count
 
 
 def read_frame(student_model: str) -> Frame | None:
@@ -74,19 +84,6 @@ def _frame_counter(frame: Frame) -> TokenCounter:
         return tokens_of(frame.before + (question.lstrip() if frame.strips else question) + frame.after)
 
     return lambda row, target: prompt_tokens(row["question"]) + tokens_of(frame.tail + target) + 1
-
-
-def _rendering_counter(student_model: str) -> TokenCounter:
-    """Renders and encodes every row anew."""
-    from cotkit.generation.chat_model import load_tokenizer
-
-    tokenizer = load_tokenizer(student_model)
-
-    def count(row: Row, target: str) -> int:
-        text = _rendered(tokenizer, row["question"]) + target
-        return len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
-
-    return count
 
 
 def _rendered(tokenizer: Any, question: str) -> str:

@@ -75,7 +75,7 @@ def selection(*entries: tuple[str, str | None, int, int]) -> Selection:
         row = {**problem(0), "id": question, "sample": sample, "response": "", "solution": "word " * ord(question)}
         row |= {"prompt_tokens": 10, "completion_tokens": words}
         rejection = Rejection(reason, "x") if reason else None
-        tally.add(row, judging.RowOutcome(rejection, "", None, words, [], equations, True))
+        tally.add(row, judging.RowOutcome(words, rejection, True, equations=equations))
     return Selection(tally)
 
 
@@ -127,7 +127,7 @@ def test_repeated_samples_are_found_at_the_earliest_repetition():
     tally = FilterTally(seed=0)
     row = {**problem(0), "response": "", "prompt_tokens": 1, "completion_tokens": 1}
     for question, sample in [("b", 0), ("a", 1), ("a", 0), ("b", 0), ("a", 1)]:
-        outcome = judging.RowOutcome(None, "", None, 1, [], 0, True)
+        outcome = judging.RowOutcome(1)
         tally.add({**row, "id": question, "sample": sample}, outcome)
     assert Selection(tally).repeated() == (0, 3)
 
