@@ -126,21 +126,24 @@ def test_other_rules_do_not_change_what_is_asked_again_but_more_problems_do(tmp_
     assert len(read_rows(again[1])) > answered.count(b"\n")
 
 
-def test_a_truncated_problem_gets_the_larger_budget_and_keeps_it(tmp_path: Path):
+def test_a_truncated_problem_gets_the_larger_budget_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     preset(tmp_path)
-    told = {"prompt_tokens": 9, "completion_tokens": 50}
+    counts = {"prompt_tokens": 9, "completion_tokens": 50}
     rows = [
-        {**problem(4), **told, "sample": 0, "response": "Tom", "finish_reason": "length"},
-        {**problem(5), **told, "sample": 0, "response": "#### 1", "finish_reason": "stop"},
-        {**problem(6), **told, "sample": 1, "response": "#### 1", "finish_reason": "stop", "retry": "truncated"},
+        {**problem(4), **counts, "sample": 0, "response": "Tom", "finish_reason": "length"},
+        {**problem(5), **counts, "sample": 0, "response": "#### 1", "finish_reason": "stop"},
+        {**problem(6), **counts, "sample": 1, "response": "#### 1", "finish_reason": "stop", "retry": "truncated"},
     ]
-    problems = read_rows(ask_again(tmp_path, 2, write_rows(tmp_path / "teacher.jsonl", rows)))
+    retried = ask_again(tmp_path, 2, write_rows(tmp_path / "teacher.jsonl", rows))
     reasons = ["truncated", "length", "truncated"]
-    assert problems == [{**problem(number), "retry": reason} for number, reason in zip((4, 5, 6), reasons, strict=True)]
-    words = ["--config", tmp_path / "teacher.yaml", "--round", 2, "--input_path", "x", "--output_path", "y"]
-    requests = teacher_cot.requests_for(problems, teacher_cot.build_parser().parse([str(word) for word in words]))
-    assert [request.sample for request in requests] == [1, 2] * 3
-    assert [request.max_new_tokens for request in requests] == [90, 90, None, None, 90, 90]
+    assert read_rows(retried) == [
+        {**problem(number), "retry": reason} for number, reason in zip((4, 5, 6), reasons, strict=True)
+    ]
+    jobs: list[Any] = []
+    monkeypatch.setattr(teacher_cot.runner, "run", lambda job: jobs.append(job) or 0)
+    teach(tmp_path, 2, retried)
+    assert [request.sample for request in jobs[0].requests] == [1, 2] * 3
+    assert [request.max_new_tokens for request in jobs[0].requests] == [90, 90, None, None, 90, 90]
 
 
 def test_numbers_and_settings_of_a_round(tmp_path: Path):
@@ -151,9 +154,9 @@ def test_numbers_and_settings_of_a_round(tmp_path: Path):
         return teacher_cot.build_parser().parse([str(word) for word in (*words, *more)])
 
     third = parse("--round", 3)
-    assert (teacher_cot.first_sample(third), third.mode, third.temperature, third.num_samples) == (3, "solve", 1.0, 1)
+    assert (third.mode, third.temperature, third.num_samples) == ("solve", 1.0, 1)
     assert (parse("--round", 3, "--mode", "rewrite").mode, parse().mode) == ("rewrite", "rewrite")
-    assert teacher_cot.first_sample(parse("--round", 3, "--first_sample", 7)) == 7
+    assert [teacher_cot.first_sample(config, number) for number in (1, 2, 3)] == [0, 1, 3]
     assert len(cli.rounds_of(config)) == 3
 
 
