@@ -173,9 +173,9 @@ def read_yaml(path: Path) -> Values:
         raise UserError(f"{path}:1: `key: value` lines are expected, found a {type(values).__name__}")
     lines: dict[str, int] = {}
     for key_node, _ in node.value:
-        line = key_node.start_mark.line + 1
-        if lines.setdefault(key_node.value, line) != line:
-            raise UserError(f"{path}:{line}: key {key_node.value!r} appears twice")
+        if key_node.value in lines:
+            raise UserError(f"{path}:{key_node.start_mark.line + 1}: key {key_node.value!r} appears twice")
+        lines[key_node.value] = key_node.start_mark.line + 1
     return {str(key): (value, lines.get(str(key), 1)) for key, value in values.items()}
 
 

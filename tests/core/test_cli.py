@@ -115,6 +115,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path):
         ("needed: [x]\n", ":1: needed: a single value is expected"),
         ("dry-run: maybe\nneeded: x", ":1: dry-run must be true or false"),
         ("size: 1\nsize: 2\n", ":2: key 'size' appears twice"),
+        ("{size: 1, size: 2, needed: x}\n", ":1: key 'size' appears twice"),
         ("size: {x: 1}\nneeded: x\n", ":1: size: a single value is expected"),
         ("- a\n", ":1: `key: value` lines are expected"),
         ("a: [\n", "not valid YAML"),
