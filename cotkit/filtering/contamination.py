@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 from cotkit.core.jsonl import read_numbered, require
 from cotkit.core.problems import with_id
@@ -25,20 +24,15 @@ def hash64(text: str) -> int:
 _word_hash = lru_cache(maxsize=16_384)(hash64)
 
 
-def ngrams(text: str, size: int) -> set[tuple[str, ...]]:
-    """All runs of `size` words, without case and punctuation; the whole text if it is shorter."""
-    return set(_runs(_WORD.findall(text.lower()), size))
-
-
 def ngram_hashes(text: str, size: int) -> set[int]:
-    """A signed 64-bit number for each run of words. Equal in every process, since Python hashes numbers without a seed."""
-    return set(map(hash, _runs(list(map(_word_hash, _WORD.findall(text.lower()))), size)))
+    """A signed 64-bit number for each run of `size` words, without case and punctuation; one number for a shorter text.
 
-
-def _runs(words: list[Any], size: int) -> Iterable[tuple[Any, ...]]:
+    The numbers are the same in every process, since Python hashes numbers without a seed.
+    """
+    words = list(map(_word_hash, _WORD.findall(text.lower())))
     if len(words) <= size:
-        return [tuple(words)] if words else []
-    return zip(*(words[at:] for at in range(size)), strict=False)
+        return {hash(tuple(words))} if words else set()
+    return set(map(hash, zip(*(words[at:] for at in range(size)), strict=False)))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row
 from cotkit.equations.coverage import answer_occurs
 from cotkit.filtering import text_quality
-from cotkit.filtering.contamination import TestQuestions, ngrams
+from cotkit.filtering.contamination import TestQuestions, ngram_hashes
 from cotkit.filtering.records import Parameters, Record, Rejection, folded
 from cotkit.filtering.target import has_answer
 from cotkit.grading.grader import answer_line_end
@@ -284,8 +284,8 @@ def find_similar(text: str, others: Sequence[str], max_similarity: float) -> str
 
 
 @lru_cache(maxsize=64)  # the samples of one question come one after the other
-def _trigrams(text: str) -> set[tuple[str, ...]]:
-    return ngrams(text, 3)
+def _trigrams(text: str) -> set[int]:
+    return ngram_hashes(text, 3)
 
 
 REASONS = tuple(RULES)

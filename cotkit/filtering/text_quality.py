@@ -19,6 +19,7 @@ MIN_COMPRESSED_BYTES = 200  # the ratio of a shorter text means nothing
 # The longest English word in the GSM8K training set has 17 letters. Longer runs are LaTeX commands glued together.
 MAX_RUN_OF_LETTERS = 40
 
+_KNOWN_SCRIPTS = ("GREEK", "LATIN", "MATHEMATICAL", "SCRIPT", "DOUBLE-STRUCK")  # starts of Unicode names
 _SENTENCE = re.compile(r"[^\n.!?]+")
 _LETTER = re.compile(r"[a-wyz]")  # x may be the sign of multiplication
 _RUN_OF_LETTERS = re.compile(rf"[^\W\d_]{{{MAX_RUN_OF_LETTERS + 1},}}")
@@ -93,7 +94,8 @@ def garbled(text: str, known: str, max_foreign: float) -> str | None:
         return f"{len(glued[0])} letters without a break: {glued[0][:30]!r}"
     if text.isascii():
         return None
-    others = {char for char in set(text) if char > "\u02ff" and char.isalpha() and not _is_greek_or_latin(char)}
+    suspects = {char for char in set(text) if char > "\u02ff" and char.isalpha()}
+    others = {char for char in suspects if not unicodedata.name(char, "").startswith(_KNOWN_SCRIPTS)}
     if not others.difference(known):
         return None
     letters = [char for char in text if char.isalpha()]
@@ -101,7 +103,3 @@ def garbled(text: str, known: str, max_foreign: float) -> str | None:
     if len(foreign) > max_foreign * len(letters):
         return f"{len(foreign)} of {len(letters)} letters are of another script: {''.join(foreign[:10])!r}"
     return None
-
-
-def _is_greek_or_latin(char: str) -> bool:
-    return unicodedata.name(char, "").startswith(("GREEK", "LATIN", "MATHEMATICAL", "SCRIPT", "DOUBLE-STRUCK"))

@@ -12,10 +12,10 @@ sample words the solution anew, and some have one of the faults that the rules l
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -132,35 +132,26 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def run(words: list[str]) -> tuple[str, list[list[float]]]:
-    """Runs the filter with these arguments. Returns its output and the MiB of each process at each poll, longest first."""
-    import psutil
-
-    sizes: dict[int, list[float]] = {}
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
-        command = [sys.executable, "-c", MEASURE, str(ROOT / "filter_teacher_cot.py"), *words]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-        parent = psutil.Process(process.pid)
-        while process.poll() is None:
-            for one in (parent, *parent.children(recursive=True)):
-                try:
-                    sizes.setdefault(one.pid, []).append(one.memory_info().rss / 2**20)
-                except psutil.Error:  # it ended meanwhile
-                    continue
-            time.sleep(POLL_S)
-        output.seek(0)
-        text = output.read()
-    if process.returncode:
-        raise UserError(f"the filter failed: {text.strip()[-500:]}")
-    return text, sorted(sizes.values(), key=len, reverse=True)
-
-
 def bench(rows: int, source: Path, flags: list[str]) -> tuple[float, float]:
     """Runs the filter once and prints its figures. Returns seconds and CPU seconds. Raises UserError if it fails."""
-    output = source.with_name(f"kept-{rows}.jsonl")
+    import psutil
+
+    kept, printed = source.with_name(f"kept-{rows}.jsonl"), source.with_suffix(".txt")
+    command = [sys.executable, "-c", MEASURE, str(ROOT / "filter_teacher_cot.py"), "--input_path", str(source)]
+    sizes: dict[int, list[float]] = {}  # MiB of each process at each poll
     begun, cpu = time.monotonic(), cpu_seconds()
-    text, (main, *others) = run(["--input_path", str(source), "--output_path", str(output), *flags])
+    with open(printed, "wb") as file:
+        process = psutil.Popen([*command, "--output_path", str(kept), *flags], cwd=ROOT, stdout=file, stderr=file)
+        while process.poll() is None:
+            with contextlib.suppress(psutil.Error):  # a process may end meanwhile
+                for one in (process, *process.children(recursive=True)):
+                    sizes.setdefault(one.pid, []).append(one.memory_info().rss / 2**20)
+            time.sleep(POLL_S)
     seconds, cpu = time.monotonic() - begun, cpu_seconds() - cpu
+    text = printed.read_text(encoding="utf-8")
+    if process.returncode:
+        raise UserError(f"the filter failed: {text.strip()[-500:]}")
+    main, *others = sorted(sizes.values(), key=len, reverse=True)
     before, peak = (int(word) / 1024 for word in text.rpartition("MEMORY")[2].split())
     print(f"{rows} rows, {source.stat().st_size / 2**20:.0f} MiB: {seconds:.1f} s, {rows / seconds:.0f} rows/s")
     print(f"  {cpu:.0f} CPU seconds, {cpu / rows * 1e6:.0f} microseconds per row")
@@ -168,7 +159,7 @@ def bench(rows: int, source: Path, flags: list[str]) -> tuple[float, float]:
     for series in (one for one in others if len(one) > len(main) // 2 and max(one) > MIN_WORKER_MIB):
         start, most = series[int(len(series) * START_SHARE)], max(series)
         print(f"  worker {start:.0f} MiB after a tenth of the run, at most {most:.0f} (+{most - start:.0f})")
-    counts = read_json(output.with_suffix(".report.json"))
+    counts = read_json(kept.with_suffix(".report.json"))
     reasons = ", ".join(f"{name} {number}" for name, number in counts["rejected"].items())
     print(f"  kept {counts['kept']}, {reasons}", flush=True)
     return seconds, cpu

@@ -34,10 +34,10 @@ def preset(folder: Path, text: str = ROUNDS) -> Path:
     return path
 
 
-def teach(folder: Path, number: int, source: Path) -> Path:
+def teach(folder: Path, number: int, source: Path, *more: Any) -> Path:
     output = folder / ("teacher.jsonl" if number == 1 else f"teacher.round{number}.jsonl")
     words = ["--config", folder / "teacher.yaml", "--round", number, "--input_path", source, "--output_path", output]
-    assert teacher_cot.main([str(word) for word in words]) == 0
+    assert teacher_cot.main([str(word) for word in (*words, *more)]) == 0
     return output
 
 
@@ -142,6 +142,8 @@ def test_a_truncated_problem_gets_the_larger_budget_and_keeps_it(tmp_path: Path,
     jobs: list[Any] = []
     monkeypatch.setattr(teacher_cot.runner, "run", lambda job: jobs.append(job) or 0)
     teach(tmp_path, 2, retried)
+    teach(tmp_path, 2, retried, "--first_sample", 7)
+    assert [request.sample for request in jobs[1].requests] == [7, 8] * 3
     assert [request.sample for request in jobs[0].requests] == [1, 2] * 3
     assert [request.max_new_tokens for request in jobs[0].requests] == [90, 90, None, None, 90, 90]
 
