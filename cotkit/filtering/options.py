@@ -46,14 +46,13 @@ class FilterOptions:
         """The files beside the training sets, by what they hold."""
         if self.only_retry:
             return {"retry": self.output_path}
-        endings = {
-            "rejected": "rejected.jsonl",
-            "retry": "retry.jsonl",
-            "report": "report.json",
-            "markdown": "report.md",
-        }
-        return {"kept": self.output_path} | {
-            name: self.output_path.with_suffix(f".{ending}") for name, ending in endings.items()
+        beside = self.output_path.with_suffix
+        return {
+            "kept": self.output_path,
+            "rejected": beside(".rejected.jsonl"),
+            "retry": beside(".retry.jsonl"),
+            "report": beside(".report.json"),
+            "markdown": beside(".report.md"),
         }
 
 

@@ -235,7 +235,7 @@ def unreached_answer(record: Record) -> str | None:
     """The reasoning never states the answer, so the steps that lead to it are missing."""
     answer = record.row["answer"]
     missing = record.row["dataset"] in NUMBER_DATASETS and answer_occurs(answer, record.text) is False
-    return f"{answer} stands only on the answer line" if missing else None
+    return f"{answer} appears only on the answer line" if missing else None
 
 
 @rule(

@@ -102,7 +102,8 @@ def test_kept_rows_end_in_one_canonical_answer_line(tmp_path: Path):
         assert "Problem:" not in row["target"]
 
 
-def test_longer_rows_are_dropped_and_never_cut(tmp_path: Path, tiny_model: Path):
+@pytest.mark.slow
+def test_longer_rows_are_dropped_and_never_truncated(tmp_path: Path, tiny_model: Path):
     short, long = (
         teacher_row(4, GOOD),
         teacher_row(5, " ".join(f"pear{n}" for n in range(60)) + GOOD.replace("#### 5", "#### 6")),

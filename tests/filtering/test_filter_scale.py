@@ -1,4 +1,4 @@
-"""The filter on many rows: its memory does not grow with them (F10), and its short cuts say what the long ways say.
+"""The filter on many rows: its memory does not grow with them (F10), and its fast paths agree with the slow ones.
 
 A million rows with token counting are measured by scripts/dev/bench_filter.py, see docs/FILTER.md.
 """
@@ -17,11 +17,10 @@ from cotkit.filtering import rules, text_quality, token_count
 from cotkit.filtering.records import Parameters, Record
 from cotkit.generation import prompts
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_f10_memory_hardly_grows_with_the_rows(tmp_path: Path):
-    """50,000 rows, two samples a problem, judged by the cheap rules: were they held as records, they would take 100 MB."""
+    """50,000 rows, two samples per problem, judged by the cheap rules. Held as dicts, they would take 100 MB."""
     extra = {"thinking": "", "finish_reason": "stop", "prompt_tokens": 9, "completion_tokens": 9, "model": "m"}
     made: list[Row] = []
     for number in range(50_000):
@@ -88,7 +87,7 @@ def test_phrases_are_found_as_the_pattern_finds_them():
 
 
 def test_loops_are_found_however_few_they_are():
-    """A loop is told by the n-grams that it repeats: exactly as many as its shortest form has."""
+    """A loop is found by the n-grams that it repeats: as many as its shortest form has."""
     for limit in (1, 2, 3):
         for size in range(1, 14):
             block = [f"word{number}" for number in range(size)]

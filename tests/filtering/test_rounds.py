@@ -83,7 +83,7 @@ def test_only_problems_without_a_kept_sample_are_asked_again(tmp_path: Path):
 
 @pytest.mark.usefixtures("short_delays")
 def test_a_stronger_teacher_is_a_change_of_one_line(tmp_path: Path):
-    """The line that the study's teacher.yaml holds as a comment, put in the place of the one that it stands for."""
+    """Replaces one line of the study's teacher.yaml by the alternative in its comment."""
     text = (ROOT / "configs/smollm2_study/teacher.yaml").read_text(encoding="utf-8")
     (line,) = re.findall(r"^# ( - &teacher \{.*)$", text, re.MULTILINE)
     with ChatServer() as server:

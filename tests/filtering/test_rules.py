@@ -212,6 +212,7 @@ def study() -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "scripts/dev/study_filter.py"))
 
 
+@pytest.mark.slow
 def test_official_solutions_are_kept_and_planted_faults_found(study: dict[str, Any], tmp_path: Path):
     report = tmp_path / "study.json"
     numbers = list(raw_rows(GSM8K))

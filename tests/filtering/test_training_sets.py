@@ -58,7 +58,7 @@ def test_declared_sets_are_written_and_an_empty_one_is_left_out(tmp_path: Path):
     assert not (folder / "preference.jsonl").exists()
 
 
-def test_whole_rows_calculate_what_the_reference_solution_calculates(tmp_path: Path):
+def test_complete_rows_calculate_what_the_reference_solution_calculates(tmp_path: Path):
     """In their own order and words; a row that only names the results, or lacks one, is kept but not complete."""
     solution = "Tom buys 2*3=<<2*3=6>>6 apples.\nWith the 4 he has that is 10 = 6 + 4, so he has 6+4=10 apples, half of it 10/2=5.0."
     complete = "Six are bought: $3 x 2 = $6. Together 4+6 = 10 = 2*5, and each gets 10/2 = 5.\n#### 5"
@@ -91,8 +91,8 @@ def all_sets(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["gold", "teacher_raw", "distilled", "rejection_sampled", "mixed", "preference"])
-def test_llamafactory_loads_every_set_whole(name: str, all_sets: Path, tiny_model: Path, tmp_path: Path):
-    """By its own loader: as many rows as were written, each uncut, prompt and answers in their places."""
+def test_llamafactory_loads_every_row_of_every_set(name: str, all_sets: Path, tiny_model: Path, tmp_path: Path):
+    """By its own loader: as many rows as were written, each untruncated, prompt and answers in the right fields."""
     from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
     from llamafactory.hparams import get_train_args
     from transformers import AutoTokenizer
@@ -129,6 +129,7 @@ def test_llamafactory_loads_every_set_whole(name: str, all_sets: Path, tiny_mode
             assert text.startswith(f"<|im_start|>system\n{row['system']}<|im_end|>")
 
 
+@pytest.mark.slow
 def test_pairs_set_a_kept_sample_against_what_is_wrong_and_fits(tmp_path: Path, tiny_model: Path):
     false_mark = GOOD.replace("4+1=5", "4+1=<<4+1=6>>5")  # without its mark there is nothing wrong
     long = "Unfortunately 7+2=9 considerably heterogeneous extraterrestrials misappropriate strawberries.\n#### 9"
@@ -142,7 +143,7 @@ def test_pairs_set_a_kept_sample_against_what_is_wrong_and_fits(tmp_path: Path, 
         teacher_row(7, "By 7+1=8 he has 8.\n#### 8"),
         teacher_row(7, long, sample=1),
     ]
-    # Of like length in words, but too long in tokens: it would be cut.
+    # Of similar length in words, but too long in tokens: training would truncate it.
     assert len(long.split()) < 2 * len(rows[6]["response"].split())
     run_filter(tmp_path, rows, "--sets", "distilled", "preference", "--student_model", tiny_model, "--max_tokens", 140)
     pairs = read_rows(tmp_path / "datasets/preference.jsonl")
