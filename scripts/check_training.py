@@ -68,7 +68,7 @@ def check_adapter(config: TrainConfig) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.StageParser(__doc__)
     parser.add_argument("preset", type=Path, metavar="PRESET", help="a folder below configs/")
     parser.add_argument("--run", type=Path, metavar="DIR", help="the run's folder (default outputs/<preset>)")
     parser.add_argument("--methods", metavar="LIST", default="all", help="a,b,c or all (default)")
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--untrained", action="store_true", help="only methods that are not trained yet")
     parser.add_argument("--seeds", type=int, nargs="*", metavar="N", help="seeds that --untrained looks for")
     parser.add_argument("--overwrite", action="store_true", help="with --untrained: all will be trained again")
-    args = parser.parse_args(argv)
+    args = parser.parse(argv)
     thinking = cli.read_yaml(args.preset / "infer.yaml").get("thinking", (False, 1))[0]
     configs = configs_of(args)
     for config in configs:

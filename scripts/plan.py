@@ -11,7 +11,6 @@ Times follow from model and token sizes (cotkit/training/cost_model.py) and are 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -242,7 +241,7 @@ def table(options: PlanOptions) -> Iterator[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.StageParser(__doc__)
     parser.add_argument("preset", type=Path, metavar="PRESET", help="a folder below configs/")
     parser.add_argument("--run", type=Path, metavar="DIR", help="the run's folder (default outputs/<preset>)")
     parser.add_argument("--device", choices=sorted(cost_model.DEVICES), default="cpu", help="default cpu")
@@ -252,7 +251,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--methods", metavar="LIST", help="a,b,c or all (default: those of train.yaml)")
     parser.add_argument("--seeds", type=int, nargs="*", metavar="N", help="as for scripts/pipeline.sh")
     parser.add_argument("--limit", type=cli.positive_int, metavar="N", help="only the first N problems of each file")
-    flags = vars(parser.parse_args(argv))
+    flags = vars(parser.parse(argv))
+    del flags["config"], flags["debug"]
     flags["run"] = flags["run"] or Path("outputs") / flags["preset"].name
     flags["seeds"] = flags["seeds"] or [None]
     print("\n".join(table(PlanOptions(**flags))))

@@ -18,7 +18,7 @@ from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.files import sha256_file
 from cotkit.core.jsonl import Row, read, read_json
-from cotkit.core.manifest import Input, difference
+from cotkit.core.manifest import FORMAT, Input, difference
 from cotkit.core.problems import with_id
 from cotkit.generation.progress import count
 
@@ -77,6 +77,9 @@ def rows_in(path: Path) -> int:
 def check_manifest(manifest: Path) -> Iterator[str]:
     """All findings about one manifest."""
     record = read_json(manifest)
+    if record.get("format") != FORMAT:
+        yield f"{manifest}: was written by another version of this toolkit"
+        return
     if record.get("status") != "done":
         yield f"{manifest}: status is {record.get('status')!r}; run the stage again"
         return

@@ -8,7 +8,6 @@ Writes  FOLDER.md
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -21,9 +20,9 @@ VARIED = ("learning_rate", "lora_rank", "num_train_epochs")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.StageParser(__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="<run>/sweep/<method>")
-    folder = parser.parse_args(argv).folder
+    folder = parser.parse(argv).folder
     records = [read_json(path) for path in sorted(folder.glob("*.manifest.json"))]
     finished = [record for record in records if record["status"] == "done" and "eval_loss" in record["counts"]]
     if not finished:
