@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from cotkit.core.number_words import NUMBER_WORDS
 from cotkit.equations.checker import find_steps
 
 _WHOLE = re.compile(r"-?\d+")
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
 _SPACED = re.compile(r"\d{1,3}(?: \d{3})+(?!\d)")  # a number with blanks between its thousands: 80 000
 _COMPUTED = re.compile(r"[+*/^×÷]")
-# The words for each number from 0 to 12.
-_NUMBER_WORDS = (
-    "zero/no/none/nothing one/once/a two/twice/both three four five six seven eight nine ten eleven twelve/dozen"
-)
+_OTHER_WORDS = {0: ("no", "none", "nothing"), 1: ("once", "a"), 2: ("twice", "both"), 12: ("dozen",)}
 
 
 def answer_occurs(answer: str, text: str) -> bool | None:
@@ -32,8 +30,8 @@ def answer_occurs(answer: str, text: str) -> bool | None:
         return True
     if wanted > 12:
         return False
-    words = _NUMBER_WORDS.split()[int(wanted)].split("/")
-    return not set(words).isdisjoint(re.findall(r"[a-z]+", text.lower()))
+    words = {NUMBER_WORDS[int(wanted)], *_OTHER_WORDS.get(int(wanted), ())}
+    return not words.isdisjoint(re.findall(r"[a-z]+", text.lower()))
 
 
 def computes_all_results(solution: str, text: str) -> bool:

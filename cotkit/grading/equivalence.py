@@ -1,14 +1,18 @@
-"""Does an answer equal the gold answer? By text, exact values and structure; computer algebra is an oracle passed in.
+"""Does an answer equal the gold answer? Decided by text, exact values and structure; computer algebra is an oracle.
 
-Truth has three values: True, False, and None where only computer algebra can tell. The conventions and the reason of
-each stand in docs/GRADING.md.
+Truth has three values: True, False, and None if only computer algebra can tell. docs/GRADING.md gives the conventions
+and the reason for each.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from typing import NamedTuple
 
 from cotkit.core.datasets import INTEGER_DATASETS, KINDS, NUMBER_DATASETS
+from cotkit.core.number_words import NUMBER_WORDS
 from cotkit.grading.answer_types import (
     Code,
     Matrix,
@@ -21,19 +25,54 @@ from cotkit.grading.answer_types import (
     letter_with_value,
     read,
 )
-from cotkit.grading.evaluate import exact_value, proportional, too_large
+from cotkit.grading.evaluate import exact_value, proportional, same_value, too_large
 from cotkit.grading.formula_parser import MAX_LENGTH, ExpressionError, Node, parse, variables
 from cotkit.grading.normalize import normalise, plain_number, plain_thousands, same_number, without_blanks
-from cotkit.grading.truth import Decision, Judgement, Oracle, Truth, all_of, any_of
-from cotkit.grading.units import DEGREE
-from cotkit.grading.values import fold, judge_code, judge_scalar
+from cotkit.grading.units import DEGREE, PERCENT, Unit, factor
 
-MAX_FOR_ALGEBRA = (
-    250  # characters; the longest gold of MATH has 200, and the LaTeX reader takes milliseconds a character
-)
+Truth = bool | None
+Oracle = Callable[[str, str], Truth]
+
+# In characters: the longest gold of MATH has 200, and the LaTeX reader takes milliseconds per character.
+MAX_FOR_ALGEBRA = 250
 # An answer that still has to be summed or integrated is no final answer (and the usual way to stall computer algebra).
 _UNEVALUATED = re.compile(r"\\(?:sum|prod|int|iint|iiint|oint|lim|bigcup|bigcap)(?![a-zA-Z])")
 _APPROX = re.compile(r"\\approx(?![a-zA-Z])")
+_NUMBER_WORDS = {word: str(number) for number, word in enumerate(NUMBER_WORDS)}
+
+
+class Decision(NamedTuple):
+    """`verdict` is correct, wrong or grader_timeout; `rule` names the rule that decided."""
+
+    verdict: str
+    rule: str
+
+
+class Judgement(NamedTuple):
+    """Truth of one comparison and the rule it rests on."""
+
+    equal: Truth
+    rule: str
+
+
+def _any_of(judgements: Iterable[Judgement]) -> Judgement:
+    """True when one is, else None when one is, else the last False."""
+    unknown, last = None, Judgement(False, "none")
+    for last in judgements:
+        if last.equal:
+            return last
+        unknown = last if last.equal is None else unknown
+    return unknown or last
+
+
+def _all_of(judgements: Iterable[Judgement], rule: str) -> Judgement:
+    """False when one is, else None when one is, else True; by `rule`."""
+    equal: Truth = True
+    for judgement in judgements:
+        if judgement.equal is False:
+            return Judgement(False, rule)
+        equal = equal if judgement.equal else None
+    return Judgement(equal, rule)
 
 
 def _undecided(_gold: str, _answer: str) -> Truth:
@@ -107,7 +146,7 @@ def _judge_readings(gold: str, answer: str, oracle: Oracle) -> Judgement:
         answer = lettered[1]
     golds = [value for text in _gold_forms(gold) for value in read(text)]
     answers = read(_stated_form(answer))
-    result = any_of(_judge(left, right, oracle) for left in golds for right in answers)
+    result = _any_of(_judge(left, right, oracle) for left in golds for right in answers)
     if result.equal is False and any(isinstance(v, Words) and v.opaque for v in (*golds, *answers)):
         fault = _hopeless(gold, answer, answers)
         return Judgement(False, fault) if fault else Judgement(oracle(gold, answer), "math_verify")
@@ -143,14 +182,14 @@ def _judge(gold: Value, answer: Value, oracle: Oracle) -> Judgement:
     if isinstance(gold, Relation) or isinstance(answer, Relation):
         return _judge_relation(gold, answer, oracle)
     if isinstance(gold, Code) or isinstance(answer, Code):
-        return judge_code(gold, answer)
+        return _judge_code(gold, answer)
     if isinstance(gold, Matrix) or isinstance(answer, Matrix):
         return _judge_matrix(gold, answer, oracle)
     if isinstance(gold, Sequence) or isinstance(answer, Sequence):
         return _judge_sequence(gold, answer, oracle)
     if isinstance(gold, Words) or isinstance(answer, Words):
-        return Judgement(fold(gold.text) == fold(answer.text), "text")
-    return judge_scalar(gold, answer, oracle)
+        return Judgement(_fold(gold.text) == _fold(answer.text), "text")
+    return _judge_scalar(gold, answer, oracle)
 
 
 def _judge_matrix(gold: Value, answer: Value, oracle: Oracle) -> Judgement:
@@ -160,7 +199,7 @@ def _judge_matrix(gold: Value, answer: Value, oracle: Oracle) -> Judgement:
         pairs = (
             (a, b) for left, right in zip(gold.rows, answer.rows, strict=True) for a, b in zip(left, right, strict=True)
         )
-        return all_of((_judge(a, b, oracle) for a, b in pairs), "matrix")
+        return _all_of((_judge(a, b, oracle) for a, b in pairs), "matrix")
     matrix, other = (gold, answer) if isinstance(gold, Matrix) else (answer, gold)
     assert isinstance(matrix, Matrix)
     if not isinstance(other, Sequence) or other.brackets not in ("()", "") or len(matrix.rows[0]) != 1:
@@ -186,7 +225,7 @@ def _judge_sequence(gold: Value, answer: Value, oracle: Oracle) -> Judgement:
     named = [all(isinstance(item, Relation) for item in side.items) for side in (left, right)]
     if kinds <= {"", "{}", "cup"} and named[0] == named[1]:
         return _judge_unordered(left.items, right.items, oracle, rule)
-    return all_of((_judge(a, b, oracle) for a, b in zip(left.items, right.items, strict=True)), rule)
+    return _all_of((_judge(a, b, oracle) for a, b in zip(left.items, right.items, strict=True)), rule)
 
 
 def _as_union(value: Sequence) -> Sequence:
@@ -204,10 +243,10 @@ def _judge_unordered(gold: tuple[Value, ...], answer: tuple[Value, ...], oracle:
     for item in gold:
         tried = [_judge(item, other, oracle) for other in rest]
         best = next((i for i, t in enumerate(tried) if t.equal), None)
-        judgements.append(Judgement(True, rule) if best is not None else any_of(tried))
+        judgements.append(Judgement(True, rule) if best is not None else _any_of(tried))
         if best is not None:
             del rest[best]
-    return all_of(judgements, rule)
+    return _all_of(judgements, rule)
 
 
 def _judge_relation(gold: Value, answer: Value, oracle: Oracle) -> Judgement:
@@ -241,7 +280,7 @@ def _judge_sides(gold: Relation, answer: Relation, oracle: Oracle) -> Judgement:
     differences: list[Node] = []
     for relation in (gold, answer):
         if not isinstance(relation.right, Scalar) or relation.right.unit not in (None, DEGREE):
-            return Judgement(fold(relation.left) == fold(str(relation.right)), rule)
+            return Judgement(_fold(relation.left) == _fold(str(relation.right)), rule)
         try:
             differences.append(("add", parse(relation.left), ("neg", parse(relation.right.text))))
         except ExpressionError:
@@ -256,3 +295,69 @@ def _judge_sides(gold: Relation, answer: Relation, oracle: Oracle) -> Judgement:
         texts = [f"{r.left}{r.op}{r.right.text}" for r in (gold, answer) if isinstance(r.right, Scalar)]
         return Judgement(oracle(*texts), "math_verify")
     return Judgement(equal, rule)
+
+
+def _fold(text: str) -> str:
+    """Words without case (of words, not of single letters), articles, blanks and punctuation."""
+    words = re.sub(
+        r"\b(?:the|an?)\s+(?=[a-zA-Z])", "", re.sub(r"\\text|[{}\s.,;:'\"()$]+|(?<=[a-zA-Z])-", " ", text)
+    ).split()
+    words = [word.lower() if len(word) > 2 else word for word in words]
+    return re.sub(r"(?<!\d) | (?!\d)", "", " ".join(_NUMBER_WORDS.get(word, word) for word in words))
+
+
+def _judge_scalar(gold: Scalar, answer: Scalar, oracle: Oracle) -> Judgement:
+    if gold.text.replace(" ", "") == answer.text.replace(" ", "") and gold.unit == answer.unit:
+        return Judgement(True, "exact")
+    if r"\infty" in gold.text or r"\infty" in answer.text:
+        return Judgement(gold.text == answer.text, "infinity")
+    left, right = parse(gold.text), parse(answer.text)
+    units = (gold.unit, answer.unit)
+    if PERCENT in units and (None in units or units[0] == units[1]):
+        return _judge_percent(left, right, units, oracle)
+    if None not in units and gold.unit != answer.unit:
+        scale = factor(answer.unit, gold.unit)  # type: ignore[arg-type]
+        if scale is None:
+            return Judgement(False, "unit")
+        right = ("mul", ("num", scale), right)
+    return _judge_value(left, right, oracle, (gold.text, answer.text))
+
+
+def _judge_percent(left: Node, right: Node, units: tuple[Unit | None, Unit | None], oracle: Oracle) -> Judgement:
+    """`20%` is 20 in the unit the question asks for, and 1/5 as a value; two percentages are compared as such."""
+    texts = ("", "")
+    if units[0] == units[1]:
+        return _judge_value(left, right, oracle, texts)._replace(rule="percent")
+    hundredth: Node = ("num", Fraction(1, 100))
+    scaled = (("mul", hundredth, left), right) if units[0] == PERCENT else (left, ("mul", hundredth, right))
+    result = _any_of((_judge_value(left, right, oracle, texts), _judge_value(*scaled, oracle, texts)))
+    return result._replace(rule="percent")
+
+
+def _judge_value(left: Node, right: Node, oracle: Oracle, texts: tuple[str, str]) -> Judgement:
+    a, b = exact_value(left), exact_value(right)
+    if a is not None and b is not None:
+        return Judgement(a == b, "rational")
+    equal = same_value(left, right)
+    if equal is None and all(texts):
+        return Judgement(oracle(*texts), "math_verify")
+    return Judgement(bool(equal), "numeric")
+
+
+def _judge_code(gold: Value, answer: Value) -> Judgement:
+    """Ratios, times and numbers in other bases; the base, which the question fixes, may be left out."""
+    if isinstance(gold, Code) and isinstance(answer, Code):
+        times = gold.kind == "colon" and "" in (gold.parts[-1], answer.parts[-1])
+        same = gold.parts[:-1] == answer.parts[:-1] if times else gold.parts == answer.parts
+        return Judgement(gold.kind == answer.kind and same, gold.kind)
+    code, other = (gold, answer) if isinstance(gold, Code) else (answer, gold)
+    assert isinstance(code, Code)
+    text = other.text.replace(" ", "") if isinstance(other, Scalar | Words) else ""
+    if code.kind == "base":
+        may_omit = code is gold or code.parts[1] == "10"
+        return Judgement(may_omit and text.upper().lstrip("0") == code.parts[0], "base")
+    value = exact_value(parse(other.text)) if isinstance(other, Scalar) else None
+    is_ratio = len(code.parts) == 3 and not code.parts[2] and all(code.parts[:2])
+    ratio = Fraction(int(code.parts[0]), int(code.parts[1])) if is_ratio else None
+    # `9:24` for the gold 0.375 is a ratio; `5:00` never is, and a whole number is never meant by one.
+    return Judgement(ratio is not None and value == ratio and ratio.denominator > 1, "ratio")

@@ -27,58 +27,13 @@ class TooLarge(ExpressionError):
     """A value, or a step on the way to it, is out of bounds."""
 
 
-FUNCTIONS = frozenset(
-    (
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "sinh",
-        "cosh",
-        "tanh",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "asin",
-        "acos",
-        "atan",
-        "ln",
-        "exp",
-        "log",
-    )
-)
+FUNCTIONS = frozenset("sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan asin acos atan ln exp log".split())
 _GREEK = frozenset(
-    [
-        r"\alpha",
-        r"\beta",
-        r"\gamma",
-        r"\delta",
-        r"\epsilon",
-        r"\varepsilon",
-        r"\zeta",
-        r"\eta",
-        r"\theta",
-        r"\lambda",
-        r"\mu",
-        r"\nu",
-        r"\rho",
-        r"\sigma",
-        r"\tau",
-        r"\phi",
-        r"\varphi",
-        r"\psi",
-        r"\omega",
-        r"\Delta",
-        r"\Gamma",
-        r"\Theta",
-        r"\Lambda",
-        r"\Sigma",
-        r"\Phi",
-        r"\Omega",
-        r"\ell",
-    ]
+    rf"\{letter}"
+    for letter in (
+        "alpha beta gamma delta epsilon varepsilon zeta eta theta lambda mu nu rho sigma tau phi varphi psi omega "
+        "Delta Gamma Theta Lambda Sigma Phi Omega ell"
+    ).split()
 )
 _WORDS = "arcsin|arccos|arctan|asin|acos|atan|sinh|cosh|tanh|sqrt|sin|cos|tan|cot|sec|csc|log|exp|ln|pi"
 _TOKEN = re.compile(

@@ -17,10 +17,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cotkit.core.datasets import KINDS, NUMBER_DATASETS
-from cotkit.grading.equivalence import compare, compare_numbers, gold_problem
-from cotkit.grading.extraction import Extraction, answer_line_end, extract, last_number, split_thinking, strip_thinking
+from cotkit.grading.equivalence import Decision, compare, compare_numbers, gold_problem
+from cotkit.grading.extraction import Extraction, answer_line_end, extract, split_thinking, strip_thinking
 from cotkit.grading.normalize import plain_number
-from cotkit.grading.truth import Decision
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -38,7 +37,6 @@ __all__ = [
     "extract",
     "grade",
     "grade_many",
-    "last_number",
     "split_thinking",
     "strip_thinking",
 ]

@@ -14,8 +14,7 @@ import signal
 import sys
 from typing import BinaryIO
 
-from cotkit.grading.equivalence import compare
-from cotkit.grading.truth import Decision
+from cotkit.grading.equivalence import Decision, compare
 
 MEMORY_BYTES = 320 * 2**20  # address space of a process; an ordinary comparison needs about 150 MB of it
 

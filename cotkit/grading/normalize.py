@@ -6,87 +6,29 @@ import re
 
 MAX_CLEANED = 2000  # characters; what is longer is no answer, and peeling it layer by layer would be quadratic
 
-# Typographic characters mapped to the ASCII or LaTeX spelling the comparison reads.
-_CHARS: dict[str, str] = {
-    "−": "-",
-    "–": "-",
-    "—": "-",
-    "‐": "-",
-    "‑": "-",
-    "﹣": "-",
-    "－": "-",
-    "＋": "+",
-    "＝": "=",
-    "×": r"\times ",
-    "⋅": r"\cdot ",
-    "·": r"\cdot ",
-    "∗": "*",
-    "÷": r"\div ",
-    "⁄": "/",
-    "∕": "/",
-    "π": r"\pi ",
-    "∞": r"\infty ",
-    "√": r"\sqrt ",
-    "°": r"^\circ ",
-    "º": r"^\circ ",
-    "θ": r"\theta ",
-    "α": r"\alpha ",
-    "β": r"\beta ",
-    "≤": r"\le ",
-    "≥": r"\ge ",
-    "≠": r"\ne ",
-    "∪": r"\cup ",
-    "∩": r"\cap ",
-    "∈": r"\in ",
-    "±": r"\pm ",
-    "∓": r"\mp ",
-    "≈": r"\approx ",
-    "∅": r"\emptyset ",
-    "²": "^{2}",
-    "³": "^{3}",
-    "½": r"\frac{1}{2}",
-    "⅓": r"\frac{1}{3}",
-    "⅔": r"\frac{2}{3}",
-    "¼": r"\frac{1}{4}",
-    "¾": r"\frac{3}{4}",
-    "‘": "'",
-    "’": "'",
-    "“": '"',
-    "”": '"',
-    "，": ",",
-    "％": "%",
-    "（": "(",
-    "）": ")",
-    "：": ":",
-    "＄": "$",
-    "\u00a0": " ",
-    "\u2007": " ",
-    "\u2009": " ",
-    "\u202f": " ",
-    "\u3000": " ",
-    "\u200b": "",
-    "\ufeff": "",
-    "\u2060": "",
+# Typographic characters, and what the comparison reads in their place.
+_COMMANDS = (
+    r"× \times ⋅ \cdot · \cdot ÷ \div π \pi ∞ \infty √ \sqrt ° ^\circ º ^\circ θ \theta α \alpha β \beta ≤ \le ≥ \ge "
+    r"≠ \ne ∪ \cup ∩ \cap ∈ \in ± \pm ∓ \mp ≈ \approx ∅ \emptyset"
+).split()
+_CHARACTERS = {
+    **{character: f"{command} " for character, command in zip(_COMMANDS[::2], _COMMANDS[1::2], strict=True)},
+    **dict.fromkeys("−–—‐‑﹣－", "-"),
+    **dict(zip("＋＝∗⁄∕，％（）：＄０１２３４５６７８９‘’“”", "+=*//,%():$0123456789''\"\"", strict=True)),
+    **dict.fromkeys("\u00a0\u2007\u2009\u202f\u3000", " "),  # spaces of fixed width
+    **dict.fromkeys("\u200b\ufeff\u2060", ""),  # of no width
+    **{"²": "^{2}", "³": "^{3}"},
+    **{"½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}"},
 }
-_TABLE = str.maketrans(_CHARS | {chr(0xFF10 + d): str(d) for d in range(10)})  # U+FF10..U+FF19: full-width digits
+_TABLE = str.maketrans(_CHARACTERS)
 
 _THOUSANDS = re.compile(
     r"(?<![\d.])\d{1,3}(?:(?:,|\{,\}|,?\\[!,;: ]|,?\s)\s?\d{3})+(?!\d)"
     r"(?!\s?\\?frac)(?:(?<!\s\d{3})|(?!\s*/\s*\d))"  # `5 121/144` is a mixed number
 )
 _MARKS = re.compile(r"\{,\}|[,\s]|\\[!,;: ]")
-_WRAPPERS = (
-    ("**", "**"),
-    ("__", "__"),
-    ("$$", "$$"),
-    ("$", "$"),
-    ("`", "`"),
-    (r"\(", r"\)"),
-    (r"\[", r"\]"),
-    ('"', '"'),
-    ("'", "'"),
-    ("*", "*"),
-)
+_WRAPPERS = [(mark, mark) for mark in "** __ $$ $ `".split()] + [(r"\(", r"\)"), (r"\[", r"\]")]
+_WRAPPERS += [(mark, mark) for mark in "\"'*"]
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
 _STOPS = re.compile(r"(?:[\s.;:]|(?<!\\)\\\\|,)+$")
 

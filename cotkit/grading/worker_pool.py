@@ -1,49 +1,53 @@
-"""Killable worker processes for the comparisons that need computer algebra.
+"""Worker processes that can be killed, for the comparisons that need computer algebra.
 
-A worker is `python -m cotkit.grading.math_verify_worker`: one JSON text a line in, one out. It says when it starts on an answer, and
-from then on it has BUDGET_S of wall time before it is killed and replaced: that costs this one answer, whatever it was
-doing. Nothing is unpickled and the program's main module is never imported again, so the pool works from threads,
-notebooks and piped scripts.
+A worker is `python -m cotkit.grading.math_verify_worker`: one line of JSON in, one line of JSON out. It reports when it
+starts on an answer. From then on it has BUDGET_S of wall time, then it is killed and replaced, which costs this one
+answer. The pool works from threads, notebooks, forked processes and programs on standard input.
+
+The library pebble is not used: its workers run the main program again, inherit the tokens in its environment, and send
+pickles, which must not be read from a process that has worked on a model's text.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import queue
 import select
 import signal
 import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from cotkit.grading.truth import Decision
+from cotkit.grading.equivalence import Decision
 
 BUDGET_S = 1.0  # wall time of one comparison; ordinary ones take 1 to 50 ms
-STARTUP_S = 60.0  # importing sympy and warming the parser up takes about 2 s on an idle core
+STARTUP_S = 60.0  # importing sympy and building the parser's tables takes about 2 s on an idle core
 MAX_KNOWN = 65_536  # outcomes kept, about 300 bytes each
-MAX_REPLY = 4096  # bytes; a reply is about 60
+MAX_REPLY = 4096  # bytes; a reply has about 60
 
 _ROOT = Path(__file__).resolve().parents[2]
-# What a worker needs of the environment; tokens and keys stay behind. gmpy2 is switched off: its huge powers and
-# factorials cannot be interrupted.
-_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "VIRTUAL_ENV")
+# The variables that a worker gets; tokens and keys stay behind. gmpy2 is off since its huge powers and factorials
+# cannot be interrupted.
+_ENVIRONMENT = "PATH HOME LANG LC_ALL LD_LIBRARY_PATH SYSTEMROOT TMPDIR VIRTUAL_ENV".split()
 _FIXED = {"MPMATH_NOGMPY": "1", "SYMPY_GROUND_TYPES": "python", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
+
+Question = tuple[str, str, str]  # gold, answer, data set
 
 
 class WorkerError(RuntimeError):
-    """A worker cannot be started at all (for example because math-verify is not installed)."""
+    """A worker cannot be started at all, for example because math-verify is not installed."""
 
 
 class _Lost(Exception):
-    """The worker is silent or gone; the message is the rule reported for the item."""
+    """The worker is silent or gone; the message is the rule that the item gets."""
 
 
 class _Worker:
-    """One parent process that forks the process which serves, and the pipes to it. Not shared between threads."""
+    """A parent process, the child that it forks to answer, and the pipes to both. One thread at a time may use it."""
 
     def __init__(self) -> None:
         path = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
@@ -54,30 +58,31 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment | {"PYTHONPATH": os.pathsep.join([str(_ROOT), *path])},
-            start_new_session=True,  # an interrupt from the keyboard is the parent's to handle
+            start_new_session=True,  # Ctrl-C reaches the main program only
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         self._poll = select.poll()
         self._poll.register(self._stdout, select.POLLIN)
         self._buffer = b""
-        self.pid: int | None = None  # of the process that serves; None while it has not reported
+        self.pid: int | None = None  # of the child; None until it has reported
         self.gone = False
 
-    def ask(self, gold: str, answer: str, dataset: str) -> Decision:
-        """The outcome of one comparison; a process that dies or outlives the budget is replaced by the next call."""
+    def ask(self, question: Question) -> Decision:
+        """The outcome of one comparison. The next call gets a new child if this one dies or is killed for its time."""
         try:
             if self.pid is None:
                 self._await_ready()
-            self._stdin.write(json.dumps([gold, answer, dataset]).encode() + b"\n")
+            self._stdin.write(json.dumps(question).encode() + b"\n")
             self._stdin.flush()
             message = self._line(STARTUP_S)
-            if "ready" in message:  # the process had served its time when the request arrived
+            if "ready" in message:  # the child had answered its last question when this one arrived
                 self.pid, message = int(str(message["pid"])), self._line(STARTUP_S)
             message = self._line(BUDGET_S)
         except (_Lost, BrokenPipeError) as loss:
-            self._replace()
-            self.gone = not isinstance(loss, _Lost) or str(loss) == "worker_died"  # both processes, or one would report
+            self._kill_child()
+            # A dead child alone is reported by its parent: an end of the output means that both are dead.
+            self.gone = not isinstance(loss, _Lost) or str(loss) == "worker_died"
             return Decision("grader_timeout", "worker_died" if self.gone else str(loss))
         if "ready" in message:
             self.pid = int(str(message["pid"]))
@@ -86,7 +91,7 @@ class _Worker:
 
     def _await_ready(self) -> None:
         message: dict[str, object] = {}
-        while "ready" not in message:  # a process that was killed may have left a reply
+        while "ready" not in message:  # a child that was killed may have left a reply
             try:
                 message = self._line(STARTUP_S)
             except _Lost as loss:
@@ -97,13 +102,11 @@ class _Worker:
                 raise WorkerError(f"a grader worker did not start: {message['error']}")
         self.pid = int(str(message["pid"]))
 
-    def _replace(self) -> None:
-        """Kills the process that serves; its parent forks the next one."""
+    def _kill_child(self) -> None:
+        """Kills the child; its parent forks the next one."""
         if self.pid is not None:
-            try:
+            with contextlib.suppress(ProcessLookupError):  # it died by itself
                 os.kill(self.pid, signal.SIGKILL)
-            except ProcessLookupError:  # it died by itself
-                pass
         self.pid = None
 
     def _line(self, seconds: float) -> dict[str, object]:
@@ -119,12 +122,10 @@ class _Worker:
         return message
 
     def close(self) -> None:
-        """Ends both processes: at the end of its input a process stops, and its parent with it."""
-        try:
+        """Ends both processes: a child stops at the end of its input, and its parent stops with it."""
+        with contextlib.suppress(OSError):  # unsent bytes for a process that is gone
             self._stdin.close()
-        except OSError:  # unsent bytes for a process that is gone
-            pass
-        self._replace()
+        self._kill_child()
         try:
             self._process.wait(timeout=BUDGET_S)
         except subprocess.TimeoutExpired:  # still starting
@@ -134,87 +135,64 @@ class _Worker:
 
 
 def available_cores() -> int:
-    """Cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class GraderPool:
-    """Up to `workers` processes (default: one for each core this process may use), started as work arrives."""
+    """At most `workers` workers (default: one for each core that this process may use), started as work arrives."""
 
     def __init__(self, workers: int | None = None) -> None:
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, not {workers}")
-        self._limit = workers or available_cores()
-        self._tasks: queue.SimpleQueue[tuple[tuple[str, str, str], Future[Decision]] | None] = queue.SimpleQueue()
-        self._known: dict[tuple[str, str, str], Future[Decision]] = {}
-        self._threads: list[threading.Thread] = []
+        self._threads = ThreadPoolExecutor(workers or available_cores(), thread_name_prefix="grader")
         self._lock = threading.Lock()
-        self._pending = 0
+        self._known: dict[Question, Future[Decision]] = {}
         self._workers: list[_Worker] = []
-        self._closed = False
+        self._idle: list[_Worker] = []
 
     def submit(self, gold: str, answer: str, dataset: str) -> Future[Decision]:
-        """A future of the outcome; the same question is asked once."""
-        key = (gold, answer, dataset)
+        """A future of the outcome. The same question is asked once.
+
+        Raises RuntimeError if the pool is closed. The future raises WorkerError if no worker can be started.
+        """
+        question = (gold, answer, dataset)
         with self._lock:
-            if self._closed:
-                raise RuntimeError("the grader pool is closed")
-            if key in self._known:
-                return self._known[key]
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()
-            future = self._known[key] = Future()
-            self._pending += 1
-            if len(self._threads) < min(self._limit, self._pending):
-                thread = threading.Thread(target=self._serve, name=f"grader-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
-        self._tasks.put((key, future))
-        return future
+            if question not in self._known:
+                self._known[question] = self._threads.submit(self._answer, question)
+            return self._known[question]
 
     def pids(self) -> list[int]:
-        """Ids of the processes that serve now."""
+        """The process ids of the children."""
         return [worker.pid for worker in self._workers if worker.pid is not None]
 
     def close(self) -> None:
-        """Stops the workers; idempotent. Comparisons under way end within their budget."""
+        """Stops the workers. Waits for comparisons under way, which end within their budget. May be called twice."""
+        self._threads.shutdown(cancel_futures=True)
+        for worker in self._idle:
+            self._retire(worker)
+        self._idle = []
+
+    def _answer(self, question: Question) -> Decision:
         with self._lock:
-            self._closed = True
-            threads, self._threads = self._threads, []
-        for _ in threads:
-            self._tasks.put(None)
-        for thread in threads:
-            thread.join()
-
-    def _serve(self) -> None:
-        """Body of a worker's thread: one comparison at a time."""
-        worker: _Worker | None = None
-        while (task := self._tasks.get()) is not None:
-            key, future = task
-            if not self._closed:
-                worker = self._answer(worker, key, future)
-            else:
-                future.cancel()
-            with self._lock:
-                self._pending -= 1
-        if worker is not None:
-            worker.close()
-
-    def _answer(self, worker: _Worker | None, key: tuple[str, str, str], future: Future[Decision]) -> _Worker | None:
-        """Settles `future`; returns the worker to go on with, None when it is of no use any more."""
+            worker = self._idle.pop() if self._idle else None
+        if worker is None:
+            worker = _Worker()
+            self._workers.append(worker)
         try:
-            worker = worker or self._start()
-            future.set_result(worker.ask(*key))
-            return self._retire(worker) if worker.gone else worker
-        except Exception as error:  # noqa: BLE001  the caller's future has to see whatever went wrong
-            future.set_exception(error)
-            return self._retire(worker) if worker else None
+            outcome = worker.ask(question)
+        except Exception:
+            self._retire(worker)
+            raise
+        if worker.gone:
+            self._retire(worker)
+        else:
+            with self._lock:
+                self._idle.append(worker)
+        return outcome
 
     def _retire(self, worker: _Worker) -> None:
         worker.close()
         self._workers.remove(worker)
-
-    def _start(self) -> _Worker:
-        worker = _Worker()
-        self._workers.append(worker)
-        return worker

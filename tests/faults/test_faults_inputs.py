@@ -22,8 +22,8 @@ from test_static import CODE, violations
 
 import filter_teacher_cot
 from cotkit.core import jsonl
+from cotkit.grading.equivalence import Decision
 from cotkit.grading.grader import Item, grade_many
-from cotkit.grading.truth import Decision
 from cotkit.grading.worker_pool import GraderPool
 
 LINE = json.dumps(problem(0)).encode()

@@ -23,7 +23,6 @@ from cotkit.grading.grader import (
     extract,
     grade,
     grade_many,
-    last_number,
     strip_thinking,
 )
 
@@ -157,20 +156,6 @@ def test_answer_line_end_on_growing_text_is_reached_once_and_stays() -> None:
     ends = [answer_line_end(text[:length]) for length in range(len(text) + 1)]
     stop = text.index("\nProblem")
     assert ends[: stop + 1] == [None] * (stop + 1) and set(ends[stop + 1 :]) == {stop}
-
-
-@pytest.mark.parametrize(
-    ("response", "number"),
-    [
-        ("a 3 b 1,234.50 c", "1234.50"),
-        ("none", None),
-        ("<think>4</think>five", None),
-        ("is −7.", "-7"),
-        ("x2 = 5", "5"),
-    ],
-)
-def test_last_number(response: str, number: str | None) -> None:
-    assert last_number(response) == number
 
 
 @needs_data

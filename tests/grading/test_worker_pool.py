@@ -15,8 +15,8 @@ from types import ModuleType
 
 import pytest
 
+from cotkit.grading.equivalence import Decision
 from cotkit.grading.grader import Item, grade, grade_many
-from cotkit.grading.truth import Decision
 from cotkit.grading.worker_pool import BUDGET_S, GraderPool, WorkerError
 
 ROOT = Path(__file__).resolve().parents[2]
