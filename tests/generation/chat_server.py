@@ -14,7 +14,7 @@ MANY = 10_000  # pieces of a text that does not end by itself
 
 
 def text_for(body: dict[str, Any]) -> str:
-    """What the model behind the server writes: it depends on the question alone, and runs on after its answer."""
+    """What the model behind the server writes: depends on the question alone, and ends with runaway text."""
     question = body["messages"][-1]["content"]
     return f"Asked {len(question)} letters: {question[:40]!r}\n#### 7\nNext problem: Who is next?\n#### 8\n"
 
@@ -52,7 +52,7 @@ class ChatServer(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, *_: Any) -> None:
-        """Connections cut by the other side are what is being tested."""
+        """Connections that the client closes are part of the tests."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def answer(self, body: dict[str, Any]) -> None:
-        """The text, as the server was told to send it."""
+        """The text, as the options of the server ask for."""
         how = self.server.how
         text, reason = how.get("text", text_for(body)), how.get("reason", "stop")
         usage = how.get("usage", {"prompt_tokens": 11, "completion_tokens": 22})

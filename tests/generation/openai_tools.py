@@ -10,7 +10,7 @@ from generation.chat_server import ChatServer, text_for
 
 import teacher_cot
 from cotkit.generation import prompts
-from cotkit.grading.grader import answer_line_end
+from cotkit.grading.extraction import answer_line_end
 
 
 def words(folder: Path, *servers: ChatServer | str, rows: int = 1, more: tuple[Any, ...] = ()) -> list[str]:
@@ -35,7 +35,7 @@ def written_for(number: int, stop: bool = True) -> str:
     return text[: answer_line_end(text)] if stop else text
 
 
-def whole(rows: list[Any], number: int) -> bool:
+def complete(rows: list[Any], number: int) -> bool:
     """Every problem once, in order, with its own text."""
     expected = [(problem(number)["id"], written_for(number)) for number in range(number)]
     return [(row["id"], row["response"]) for row in rows] == expected

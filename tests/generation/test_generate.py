@@ -82,8 +82,8 @@ def test_the_same_as_the_librarys_own_generate(tiny_model: Path, system: str):
 
 def test_samples_differ_by_seed_and_number_and_repeat_exactly(tiny_model: Path):
     sampling = Sampling(12, temperature=1.0, top_k=50)
-    first, again = texts(tiny_model, sampling), texts(tiny_model, sampling)
-    assert first == again
+    first, second = texts(tiny_model, sampling), texts(tiny_model, sampling)
+    assert first == second
     assert first != texts(tiny_model, sampling, seed=2)
     assert Request("a", 0, []).seed(1) != Request("a", 1, []).seed(1)
 
@@ -142,13 +142,13 @@ def test_a_request_can_have_a_larger_budget_of_its_own(tiny_model: Path):
     ]
     usual = {request.id: completion for request, completion in engine.generate(REQUESTS)}
     found = {request.id: completion for request, completion in engine.generate(wide)}
-    cut = [request.id for request in REQUESTS if usual[request.id].finish_reason == "length"]
+    truncated = [request.id for request in REQUESTS if usual[request.id].finish_reason == "length"]
     for request in wide:
         if request.max_new_tokens is None:
             assert found[request.id] == usual[request.id]
-        elif request.id in cut:
+        elif request.id in truncated:
             assert usual[request.id].completion_tokens == 5 < found[request.id].completion_tokens <= 15
-    assert {request.id for request in wide if request.max_new_tokens} & set(cut)
+    assert {request.id for request in wide if request.max_new_tokens} & set(truncated)
 
 
 def test_memory_trouble_halves_the_batch_and_loses_nothing(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):

@@ -19,18 +19,8 @@ pytestmark = pytest.mark.slow
 
 
 def infer(root: Path, output: Path, *more: Any) -> list[str]:
-    words = [
-        "infer_parallel.py",
-        "--dataset",
-        "gsm8k",
-        "--base_model",
-        "fake",
-        "--backend",
-        "fake",
-        "--data_root",
-        root,
-    ]
-    return [str(word) for word in [*words, "--output_path", output, *more]]
+    words = "infer_parallel.py --dataset gsm8k --base_model fake --backend fake".split()
+    return [str(word) for word in [*words, "--data_root", root, "--output_path", output, *more]]
 
 
 def free_port() -> int:
@@ -40,24 +30,17 @@ def free_port() -> int:
 
 
 def launch(*nodes: list[str]) -> list[str]:
-    """Runs each command as one node of a launch, with one rank each; what each node wrote on stderr."""
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nnodes={len(nodes)}",
-        "--nproc_per_node=1",
-        "--rdzv-backend=c10d",
-        f"--rdzv-endpoint=127.0.0.1:{free_port()}",
-        "--rdzv-id=test",
-    ]
+    """Runs each command as one node of a launch, with one rank each; returns what each node wrote to stderr."""
+    meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=test"]
+    ranks = [f"--nnodes={len(nodes)}", "--nproc_per_node=1"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", *ranks, *meeting]
     agents = [
         subprocess.Popen([*launcher, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True, encoding="utf-8")
         for words in nodes
     ]
-    said = [agent.communicate(timeout=300)[1] for agent in agents]
-    assert [agent.returncode for agent in agents] == [0] * len(nodes), said
-    return said
+    errors = [agent.communicate(timeout=300)[1] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0] * len(nodes), errors
+    return errors
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +82,8 @@ def test_two_nodes_with_a_shared_folder_write_what_one_process_writes(data: Path
 
 def test_two_nodes_without_one_are_merged_by_hand(data: Path, tmp_path: Path, alone: bytes):
     here, there = tmp_path / "node 0/out.jsonl", tmp_path / "node 1/out.jsonl"
-    said = launch(*(infer(data, output, "--separate_folders") for output in (here, there)))
-    assert "results of other ranks are missing" in said[0] + said[1]
+    errors = launch(*(infer(data, output, "--separate_folders") for output in (here, there)))
+    assert "results of other ranks are missing" in errors[0] + errors[1]
     assert [path.name for path in shards.rank_files(here)] == ["out.jsonl.rank0"]
     assert [path.name for path in shards.rank_files(there)] == ["out.jsonl.rank1"]
     short = run_script(*infer(data, here, "--merge_only"), check=False)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import problem, read_rows, refused, run_script, write_rows
 from generation.chat_server import ChatServer
-from generation.openai_tools import teach, whole, words
+from generation.openai_tools import complete, teach, words
 
 import infer_parallel
 import teacher_cot
@@ -31,7 +31,7 @@ def test_the_stream_is_closed_at_the_answer(tmp_path: Path):
             assert time.monotonic() < deadline, "the server still writes"
             time.sleep(0.02)
     assert code == 0
-    assert whole(rows, 2)
+    assert complete(rows, 2)
     assert [row["finish_reason"] for row in rows] == ["answer", "answer"]
 
 
@@ -125,7 +125,7 @@ def test_an_option_that_a_server_refuses_is_left_out_there(tmp_path: Path, code:
     with ChatServer(refusal) as server:
         exit_code, rows = teach(tmp_path, server, rows=3, more=("--temperature", 1, "--concurrency", 1))
     assert exit_code == 0
-    assert whole(rows, 3)
+    assert complete(rows, 3)
     sent = [{*body, *body.get("stream_options", {})} for body in server.bodies]
     assert [name in names for names in sent] == [True, False, False, False]
     assert all(("max_completion_tokens" in names) == (name == "max_tokens") for names in sent[1:])
@@ -166,7 +166,7 @@ def test_the_servers_are_no_part_of_a_runs_identity(tmp_path: Path, capsys: Any)
     with ChatServer() as server:
         code, rows = teach(tmp_path, server, more=("--concurrency", 3))
         assert code == 0
-        assert whole(rows, 2)
+        assert complete(rows, 2)
         manifest = (tmp_path / "out.jsonl.manifest.json").read_text(encoding="utf-8")
         assert json.loads(manifest)["settings"]["model_files"] == "m"
         assert "127.0.0.1" not in manifest

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, run_script
 from generation.chat_server import ChatServer
-from generation.openai_tools import teach, whole, words, written_for
+from generation.openai_tools import complete, teach, words, written_for
 
 import teacher_cot
 from cotkit.core import cli
@@ -77,14 +77,14 @@ def test_f27_a_lasting_fault_ends_in_an_error_and_is_retried_by_the_next_run(tmp
     with ChatServer() as server:
         code, rows = teach(tmp_path, server)
     assert code == 0
-    assert whole(rows, 1)
+    assert complete(rows, 1)
     assert "error" not in rows[0]
 
 
 @pytest.mark.parametrize("code", [400, 413, 422])
 def test_f27_a_refused_request_is_not_repeated_and_the_others_go_on(tmp_path: Path, code: int):
-    said = {"message": "This model's maximum context length is 512 tokens. " + "x" * 5000}
-    with ChatServer((code, said)) as server:
+    reason = {"message": "This model's maximum context length is 512 tokens. " + "x" * 5000}
+    with ChatServer((code, reason)) as server:
         exit_code, rows = teach(tmp_path, server, rows=3, more=("--concurrency", 1))
     assert exit_code == cli.SOME_ITEMS_FAILED
     assert len(server.bodies) == 3
@@ -127,7 +127,7 @@ def test_f27_a_busy_server_costs_no_row_its_tries(tmp_path: Path):
     with ChatServer(*plan) as server:
         code, rows = teach(tmp_path, server, rows=6, more=("--concurrency", 1, "--max_retries", 3))
     assert code == 0
-    assert whole(rows, 6)
+    assert complete(rows, 6)
 
 
 def test_f27_a_server_killed_in_the_middle(tmp_path: Path):
@@ -142,7 +142,7 @@ def test_f27_a_server_killed_in_the_middle(tmp_path: Path):
             server.kill()
             server.communicate()
     assert code_and_rows[0] == 0
-    assert whole(code_and_rows[1], 60)
+    assert complete(code_and_rows[1], 60)
 
 
 def run_and_kill(folder: Path, urls: list[str], victim: subprocess.Popen[str]) -> tuple[int, list[Any]]:
@@ -177,7 +177,7 @@ def test_f27_no_server_at_all(tmp_path: Path):
     with ChatServer() as server:
         code, rows = teach(tmp_path, server)
     assert code == 0
-    assert whole(rows, 100)
+    assert complete(rows, 100)
 
 
 def test_f26_a_key_that_is_echoed_appears_nowhere(tmp_path: Path):
@@ -197,10 +197,10 @@ def test_f26_a_key_that_is_echoed_appears_nowhere(tmp_path: Path):
         done = run_script("teacher_cot.py", *flags, check=False, OPENAI_API_KEY=CANARY)
     assert done.returncode == cli.SOME_ITEMS_FAILED
     assert all(server.keys[0] == f"Bearer {CANARY}" for server in servers)
-    said = done.stdout.encode() + done.stderr.encode()
+    printed = done.stdout.encode() + done.stderr.encode()
     written = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert b"Incorrect API key provided: Bearer ***" in written
-    assert b"canary" not in said + written
+    assert b"canary" not in printed + written
 
 
 @pytest.mark.parametrize("then", ["hang", "answer"])

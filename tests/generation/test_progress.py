@@ -1,4 +1,4 @@
-"""What a run says about its speed, its seconds over several launches, and texts that were cut."""
+"""A run's speed, its seconds over several launches, and the warning of truncated texts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_seconds_of_earlier_launches(tmp_path: Path):
     ("share", "thinking", "says"),
     [(0.01, True, None), (0.02, False, "512; raise it"), (0.5, True, "raise it to 32768")],
 )
-def test_cut_texts_are_warned_about_above_one_percent(share: float, thinking: bool, says: str | None):
+def test_truncated_texts_are_warned_about_above_one_percent(share: float, thinking: bool, says: str | None):
     warning = progress.truncation_warning(share, Sampling(512, thinking=thinking))
     assert (warning is None) == (says is None)
     assert (says or "") in (warning or "")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import read_rows
 from generation.chat_server import ChatServer
-from generation.openai_tools import teach, whole, words
+from generation.openai_tools import complete, teach, words
 
 import teacher_cot
 from cotkit.generation.backends import server_pool
@@ -22,7 +22,7 @@ def test_work_goes_to_whoever_is_free_and_no_server_gets_too_much(tmp_path: Path
     with ChatServer(seconds=0.02) as fast, ChatServer(seconds=0.4) as slow:
         code, rows = teach(tmp_path, fast, slow, rows=60, more=("--concurrency", 3))
     assert code == 0
-    assert whole(rows, 60)
+    assert complete(rows, 60)
     assert len(fast.bodies) > 2 * len(slow.bodies) > 0
     assert len(fast.bodies) + len(slow.bodies) == 60
     assert max(fast.most_running, slow.most_running) == 3
@@ -32,7 +32,7 @@ def test_a_server_that_only_fails_leaves_the_work_to_the_others(tmp_path: Path):
     with ChatServer(seconds=0.02) as good, ChatServer(then=500) as bad:
         code, rows = teach(tmp_path, good, bad, rows=40, more=("--concurrency", 2, "--max_retries", 3))
     assert code == 0
-    assert whole(rows, 40)
+    assert complete(rows, 40)
     assert len(bad.bodies) <= 2 + 3
 
 
@@ -42,7 +42,7 @@ def test_two_ranks_share_the_servers(tmp_path: Path, monkeypatch: pytest.MonkeyP
         for rank in "01":
             monkeypatch.setenv("RANK", rank)
             assert teacher_cot.main(words(tmp_path, server, rows=9)) == 0
-    assert whole(read_rows(tmp_path / "out.jsonl"), 9)
+    assert complete(read_rows(tmp_path / "out.jsonl"), 9)
     assert len(server.bodies) == 9
 
 

@@ -74,19 +74,8 @@ class Engine:
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A module that looks like vLLM as far as the backend can see; `started` holds each engine's arguments."""
-    modules = {
-        name: ModuleType(name)
-        for name in (
-            "vllm",
-            "vllm.lora",
-            "vllm.lora.request",
-            "vllm.platforms",
-            "vllm.sampling_params",
-            "vllm.v1",
-            "vllm.v1.engine",
-            "vllm.v1.engine.exceptions",
-        )
-    }
+    names = "vllm vllm.lora vllm.lora.request vllm.platforms vllm.sampling_params vllm.v1 vllm.v1.engine"
+    modules = {name: ModuleType(name) for name in [*names.split(), "vllm.v1.engine.exceptions"]}
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     fake: Any = modules["vllm"]
@@ -142,7 +131,7 @@ def test_a_text_ends_after_its_answer_line(vllm: Any, tokenizer: Any, stop: bool
     else:
         assert (done["q"].text, done["q"].finish_reason) == (text, "stop")
         assert done["q"].completion_tokens == tokens + 1  # the end of the turn is counted, not shown
-    assert not engine.engine.active  # what was cut was also aborted
+    assert not engine.engine.active  # a row that was stopped at its answer was also aborted
     kinds = {params.output_kind for params in engine.engine.params}
     assert kinds == {"delta" if stop else "final"}
 
@@ -305,21 +294,8 @@ def test_the_real_engine_writes_what_transformers_writes(tmp_path: Path):
         pytest.skip("the SmolLM2 model is not there: scripts/setup.sh makes it")
     write_rows(tmp_path / "data/gsm8k/test.jsonl", [*map(problem, range(4)), problem(4, question="7 " * 9000)])
     for engine in ("vllm", "transformers"):
-        words = [
-            "infer_parallel.py",
-            "--dataset",
-            "gsm8k",
-            "--base_model",
-            SMOLLM2,
-            "--data_root",
-            tmp_path / "data",
-            "--output_path",
-            tmp_path / f"{engine}.jsonl",
-            "--max_new_tokens",
-            16,
-            "--backend",
-            engine,
-        ]
+        words = ["infer_parallel.py", "--dataset", "gsm8k", "--base_model", SMOLLM2, "--data_root", tmp_path / "data"]
+        words += ["--output_path", tmp_path / f"{engine}.jsonl", "--max_new_tokens", 16, "--backend", engine]
         done = subprocess.run(
             [python, *map(str, words)], check=False, cwd=ROOT, capture_output=True, text=True, timeout=600
         )
