@@ -25,7 +25,7 @@ from cotkit.core.model_identity import fingerprint
 from cotkit.core.problems import add_test_set_arguments, problem_path, read_problems
 from cotkit.generation import engines, options, prompts, runner
 from cotkit.generation.types import Completion, Request
-from cotkit.grading.grader import split_thinking
+from cotkit.grading.extraction import split_thinking
 
 
 def build_parser() -> cli.StageParser:

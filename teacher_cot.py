@@ -30,7 +30,7 @@ from cotkit.core.manifest import Input
 from cotkit.core.problems import TRUNCATED, read_problems
 from cotkit.generation import engines, options, prompts, runner
 from cotkit.generation.types import Completion, Request
-from cotkit.grading.grader import split_thinking
+from cotkit.grading.extraction import split_thinking
 
 
 def build_parser() -> cli.StageParser:

@@ -19,7 +19,7 @@ from cotkit.core.files import sha256_file
 from cotkit.core.jsonl import Row, read_json
 from cotkit.evaluation import stats
 from cotkit.generation.prompts import Message, target
-from cotkit.grading.grader import extract, strip_thinking
+from cotkit.grading.extraction import extract, strip_thinking
 
 SCHEMA = 1  # of <stem>.critic.json
 ATTEMPTS = 3  # one and two retries, each with another seed

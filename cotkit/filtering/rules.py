@@ -23,7 +23,7 @@ from cotkit.filtering import text_quality
 from cotkit.filtering.contamination import TestQuestions, ngram_hashes
 from cotkit.filtering.records import Parameters, Record, Rejection, folded
 from cotkit.filtering.target import has_answer
-from cotkit.grading.grader import answer_line_end
+from cotkit.grading.extraction import answer_line_end
 
 Finding = Callable[[Record], str | None]
 

@@ -9,7 +9,8 @@ from cotkit.core.datasets import NUMBER_DATASETS
 from cotkit.core.jsonl import Row
 from cotkit.equations.arithmetic import CALCULATOR_MARK
 from cotkit.generation import prompts
-from cotkit.grading.grader import Extraction, Grade, strip_thinking
+from cotkit.grading.extraction import Extraction, strip_thinking
+from cotkit.grading.grader import Grade
 
 # What may differ between response and target, and the report's words for it.
 CHANGES = {

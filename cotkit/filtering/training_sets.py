@@ -31,7 +31,7 @@ from cotkit.equations.checker import wrong_steps
 from cotkit.filtering.target import reasoning
 from cotkit.filtering.teacher_rows import TEACHER_ADDS, TeacherFiles
 from cotkit.generation import prompts
-from cotkit.grading.grader import extract
+from cotkit.grading.extraction import extract
 
 if TYPE_CHECKING:
     from cotkit.filtering.selection import Selection

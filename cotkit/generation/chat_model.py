@@ -9,7 +9,7 @@ from typing import Any
 from cotkit.core.errors import UserError
 from cotkit.generation.prompts import Message, render
 from cotkit.generation.types import Completion, Request, Sampling
-from cotkit.grading.grader import answer_line_end
+from cotkit.grading.extraction import answer_line_end
 
 # Any of these ends the model's turn. An adapter is trained to end with <|im_end|>, but a base model's generation config
 # knows only <|endoftext|>. <|im_start|> begins a new turn, so everything from there on is runaway text.

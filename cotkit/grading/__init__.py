@@ -1,1 +1,1 @@
-"""Where an answer stands in a text, and whether it equals the gold answer."""
+"""Finds the final answer in a text and compares it with the gold answer."""

@@ -1,6 +1,6 @@
-"""What an answer is made of: values, words, lists, tuples, sets, intervals, unions, matrices, equations.
+"""The types of answers (values, words, lists, tuples, sets, intervals, unions, matrices, equations) and their parser.
 
-`read` turns normalised text into the readings it may have, most likely first: `70,110` is a number or a list.
+`read` returns all readings of a normalized text, the most likely first: `70,110` is a number or a list.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Scalar:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Words, compared as words; `opaque` when they are a formula that only computer algebra may be able to read."""
+    """Words, compared as words. `opaque` marks a formula that only computer algebra may be able to read."""
 
     text: str
     opaque: bool = False
@@ -37,7 +37,7 @@ class Words:
 class Sequence:
     """Items between `brackets`: "" a bare list, "()" a tuple or open interval, "[)" ..., "{}" a set, "cup" a union.
 
-    `name` is the variable where an interval was written as an inequality.
+    `name` is the variable of an interval that was written as an inequality.
     """
 
     brackets: str
@@ -47,7 +47,7 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Rows of entries; all rows are of one length."""
+    """Rows of entries, all of one length."""
 
     rows: tuple[tuple[Value, ...], ...]
 
@@ -89,7 +89,7 @@ _LETTER = re.compile(r"(?:\\text\s*\{\s*)?\(?\s*(?:\\text\s*\{\s*)?\(?([A-Z])\)?
 
 @lru_cache(maxsize=4096)
 def read(text: str, depth: int = 0) -> tuple[Value, ...]:
-    """The readings of `text` (in the spelling of `latex_text.normalise`), at least one."""
+    """The readings of a text that `normalize` has cleaned, at least one."""
     text = _LEAD.sub("", text).strip() if text.startswith("\\text") else text
     if depth > MAX_NESTING or len(text) > MAX_LENGTH:
         return (Words(text, opaque=True),)
@@ -116,7 +116,7 @@ def choice_letter(text: str) -> str | None:
 
 
 def split_top(text: str, pattern: re.Pattern[str]) -> list[str]:
-    """`text` cut at the matches of `pattern` outside all brackets (which need not match: `(3,4]`)."""
+    """Splits `text` at the matches of `pattern` outside brackets. Brackets need not match: `(3,4]`."""
     parts, depth, start = [], 0, 0
     for token in re.finditer(rf"{_OPEN_CLOSE.pattern}|(?P<cut>{pattern.pattern})", text):
         if token["cut"] is None:
@@ -128,7 +128,7 @@ def split_top(text: str, pattern: re.Pattern[str]) -> list[str]:
 
 
 def _listed(text: str, depth: int, blank_after_comma: bool = False) -> Sequence | None:
-    """A bare list, None when `text` is one item."""
+    """A bare list, None if `text` is one item."""
     cut = re.compile(r",\s+|;" if blank_after_comma else r"[,;]")
     parts = [part.strip() for part in split_top(text, cut)] if "," in text or ";" in text else []
     parts = [part for part in parts if part]
@@ -149,7 +149,7 @@ def _flat(value: Value) -> tuple[Value, ...]:
 
 
 def _interval_items(items: tuple[Value, ...]) -> tuple[Value, ...]:
-    """x = 1, x = -2 (or x_1 and x_2, or x = 1, -2) are values of one name; x = 1, y = -2 keep their names."""
+    """Drops the name of values of one variable (x = 1, x = -2; x_1 and x_2; x = 1, -2). x = 1, y = -2 keep theirs."""
     named = [item for item in items if isinstance(item, Relation) and item.op == "="]
     names = {re.sub(r"_\{?\d\}?$", "", item.left) for item in named}
     if len(names) == 1 and (len(named) == len(items) or named == [items[0]]):
@@ -158,7 +158,7 @@ def _interval_items(items: tuple[Value, ...]) -> tuple[Value, ...]:
 
 
 def _single(text: str, depth: int) -> Value:
-    """The reading of a text that is no bare list."""
+    """Reads a text that is not a bare list."""
     text = strip_decoration(text)
     if text.startswith("{") and balanced_end(text, 1) == len(text):
         return read(text[1:-1].strip(), depth + 1)[0]
@@ -232,7 +232,7 @@ def _closes_early(inner: str) -> bool:
 
 
 def _relation(text: str, depth: int) -> Value | None:
-    """An equation, an inequality, or the interval that a chain of inequalities describes."""
+    """An equation, an inequality, or the interval that inequalities describe."""
     if not _OPS.search(text):
         return None
     sides = [side.strip() for side in split_top(text, _OPS)]
@@ -247,7 +247,7 @@ def _relation(text: str, depth: int) -> Value | None:
 
 
 def _interval(sides: list[str], ops: list[str], depth: int) -> Value | None:
-    """`a < x <= b`, `x > a`, `a >= x` as an interval, when x is one name and the ends are not names."""
+    """`a < x <= b`, `x > a`, `a >= x` as an interval, if x is a name and the ends are not."""
     names = [bool(_NAME.fullmatch(side)) and side not in ("e", "i", r"\pi", r"\infty") for side in sides]
     if not set(ops) <= {"<", "<="} and not set(ops) <= {">", ">="}:
         return None
@@ -270,7 +270,7 @@ def _is_constant(text: str) -> bool:
 
 
 def _plus_minus(text: str, depth: int) -> Value | None:
-    """`a \\pm b` as the list of its two values; several signs go together."""
+    """`a \\pm b` as the list of its two values. Several signs change together."""
     if not re.search(r"\\[pm][mp](?![a-zA-Z])", text):
         return None
     values = []

@@ -27,7 +27,7 @@ from cotkit.grading.answer_types import (
 )
 from cotkit.grading.evaluate import exact_value, proportional, same_value, too_large
 from cotkit.grading.formula_parser import MAX_LENGTH, ExpressionError, Node, parse, variables
-from cotkit.grading.normalize import normalise, plain_number, plain_thousands, same_number, without_blanks
+from cotkit.grading.normalize import normalize, plain_number, plain_thousands, same_number, without_blanks
 from cotkit.grading.units import DEGREE, PERCENT, Unit, factor
 
 Truth = bool | None
@@ -35,7 +35,7 @@ Oracle = Callable[[str, str], Truth]
 
 # In characters: the longest gold of MATH has 200, and the LaTeX reader takes milliseconds per character.
 MAX_FOR_ALGEBRA = 250
-# An answer that still has to be summed or integrated is no final answer (and the usual way to stall computer algebra).
+# An answer that must still be summed or integrated is not final, and often stalls computer algebra.
 _UNEVALUATED = re.compile(r"\\(?:sum|prod|int|iint|iiint|oint|lim|bigcup|bigcap)(?![a-zA-Z])")
 _APPROX = re.compile(r"\\approx(?![a-zA-Z])")
 _NUMBER_WORDS = {word: str(number) for number, word in enumerate(NUMBER_WORDS)}
@@ -49,14 +49,14 @@ class Decision(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """Truth of one comparison and the rule it rests on."""
+    """Whether two answers are equal, and the rule that decided."""
 
     equal: Truth
     rule: str
 
 
 def _any_of(judgements: Iterable[Judgement]) -> Judgement:
-    """True when one is, else None when one is, else the last False."""
+    """The first True, else a None if there is one, else the last False."""
     unknown, last = None, Judgement(False, "none")
     for last in judgements:
         if last.equal:
@@ -66,7 +66,7 @@ def _any_of(judgements: Iterable[Judgement]) -> Judgement:
 
 
 def _all_of(judgements: Iterable[Judgement], rule: str) -> Judgement:
-    """False when one is, else None when one is, else True; by `rule`."""
+    """False if one is False, else None if one is None, else True; by `rule`."""
     equal: Truth = True
     for judgement in judgements:
         if judgement.equal is False:
@@ -80,9 +80,9 @@ def _undecided(_gold: str, _answer: str) -> Truth:
 
 
 def compare(gold: str, answer: str, dataset: str, oracle: Oracle = _undecided) -> Decision | None:
-    """The outcome of one comparison; None where it rests on the oracle and the oracle does not know.
+    """The outcome of one comparison; None if only the oracle can decide and it does not know.
 
-    `oracle(gold, answer)` is asked about formulas in normalised LaTeX that exact arithmetic cannot decide.
+    `oracle(gold, answer)` is asked about formulas in normalized LaTeX that exact arithmetic cannot decide.
     """
     if gold.strip() == answer.strip():
         return Decision("correct", "exact")
@@ -90,7 +90,7 @@ def compare(gold: str, answer: str, dataset: str, oracle: Oracle = _undecided) -
         return settled
     if len(answer) > MAX_LENGTH:
         return Decision("wrong", "too_long")
-    left, right = normalise(gold), normalise(answer)
+    left, right = normalize(gold), normalize(answer)
     if dataset in NUMBER_DATASETS or KINDS[dataset] == "choice":
         left, right = plain_thousands(left), plain_thousands(right)
     if right and without_blanks(left) == without_blanks(right):
@@ -103,7 +103,7 @@ def compare(gold: str, answer: str, dataset: str, oracle: Oracle = _undecided) -
 
 
 def compare_numbers(gold: str, answer: str, dataset: str) -> Decision | None:
-    """The outcome for two plain numbers, without any parsing; None when one of the two is anything else."""
+    """The outcome for two plain numbers, without parsing; None if one of them is anything else."""
     grouped = dataset in NUMBER_DATASETS
     left, right = plain_number(gold, grouped), plain_number(answer, grouped)
     if left is None or right is None or dataset in INTEGER_DATASETS and len(left) > 3:
@@ -115,12 +115,12 @@ def compare_numbers(gold: str, answer: str, dataset: str) -> Decision | None:
 
 
 def gold_problem(gold: str, dataset: str) -> str | None:
-    """Why `gold` cannot be an answer of `dataset`; None when it can."""
+    """Why `gold` cannot be an answer of `dataset`; None if it can."""
     if dataset not in INTEGER_DATASETS and plain_number(gold, True):
         return None
     if len(gold) > MAX_LENGTH:
         return f"gold is longer than {MAX_LENGTH} characters"
-    text = normalise(gold)
+    text = normalize(gold)
     if not re.search(r"\w|\\\w", text):
         return "gold is empty"
     bare = re.sub(r"\\[{}]", "", text)
@@ -136,7 +136,7 @@ def gold_problem(gold: str, dataset: str) -> str | None:
 
 
 def _judge_readings(gold: str, answer: str, oracle: Oracle) -> Judgement:
-    """Any reading of the gold against any reading of the answer."""
+    """Compares every reading of the gold answer with every reading of the answer."""
     letter = choice_letter(gold)
     if letter is not None and choice_letter(answer) is not None:
         return Judgement(letter == choice_letter(answer), "choice")
@@ -148,13 +148,13 @@ def _judge_readings(gold: str, answer: str, oracle: Oracle) -> Judgement:
     answers = read(_stated_form(answer))
     result = _any_of(_judge(left, right, oracle) for left in golds for right in answers)
     if result.equal is False and any(isinstance(v, Words) and v.opaque for v in (*golds, *answers)):
-        fault = _hopeless(gold, answer, answers)
+        fault = _unfit_for_algebra(gold, answer, answers)
         return Judgement(False, fault) if fault else Judgement(oracle(gold, answer), "math_verify")
     return result
 
 
-def _hopeless(gold: str, answer: str, readings: tuple[Value, ...]) -> str | None:
-    """Why computer algebra is not even asked about an answer: it could only lose time on it."""
+def _unfit_for_algebra(gold: str, answer: str, readings: tuple[Value, ...]) -> str | None:
+    """Why computer algebra is not asked about an answer: it would only lose time."""
     if len(answer) > MAX_FOR_ALGEBRA or any(isinstance(v, Scalar) and too_large(parse(v.text)) for v in readings):
         return "too_large"
     if _UNEVALUATED.search(answer) and not _UNEVALUATED.search(gold):
@@ -164,7 +164,7 @@ def _hopeless(gold: str, answer: str, readings: tuple[Value, ...]) -> str | None
 
 
 def _gold_forms(gold: str) -> list[str]:
-    """A gold may give its value in several forms: `0.56 = 56%`, `2/3 \\approx 0.67`."""
+    """The forms in which a gold answer gives its value: `0.56 = 56%`, `2/3 \\approx 0.67`."""
     forms = [part.strip() for part in _APPROX.split(gold) if part.strip()]
     if len(forms) == 1 and "=" in gold and not re.search(r"[a-zA-Z<>]", re.sub(r"\\[a-zA-Z]+", "", gold)):
         forms = [part.strip() for part in gold.split("=") if part.strip()]
@@ -172,13 +172,13 @@ def _gold_forms(gold: str) -> list[str]:
 
 
 def _stated_form(answer: str) -> str:
-    """What an answer states exactly: the side before an approximation sign."""
+    """The part of an answer before an approximation sign."""
     forms = [part.strip() for part in _APPROX.split(answer) if part.strip()]
     return forms[0] if forms else answer
 
 
 def _judge(gold: Value, answer: Value, oracle: Oracle) -> Judgement:
-    """One reading against one reading, by the kind of each."""
+    """Compares one reading with another, by their types."""
     if isinstance(gold, Relation) or isinstance(answer, Relation):
         return _judge_relation(gold, answer, oracle)
     if isinstance(gold, Code) or isinstance(answer, Code):
@@ -238,7 +238,7 @@ def _as_union(value: Sequence) -> Sequence:
 
 
 def _judge_unordered(gold: tuple[Value, ...], answer: tuple[Value, ...], oracle: Oracle, rule: str) -> Judgement:
-    """Each gold item takes an equal item of the answer; equality is close enough to transitive for a greedy choice."""
+    """Pairs each gold item with an equal item of the answer. The choice is greedy, as equality is nearly transitive."""
     rest, judgements = list(answer), []
     for item in gold:
         tried = [_judge(item, other, oracle) for other in rest]
@@ -252,12 +252,10 @@ def _judge_unordered(gold: tuple[Value, ...], answer: tuple[Value, ...], oracle:
 def _judge_relation(gold: Value, answer: Value, oracle: Oracle) -> Judgement:
     if not isinstance(answer, Relation):
         assert isinstance(gold, Relation)
-        # `x=5` against 5, `y=2x+3` against 2x+3: the left side may be left out, but an equation is no expression.
-        return (
-            _judge(gold.right, answer, oracle)
-            if gold.op == "=" and _is_name(gold.left)
-            else Judgement(False, "equation")
-        )
+        # A name on the left may be left out: `5` for `x=5`. Any other equation does not equal an expression.
+        if gold.op == "=" and _is_name(gold.left):
+            return _judge(gold.right, answer, oracle)
+        return Judgement(False, "equation")
     if not isinstance(gold, Relation):
         return _judge(gold, answer.right, oracle) if answer.op == "=" else Judgement(False, "inequality")
     if gold.op == answer.op == "=" and gold.left == answer.left:
@@ -274,7 +272,7 @@ def _is_name(text: str) -> bool:
 
 
 def _judge_sides(gold: Relation, answer: Relation, oracle: Oracle) -> Judgement:
-    """Equations are equal when left minus right are proportional, inequalities when also the sense agrees."""
+    """Equations are equal if left minus right is proportional; inequalities must also agree in direction."""
     rule = "equation" if gold.op == "=" else "inequality"
     turned = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
     differences: list[Node] = []
@@ -298,10 +296,9 @@ def _judge_sides(gold: Relation, answer: Relation, oracle: Oracle) -> Judgement:
 
 
 def _fold(text: str) -> str:
-    """Words without case (of words, not of single letters), articles, blanks and punctuation."""
-    words = re.sub(
-        r"\b(?:the|an?)\s+(?=[a-zA-Z])", "", re.sub(r"\\text|[{}\s.,;:'\"()$]+|(?<=[a-zA-Z])-", " ", text)
-    ).split()
+    """Words without articles, blanks and punctuation. Words are lower-cased, but not letters such as `B`."""
+    text = re.sub(r"\\text|[{}\s.,;:'\"()$]+|(?<=[a-zA-Z])-", " ", text)
+    words = re.sub(r"\b(?:the|an?)\s+(?=[a-zA-Z])", "", text).split()
     words = [word.lower() if len(word) > 2 else word for word in words]
     return re.sub(r"(?<!\d) | (?!\d)", "", " ".join(_NUMBER_WORDS.get(word, word) for word in words))
 
@@ -324,7 +321,7 @@ def _judge_scalar(gold: Scalar, answer: Scalar, oracle: Oracle) -> Judgement:
 
 
 def _judge_percent(left: Node, right: Node, units: tuple[Unit | None, Unit | None], oracle: Oracle) -> Judgement:
-    """`20%` is 20 in the unit the question asks for, and 1/5 as a value; two percentages are compared as such."""
+    """`20%` equals 20, as the question may ask for percent, and 1/5. Two percentages are compared as numbers."""
     texts = ("", "")
     if units[0] == units[1]:
         return _judge_value(left, right, oracle, texts)._replace(rule="percent")
@@ -345,7 +342,7 @@ def _judge_value(left: Node, right: Node, oracle: Oracle, texts: tuple[str, str]
 
 
 def _judge_code(gold: Value, answer: Value) -> Judgement:
-    """Ratios, times and numbers in other bases; the base, which the question fixes, may be left out."""
+    """Ratios, times and numbers in other bases. The base may be left out, since the question gives it."""
     if isinstance(gold, Code) and isinstance(answer, Code):
         times = gold.kind == "colon" and "" in (gold.parts[-1], answer.parts[-1])
         same = gold.parts[:-1] == answer.parts[:-1] if times else gold.parts == answer.parts
@@ -359,5 +356,5 @@ def _judge_code(gold: Value, answer: Value) -> Judgement:
     value = exact_value(parse(other.text)) if isinstance(other, Scalar) else None
     is_ratio = len(code.parts) == 3 and not code.parts[2] and all(code.parts[:2])
     ratio = Fraction(int(code.parts[0]), int(code.parts[1])) if is_ratio else None
-    # `9:24` for the gold 0.375 is a ratio; `5:00` never is, and a whole number is never meant by one.
+    # `9:24` for 0.375 is a ratio. `5:00` is a time, and nobody writes a whole number as a ratio.
     return Judgement(ratio is not None and value == ratio and ratio.denominator > 1, "ratio")

@@ -1,8 +1,8 @@
-"""Values of formulas: exact rationals as far as they go, 50 digits beyond, and the test whether two formulas agree.
+"""Evaluates formulas, in exact rationals where possible and to 50 digits elsewhere, and compares two of them.
 
-Two formulas are equal when they agree at random points, which are rational and fixed by the variables' names (the
-Schwartz-Zippel argument: different formulas of an answer's size agree at one such point with probability below 1e-4,
-at four of them never in practice). Bounds on every intermediate value keep hostile formulas cheap.
+Two formulas are equal if they agree at four random points. The points are rational and fixed by the names of the
+variables. Different formulas of an answer's size agree at one point with probability below 1e-4 (Schwartz-Zippel
+lemma). Every intermediate value is bounded, so that hostile formulas stay cheap.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 from cotkit.grading.formula_parser import ExpressionError, Node, TooLarge, variables
 
 DIGITS = 50  # working precision beyond the rationals
-AGREE = 35  # decimal places two irrational values must share, relative to their size
-MAX_DENOMINATOR = 10**15  # of a rational number that a formula with roots may come to
+AGREE = 35  # digits that two equal irrational values share, relative to their size
+MAX_DENOMINATOR = 10**15  # of a rational number that may equal a formula with roots
 MAX_BITS = 20_000  # of an exact integer, and of the size of any value: 2^4950 is a gold of MATH
 MAX_FACTORIAL = 2000
 MAX_INDEX = 100  # of a root
@@ -28,7 +28,7 @@ _local = threading.local()
 
 
 def _context() -> Any:
-    """mpmath's arithmetic, one context for each thread, since a context holds its precision as state."""
+    """mpmath's arithmetic. Each thread has its own context, since a context holds its precision as state."""
     if not hasattr(_local, "context"):
         from mpmath.ctx_mp import MPContext
 
@@ -39,7 +39,7 @@ def _context() -> Any:
 
 @lru_cache(maxsize=4096)
 def exact_value(node: Node) -> Fraction | None:
-    """The value of a formula without variables, where it is rational and exact arithmetic finds it."""
+    """The value of a formula without variables; None if exact arithmetic does not give a rational number."""
     try:
         value = _value(node, {})
     except (ExpressionError, ArithmeticError, ValueError):
@@ -48,7 +48,7 @@ def exact_value(node: Node) -> Fraction | None:
 
 
 def same_value(left: Node, right: Node) -> bool | None:
-    """Are two formulas equal? None where random points cannot tell (undefined or out of bounds)."""
+    """Are two formulas equal? None if random points cannot tell, because a value is undefined or out of bounds."""
     names = variables(left) | variables(right)
     for index, point in enumerate(_points(names)):
         values = [_value_or_reason(node, point) for node in (left, right)]
@@ -59,15 +59,15 @@ def same_value(left: Node, right: Node) -> bool | None:
             apart = isinstance(reasons[0], TooLarge) or not variables(at_fault)
             return False if apart and len(reasons) == 1 else None
         apart = not names and _is_rounding(*values) or not _close(*values)
-        # A positive point that disagrees settles it. At negative ones only real values count: roots and logarithms that
-        # are not real there may be equal but for the branch.
+        # One positive point that disagrees decides. At negative points only real values count, since roots and logarithms
+        # that are not real there may differ in the branch alone.
         if apart and (index < 2 or all(_is_real(value) for value in values)):
             return False
     return True
 
 
 def too_large(node: Node) -> bool:
-    """Is a value on the way to that of `node` out of bounds?"""
+    """Is `node` or one of its parts out of bounds?"""
     return isinstance(_value_or_reason(node, _points(variables(node))[0]), TooLarge)
 
 
@@ -86,7 +86,7 @@ def _ratio(left: Node, right: Node, point: Mapping[str, Fraction]) -> Any:
 
 
 def _is_rounding(a: Any, b: Any) -> bool:
-    """Is one of two constants a decimal of so many places that it can only be the other, irrational one rounded?"""
+    """Is one of two constants a decimal with so many places that it can only be the other one rounded?"""
     rational = [value for value in (a, b) if isinstance(value, Fraction)]
     return len(rational) == 1 and rational[0].denominator > MAX_DENOMINATOR
 
@@ -103,7 +103,7 @@ def _value_or_reason(node: Node, point: Mapping[str, Fraction]) -> Any:
 
 
 def _points(names: frozenset[str]) -> list[dict[str, Fraction]]:
-    """Two positive points, a negative one and a mixed one; a formula without variables needs only one."""
+    """Two positive points, a negative and a mixed one; a single empty one for formulas without variables."""
     if not names:
         return [{}]
     return [{name: _coordinate(name, index) for name in names} for index in range(4)]
@@ -126,7 +126,7 @@ def _close(a: Any, b: Any) -> bool:
     context = _context()
     a, b = _number(a), _number(b)
     size = max(abs(a), abs(b))
-    # Two results of cancellation that are zero but for rounding are equal as well.
+    # Two values that are zero but for rounding are equal too.
     return bool(abs(a - b) <= size * context.mpf(10) ** -AGREE or size < context.mpf(10) ** -(AGREE + 5))
 
 
@@ -142,7 +142,7 @@ def _bounded(value: Any) -> Any:
 
 
 def _value(node: Node, point: Mapping[str, Fraction]) -> Any:
-    """A Fraction, or a number of `_context()`. Raises ExpressionError or ArithmeticError where there is none."""
+    """A Fraction or a number of `_context()`. Raises ExpressionError or ArithmeticError if there is no value."""
     kind = node[0]
     if kind == "num":
         return node[1]
@@ -160,7 +160,7 @@ def _value(node: Node, point: Mapping[str, Fraction]) -> Any:
 
 
 def _mixed(operation: Any) -> Any:
-    """`operation` on two Fractions as it is, on anything else in the context's numbers."""
+    """`operation`, exact for two Fractions and in the context's numbers for anything else."""
 
     def apply(a: Any, b: Any) -> Any:
         if isinstance(a, Fraction) and isinstance(b, Fraction):
@@ -206,7 +206,7 @@ def _root(index: Any, value: Any) -> Any:
 
 
 def _integer_root(value: int, degree: int) -> int | None:
-    """The exact root of a non-negative integer, None when it is not an integer."""
+    """The root of a non-negative integer if it is an integer, else None."""
     if value < 2:
         return value if value >= 0 else None
     root = math.isqrt(value) if degree == 2 else round(float(_context().root(value, degree)))

@@ -1,7 +1,7 @@
-"""A reader for the formulas that answers are made of: LaTeX or plain text in, a small syntax tree out.
+"""Parses the formulas of answers, LaTeX or plain text, into small syntax trees.
 
-It knows numbers, variables, `+ - * / ^ !`, fractions, roots, bars, degrees and the elementary functions, and nothing
-else: what it does not know raises ExpressionError. Reading is linear in the length of the text.
+It knows numbers, variables, `+ - * / ^ !`, fractions, roots, bars, degrees and elementary functions. Anything else
+raises ExpressionError. It takes time linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Node = tuple[Any, ...]
 
 
 class ExpressionError(ValueError):
-    """The text is not a formula this reader knows, or its value is out of bounds."""
+    """The text is not a formula that this parser knows, or it has no value within bounds."""
 
 
 class TooLarge(ExpressionError):
-    """A value, or a step on the way to it, is out of bounds."""
+    """The value of a formula or of a part is out of bounds."""
 
 
 FUNCTIONS = frozenset("sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan asin acos atan ln exp log".split())
@@ -47,7 +47,7 @@ _ONE = ("num", Fraction(1))
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Node:
-    """The tree of a formula in the spelling of `latex_text.normalise`. Raises ExpressionError."""
+    """The tree of a formula that `normalize` has cleaned. Raises ExpressionError."""
     if len(text) > MAX_LENGTH:
         raise ExpressionError(f"longer than {MAX_LENGTH} characters")
     if _PROSE.search(_NOT_PROSE.sub(" ", text)):
@@ -79,7 +79,7 @@ def _tokens(text: str) -> list[str]:
 
 
 class _FormulaParser:
-    """Recursive descent over a token list; "" is the token after the last one."""
+    """Recursive descent over a list of tokens; `token` is "" at the end."""
 
     def __init__(self, tokens: list[str]) -> None:
         self._tokens = tokens[::-1]
@@ -140,7 +140,7 @@ class _FormulaParser:
         return bool(token) and (token[0].isalnum() or token[0] in "\\([{.")
 
     def _juxtaposed(self, node: Node) -> Node:
-        r"""A factor written directly after `node`: a product, or a mixed number such as `2\frac{1}{3}`."""
+        r"""A factor directly after `node`: a product, or a mixed number such as `2\frac{1}{3}`."""
         is_fraction = self.token == r"\frac"
         factor = self._power()
         if is_fraction and factor[0] == "div" and node[0] == "num" and node[1].denominator == 1:

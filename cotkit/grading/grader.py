@@ -1,8 +1,7 @@
-"""Verdicts on final answers: what a model's output answers, and whether that equals the gold answer.
+"""Grades responses: finds the final answer (extraction.py) and compares it with the gold answer (equivalence.py).
 
-`extract` finds the answer (cotkit/grading/extraction.py); `grade` and `grade_many` compare it with the gold answer
-(cotkit/grading/equivalence.py) and send only what needs computer algebra to killable workers (cotkit/grading/worker_pool.py).
-The conventions, with the reason of each, stand in docs/GRADING.md.
+Only comparisons that need computer algebra go to worker processes, which can be killed (worker_pool.py).
+docs/GRADING.md gives the conventions and the reason for each.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from cotkit.core.datasets import KINDS, NUMBER_DATASETS
 from cotkit.grading.equivalence import Decision, compare, compare_numbers, gold_problem
-from cotkit.grading.extraction import Extraction, answer_line_end, extract, split_thinking, strip_thinking
+from cotkit.grading.extraction import Extraction, answer_kind, extract
 from cotkit.grading.normalize import plain_number
 
 if TYPE_CHECKING:
@@ -26,32 +25,15 @@ if TYPE_CHECKING:
 
     from cotkit.grading.worker_pool import GraderPool
 
-__all__ = [
-    "VERDICTS",
-    "Extraction",
-    "Grade",
-    "Item",
-    "answer_line_end",
-    "check_gold",
-    "equivalent",
-    "extract",
-    "grade",
-    "grade_many",
-    "split_thinking",
-    "strip_thinking",
-]
-
 VERDICTS = ("correct", "wrong", "no_answer", "truncated", "grader_timeout", "gold_unparsable")
 
-# Results waiting for an earlier item's worker are kept back; this many at most, so that a stream stays a stream.
-MAX_WAITING = 1024
-
+MAX_WAITING = 1024  # grades that wait for the worker of an earlier item; bounds the memory of a stream
 MAX_PLAIN = 40  # characters of a response that may be a plain number
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One response to grade against `gold`; `finish_reason` as the engine reported it (`length` = cut off)."""
+    """One response and its gold answer. `finish_reason` is the engine's; `length` means truncated."""
 
     id: str
     dataset: str
@@ -62,7 +44,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """The verdict on one item: what was extracted, how, by which rule it was decided, and where the answer ends."""
+    """The verdict on one item: the extracted answer, how it was found, the rule that decided, where the answer ends."""
 
     id: str
     verdict: str
@@ -74,27 +56,27 @@ class Grade:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A comparison that a worker has to make: the grade it completes, and (gold, answer, data set or protocol)."""
+    """A comparison for a worker: the grade without its verdict, and (gold, answer, data set or protocol)."""
 
     template: Grade
     question: tuple[str, str, str]
-    only_correct_counts: bool = False  # a protocol without a verdict for time-outs
+    two_verdicts: bool = False  # a protocol in which a time-out is wrong
 
     def grade(self, outcome: Decision) -> Grade:
-        verdict = "wrong" if self.only_correct_counts and outcome.verdict != "correct" else outcome.verdict
+        verdict = "wrong" if self.two_verdicts and outcome.verdict != "correct" else outcome.verdict
         return replace(self.template, verdict=verdict, rule=outcome.rule)
 
 
 def grade_many(items: Iterable[Item], workers: int | None = None) -> Iterator[Grade]:
-    """Grades in the order of `items`, as a stream; at most `workers` processes (default: one a core).
+    """Yields the grades in the order of `items`, with at most `workers` processes (default: one per core).
 
-    Processes are started only when an item needs computer algebra. Raises ValueError for an unknown data set.
+    A process is started only if an item needs computer algebra. Raises ValueError for an unknown data set.
     """
     return run_tasks(map(_settle, items), workers)
 
 
 def run_tasks(entries: Iterable[Grade | Task], workers: int | None = None) -> Iterator[Grade]:
-    """Completes the tasks among `entries` in worker processes; yields all grades in order, as they come."""
+    """Completes the tasks among `entries` in worker processes and yields all grades in order."""
     pool: GraderPool | None = None
     waiting: deque[Grade | tuple[Task, Future[Decision]]] = deque()
     try:
@@ -116,33 +98,32 @@ def run_tasks(entries: Iterable[Grade | Task], workers: int | None = None) -> It
 
 
 def grade(item: Item) -> Grade:
-    """The verdict on one item, equal to that of `grade_many`; its worker is shared and closed at exit."""
+    """Grades one item as `grade_many` does. Its worker is shared and closed at exit."""
     entry = _settle(item)
     return entry if isinstance(entry, Grade) else entry.grade(_shared_pool().submit(*entry.question).result())
 
 
 def equivalent(left: str, right: str, dataset: str) -> bool:
-    """Would `right` be correct if `left` were the gold answer of a question of `dataset`?"""
+    """Is `right` correct if `left` is the gold answer of a problem of `dataset`?"""
     outcome = _compare(left, right, dataset) or _shared_pool().submit(left, right, dataset).result()
     return outcome.verdict == "correct"
 
 
 def check_gold(gold: str, dataset: str) -> bool:
-    """Can `gold` be read as an answer of `dataset` at all?"""
-    if dataset not in KINDS:
-        extract("", dataset)
+    """Can `gold` be read as an answer of `dataset`? Raises ValueError for an unknown data set."""
+    answer_kind(dataset)
     return gold_problem(gold, dataset) is None
 
 
 def _settle(item: Item) -> Grade | Task:
-    """The grade of an item that needs no computer algebra, else the task to complete it."""
-    response, cut = item.response, item.finish_reason == "length"
-    if len(response) < MAX_PLAIN and not cut and (settled := _settle_numbers(item)) is not None:
+    """The grade of an item that needs no computer algebra, else the task that completes it."""
+    response, truncated = item.response, item.finish_reason == "length"
+    if len(response) < MAX_PLAIN and not truncated and (settled := _settle_numbers(item)) is not None:
         return settled
     found = extract(response, item.dataset)
     if (problem := _gold_problem(item.gold, item.dataset)) is not None:
         return Grade(item.id, "gold_unparsable", found.answer, found.how, problem, found.end)
-    if found.how == "unclosed_think" or cut and not _complete(found, response):
+    if found.how == "unclosed_think" or truncated and not _complete(found, response):
         return Grade(item.id, "truncated", None, found.how, "no_complete_answer", len(response))
     if found.answer is None:
         return Grade(item.id, "no_answer", None, found.how, "none", found.end)
@@ -153,7 +134,7 @@ def _settle(item: Item) -> Grade | Task:
 
 
 def _settle_numbers(item: Item) -> Grade | None:
-    """The grade where response and gold are plain numbers and nothing else: no text to search, nothing to parse."""
+    """The grade of an item whose response and gold are both plain numbers, which need no search and no parsing."""
     answer = plain_number(item.response, item.dataset in NUMBER_DATASETS)
     if answer is None or item.dataset not in KINDS:
         return None
@@ -162,7 +143,7 @@ def _settle_numbers(item: Item) -> Grade | None:
 
 
 def _complete(found: Extraction, response: str) -> bool:
-    """Was the answer of a cut response written to its end? `#### 12` at the cut may be the head of `#### 1234`."""
+    """Was the answer of a truncated response written to its end? `#### 12` may be the beginning of `#### 1234`."""
     if found.how in ("answer_line", "statement"):
         return response.find("\n", found.end) >= 0
     return found.how == "boxed"
@@ -196,5 +177,5 @@ def _shared_pool() -> GraderPool:
             _shared.append(_new_pool(1))
             atexit.register(_shared[0].close)
             if hasattr(os, "register_at_fork"):
-                os.register_at_fork(after_in_child=_shared.clear)  # the pool's threads stay behind in the parent
+                os.register_at_fork(after_in_child=_shared.clear)  # a fork does not copy the pool's threads
         return _shared[0]

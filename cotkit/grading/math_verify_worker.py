@@ -1,7 +1,8 @@
-"""The worker of cotkit/grading/worker_pool.py: Math-Verify on delimited LaTeX, with vetoes, under limits.
+"""The worker process of worker_pool.py: compares answers by Math-Verify, with vetoes and under limits.
 
-A process reads one JSON array `[gold, answer, dataset]` a line and writes `{"started": true}`, then the outcome. It is
-a fork of one that has imported and warmed up everything. First of all it writes `{"ready": true, "pid": N}`.
+A parent process imports Math-Verify once and forks the child that answers, so that a killed child is replaced in
+milliseconds. The child writes `{"ready": true, "pid": N}`. Then it reads lines of JSON, `[gold, answer, dataset]`, and
+writes `{"started": true}` and the outcome for each.
 """
 
 from __future__ import annotations
@@ -17,26 +18,25 @@ from typing import BinaryIO
 from cotkit.grading.equivalence import Decision, compare
 
 MEMORY_BYTES = 320 * 2**20  # address space of a process; an ordinary comparison needs about 150 MB of it
-
-ORIGINAL = "original"  # stands in the place of a data set for the original experiment's protocol
-RECYCLE_AFTER = 2000  # comparisons after which a fresh process goes on, since sympy's caches only grow
+ORIGINAL = "original"  # given as the data set, asks for the original experiment's protocol
+RECYCLE_AFTER = 2000  # comparisons after which a new child goes on, since sympy's caches only grow
 ORPHAN_CPU_S = 5.0
-GO_ON = 17  # exit code of a process that has served its time
+RECYCLED = 17  # exit code of a child after RECYCLE_AFTER comparisons
 
 _SUBSCRIPT = re.compile(r"_\s*\{?\s*(\w+)")
 _COMMANDS = re.compile(r"\\text\s*\{[^{}]*\}|\\[a-zA-Z]+")
 
 
 def answer_one(gold: str, answer: str, dataset: str) -> Decision:
-    """The outcome of one comparison that text and exact arithmetic could not settle."""
+    """The outcome of one comparison that text and exact arithmetic could not decide."""
     if dataset == ORIGINAL:
-        return _seed_outcome(gold, answer)
+        return _original_outcome(gold, answer)
     vetoes: list[str] = []
 
     def oracle(left: str, right: str) -> bool:
-        if not math_verify_equal(left, right):
+        if not _math_verify_equal(left, right):
             return False
-        name = veto(left, right)
+        name = _veto(left, right)
         if name is not None:
             vetoes.append(name)
         return name is None
@@ -45,32 +45,32 @@ def answer_one(gold: str, answer: str, dataset: str) -> Decision:
         outcome = compare(gold, answer, dataset, oracle) or Decision("wrong", "math_verify")
     except MemoryError:
         return Decision("grader_timeout", "memory_budget")
-    except Exception:  # noqa: BLE001  whatever computer algebra raises on a model's text
+    except Exception:  # noqa: BLE001  computer algebra raises anything on a model's text
         return Decision("wrong", "math_verify_error")
     return outcome._replace(rule=f"veto:{vetoes[0]}") if vetoes and outcome.verdict == "wrong" else outcome
 
 
-def _seed_outcome(gold: str, answer: str) -> Decision:
-    """Math-Verify on bare strings with its own settings: the original experiment's rule."""
+def _original_outcome(gold: str, answer: str) -> Decision:
+    """The original experiment's rule: Math-Verify on bare strings with its default settings."""
     from math_verify import parse, verify
 
     try:
         equal = verify(parse(gold, parsing_timeout=None), parse(answer, parsing_timeout=None), timeout_seconds=None)
-    except Exception:  # noqa: BLE001  as above; the original counts whatever fails as wrong
+    except Exception:  # noqa: BLE001  as above; the original counts a failure as wrong
         return Decision("wrong", "math_verify_error")
     return Decision("correct" if equal else "wrong", "math_verify")
 
 
-def math_verify_equal(gold: str, answer: str) -> bool:
-    """Math-Verify's own opinion of two LaTeX expressions without delimiters."""
+def _math_verify_equal(gold: str, answer: str) -> bool:
+    """Whether Math-Verify calls two LaTeX expressions without delimiters equal."""
     from math_verify import verify
 
-    left, right = parsed(gold), parsed(answer)
+    left, right = _parsed(gold), _parsed(answer)
     return bool(left and right and verify(left, right, timeout_seconds=None))
 
 
-def parsed(latex: str) -> list[object]:
-    """What Math-Verify reads in `latex`; only its LaTeX reader is used, since the other one evaluates Python."""
+def _parsed(latex: str) -> list[object]:
+    """The expressions that Math-Verify reads. Only its LaTeX reader is used, since the other one evaluates Python."""
     from math_verify import LatexExtractionConfig, parse
 
     result: list[object] = parse(
@@ -79,16 +79,15 @@ def parsed(latex: str) -> list[object]:
     return result
 
 
-def veto(gold: str, answer: str) -> str | None:
-    """Why Math-Verify's "equal" is not believed: the kinds of answer it is known to confuse (docs/GRADING.md)."""
+def _veto(gold: str, answer: str) -> str | None:
+    """Why Math-Verify's "equal" does not count: it is known to confuse such answers (docs/GRADING.md)."""
     if sorted(_SUBSCRIPT.findall(gold)) != sorted(_SUBSCRIPT.findall(answer)):
         return "subscript"
     if (_brackets(gold) or _brackets(answer)) and _brackets(gold) != _brackets(answer):
         return "brackets"
-    # It accepts one different equation in five; those that can be told apart were decided before.
-    if re.search(r"[<>=]|\\(?:le|ge|ne)(?![a-zA-Z])", gold + answer) and "".join(gold.split()) != "".join(
-        answer.split()
-    ):
+    # It calls one in five different equations equal. Those that can be decided exactly were decided before.
+    same_text = "".join(gold.split()) == "".join(answer.split())
+    if not same_text and re.search(r"[<>=]|\\(?:le|ge|ne)(?![a-zA-Z])", gold + answer):
         return "relation"
     if _is_tiny(gold) or _is_tiny(answer):
         return "tiny"
@@ -104,67 +103,64 @@ def _brackets(text: str) -> str:
 
 
 def _letters(text: str) -> set[str]:
-    """Letters that stand for something: one of the answer that the gold lacks was not read, or cancelled by chance."""
+    """The variables of a text. One that only the answer has was ignored by the reader or cancelled by chance."""
     return set(re.findall(r"[a-zA-Z]", _COMMANDS.sub(" ", text))) - {"d", "e", "i"}
 
 
 def _is_tiny(text: str) -> bool:
-    """Is this a number that Math-Verify's tolerance of 1e-6 would let equal any other such number?"""
-    expressions = parsed(text)
-    value = expressions[0] if expressions else None
+    """Is this a number so small that Math-Verify's tolerance of 1e-6 makes it equal any other small number?"""
+    value = next(iter(_parsed(text)), None)
     if not getattr(value, "is_number", False):
         return False
     return 0 < abs(complex(value)) < 1e-5  # type: ignore[call-overload,arg-type]
 
 
 def _limit_process() -> None:
-    """No more memory, core dumps or written files than a comparison needs."""
+    """Bounds the memory and forbids core dumps and written files."""
     import resource
 
     for limit, value in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0)):
-        with contextlib.suppress(ValueError, OSError):  # macOS knows the limits but does not set all of them
+        with contextlib.suppress(ValueError, OSError):  # macOS does not set all of them
             resource.setrlimit(limit, (value, value))
 
 
-def serve(requests: BinaryIO, replies: BinaryIO) -> None:
-    """Answers requests until their end, or until it is time for a fresh process."""
-    reply(replies, {"ready": True, "pid": os.getpid()})
+def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
+    """Answers RECYCLE_AFTER requests. Exits with 0 at the end of the input."""
+    _reply(replies, {"ready": True, "pid": os.getpid()})
     for _ in range(RECYCLE_AFTER):
         line = requests.readline()
         if not line:
             sys.exit(0)
         gold, answer, dataset = json.loads(line)
-        reply(replies, {"started": True})
-        # The parent kills after a second. Should it be gone, the kernel ends this process by its default action.
+        _reply(replies, {"started": True})
+        # The pool kills this process after a second. If the pool is gone, the timer's signal ends it.
         signal.setitimer(signal.ITIMER_VIRTUAL, ORPHAN_CPU_S)
         outcome = answer_one(gold, answer, dataset)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        reply(replies, {"verdict": outcome.verdict, "rule": outcome.rule})
+        _reply(replies, {"verdict": outcome.verdict, "rule": outcome.rule})
 
 
-def reply(replies: BinaryIO, message: dict[str, object]) -> None:
+def _reply(replies: BinaryIO, message: dict[str, object]) -> None:
     replies.write(json.dumps(message).encode() + b"\n")
 
 
 def main() -> int:
-    """Warms up once, then lets forks of itself serve: a killed one is replaced in milliseconds instead of seconds."""
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # whatever a library prints must not enter the protocol
-    sys.modules["gmpy2"] = None  # type: ignore[assignment]  # an import of it fails, whatever the environment says
+    os.dup2(2, 1)  # so that nothing a library prints enters the protocol
     sys.setrecursionlimit(3000)
     try:
-        math_verify_equal(r"\frac{\sqrt{2}}{3}+x^{2}", r"\int_0^1 x dx+\sum_{n=1}^{3} n")  # builds the parser's tables
+        _math_verify_equal(r"\frac{\sqrt{2}}{3}+x^{2}", r"\int_0^1 x dx+\sum_{n=1}^{3} n")  # builds the parser's tables
     except ImportError as error:
-        reply(replies, {"error": f"{error}; install math-verify"})
+        _reply(replies, {"error": f"{error}; install math-verify"})
         return 1
     _limit_process()
     while True:
         child = os.fork()
         if child == 0:
-            serve(os.fdopen(0, "rb", buffering=0), replies)
-            os._exit(GO_ON)
+            _serve(os.fdopen(0, "rb", buffering=0), replies)
+            os._exit(RECYCLED)
         status = os.waitpid(child, 0)[1]
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) != GO_ON:
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) != RECYCLED:
             return 0
 
 

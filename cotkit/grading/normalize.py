@@ -1,10 +1,10 @@
-"""Text-level cleaning of answers: decoration, typography, LaTeX spelling. Pure functions from str to str."""
+"""Cleans the text of answers: decoration, typography, LaTeX spelling."""
 
 from __future__ import annotations
 
 import re
 
-MAX_CLEANED = 2000  # characters; what is longer is no answer, and peeling it layer by layer would be quadratic
+MAX_CLEANED = 2000  # characters; a longer text is no answer, and removing its layers takes quadratic time
 
 # Typographic characters, and what the comparison reads in their place.
 _COMMANDS = (
@@ -17,8 +17,11 @@ _CHARACTERS = {
     **dict(zip("＋＝∗⁄∕，％（）：＄０１２３４５６７８９‘’“”", "+=*//,%():$0123456789''\"\"", strict=True)),
     **dict.fromkeys("\u00a0\u2007\u2009\u202f\u3000", " "),  # spaces of fixed width
     **dict.fromkeys("\u200b\ufeff\u2060", ""),  # of no width
-    **{"²": "^{2}", "³": "^{3}"},
-    **{"½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}"},
+    **dict(
+        zip(
+            "²³½⅓⅔¼¾", "^{2} ^{3} \\frac{1}{2} \\frac{1}{3} \\frac{2}{3} \\frac{1}{4} \\frac{3}{4}".split(), strict=True
+        )
+    ),
 }
 _TABLE = str.maketrans(_CHARACTERS)
 
@@ -27,19 +30,18 @@ _THOUSANDS = re.compile(
     r"(?!\s?\\?frac)(?:(?<!\s\d{3})|(?!\s*/\s*\d))"  # `5 121/144` is a mixed number
 )
 _MARKS = re.compile(r"\{,\}|[,\s]|\\[!,;: ]")
-_WRAPPERS = [(mark, mark) for mark in "** __ $$ $ `".split()] + [(r"\(", r"\)"), (r"\[", r"\]")]
-_WRAPPERS += [(mark, mark) for mark in "\"'*"]
+_WRAPPERS = tuple(zip(r"""** __ $$ $ ` \( \[ " ' *""".split(), r"""** __ $$ $ ` \) \] " ' *""".split(), strict=True))
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
 _STOPS = re.compile(r"(?:[\s.;:]|(?<!\\)\\\\|,)+$")
 
 
 def unify_characters(text: str) -> str:
-    """Unicode typography (U+2212, full-width digits, pi, roots, thin spaces) in its ASCII or LaTeX spelling."""
+    """`text` with ASCII or LaTeX for typographic characters (U+2212, full-width digits, pi, roots, thin spaces)."""
     return text if text.isascii() else text.translate(_TABLE)
 
 
 def balanced_end(text: str, start: int) -> int | None:
-    """Offset just past the brace that closes the one at `text[start - 1]`; None when it is never closed."""
+    """The offset after the brace that closes the one at `text[start - 1]`; None if it is never closed."""
     depth, i = 1, start
     while i < len(text):
         char = text[i]
@@ -56,7 +58,7 @@ def balanced_end(text: str, start: int) -> int | None:
 
 
 def strip_decoration(text: str) -> str:
-    """An answer without what surrounds it: bold, code ticks, delimiters, quotes, a box around it all, a final stop."""
+    """An answer without bold, code ticks, delimiters, quotes or a box around it, and without a final stop."""
     if text.isalnum() and text.isascii():
         return text
     text, before = unify_characters(text).strip(), None
@@ -91,14 +93,14 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
 
 
 def plain_number(text: str, grouped: bool) -> str | None:
-    """`text` if it is nothing but a number, without currency and thousands commas (which only `grouped` allows)."""
+    """`text` if it is a number and nothing else. With `grouped`, a dollar sign and thousands commas are removed."""
     if (_GROUPED_NUMBER if grouped else _NUMBER).fullmatch(text) is None:
         return None
     return text.replace("$", "").replace(",", "") if grouped else text
 
 
 def same_number(left: str, right: str) -> bool:
-    """Are two results of `plain_number` one value? Decided on the digits."""
+    """Are two results of `plain_number` the same value? Compares digits, so that no length matters."""
     return left == right or _digits(left) == _digits(right)
 
 
@@ -109,12 +111,12 @@ def _digits(number: str) -> tuple[bool, str, str]:
 
 
 def without_blanks(text: str) -> str:
-    """`text` without the blanks that separate nothing: `2 3` and `two lines` keep theirs."""
+    """`text` without blanks, except between two letters or digits: `2 3` and `two lines` stay."""
     return re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", text)
 
 
 def plain_thousands(text: str) -> str:
-    r"""Thousands marks taken out of numbers: `1,234`, `1{,}234`, `1,\!234`, `1\,234`, `1 234` -> `1234`."""
+    r"""Removes thousands marks from numbers: `1,234`, `1{,}234`, `1,\!234`, `1\,234`, `1 234` -> `1234`."""
     return _THOUSANDS.sub(lambda m: _MARKS.sub("", m[0]), text)
 
 
@@ -130,7 +132,7 @@ _NOTHING = re.compile(
 _MARKED = re.compile(r"(?<=\d)(?:\{,\}|,\s?\\[!,;:]\s?|\\[!,;:]\s?)(?=\d{3}(?!\d))")
 _CIRC = re.compile(r"\^\s*\{?\s*\\(?:circ|degree)(?![a-zA-Z])\s*\}?|\\degree(?![a-zA-Z])")
 _SPACE = re.compile(r"\\[,;:> ]|\\q?quad(?![a-zA-Z])|~|\s+")
-ROW = "\x02"  # stands for the row break of a matrix in normalised text
+ROW = "\x02"  # the row break of a matrix in normalized text
 _JOINED = re.compile(
     r",?\s*\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![a-zA-Z\\])\s*,?\s*\b(?:and|or)\b(?![a-zA-Z])|\\(?:lor|vee)(?![a-zA-Z])"
 )
@@ -164,14 +166,16 @@ _REPEATING = re.compile(r"(\d*)\.(\d{0,20})\\(?:overline|bar)\s*\{(\d{1,20})\}")
 
 
 def _repeating(match: re.Match[str]) -> str:
-    r"""`0.1\overline{6}` as the fraction it is: all its digits less the fixed ones, over nines and zeros."""
+    r"""`0.1\overline{6}` as a fraction: all digits minus the fixed ones, over nines and zeros."""
     fixed, cycle = match[1] + match[2], match[3]
     return rf"\frac{{{int(fixed + cycle) - int(fixed or 0)}}}{{{'9' * len(cycle)}{'0' * len(match[2])}}}"
 
 
-def normalise(text: str) -> str:
-    r"""One spelling of an answer's LaTeX: font, size and spacing commands gone, `\frac` for `\dfrac`, `*` for `\times`,
-    `^\circ` for every degree sign, a comma for a joining "and" or "or", bare `%` and `$`."""
+def normalize(text: str) -> str:
+    r"""An answer in one spelling of LaTeX, for example `\frac` for `\dfrac`, `*` for `\times`, a comma for "and" or "or".
+
+    Font, size and spacing commands are removed.
+    """
     text = strip_decoration(text)
     if text.isdecimal():
         return text

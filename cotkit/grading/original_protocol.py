@@ -1,9 +1,8 @@
-"""The original experiment's grading rules, for comparison with its published table and for nothing else.
+"""The original experiment's grading rules. Use them only to compare with its published table.
 
-The answer is the whole text after the first `####` up to the end of that line, else the last line that is not empty;
-it is compared with the gold answer by Math-Verify on bare strings, which is why bare LaTeX golds often cannot score.
-There are two verdicts: what is missing, cut off or unreadable is wrong. Words are counted over the whole generation,
-so that `end` is the length of the response.
+The answer is the text after the first `####` of a response up to the end of that line, else the last line that is not
+empty. Math-Verify compares it with the gold answer as bare strings, so many LaTeX golds cannot score. A missing,
+truncated or unreadable answer is wrong. Words are counted over the whole response: `end` is its length.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _INTEGER = re.compile(r"-?[1-9]\d{0,14}", re.ASCII)
 
 
 def extract_original(response: str) -> tuple[str, str]:
-    """(answer, how): the answer line's text, else the last line that is not empty, "" when there is none."""
+    """(answer, how): the text of the answer line, else the last line that is not empty, else ""."""
     _, marker, rest = response.partition("####")
     if marker:
         return rest.split("\n", 1)[0].strip(), "answer_line"
@@ -27,7 +26,7 @@ def extract_original(response: str) -> tuple[str, str]:
 
 
 def grade_original(items: Iterable[Item], workers: int | None = None) -> Iterator[Grade]:
-    """Grades by the original rules, in the order of `items`, as a stream; `workers` as in `grade_many`."""
+    """Yields the grades in the order of `items`; `workers` as in `grade_many`."""
     return run_tasks(map(_task, items), workers)
 
 
@@ -36,8 +35,8 @@ def _task(item: Item) -> Grade | Task:
     end = len(item.response)
     if not answer:
         return Grade(item.id, "wrong", None, how, "missing", end)
-    # Two plain integers are equal for Math-Verify when their digits are; nothing else is decided without it.
+    # Math-Verify calls two plain integers equal exactly if their digits are equal. All else is left to it.
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(item.gold):
         return Grade(item.id, "correct" if answer == item.gold else "wrong", answer, how, "integer", end)
     template = Grade(item.id, "wrong", answer, how, "", end)
-    return Task(template, (item.gold, answer, ORIGINAL), only_correct_counts=True)
+    return Task(template, (item.gold, answer, ORIGINAL), two_verdicts=True)

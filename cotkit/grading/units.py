@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Unit(NamedTuple):
-    """A known unit: what it measures, its size in the base unit of that (exact), and its power (2 for areas)."""
+    """A known unit: the quantity it measures, its exact size in that quantity's base unit, its power (2 for areas)."""
 
     measures: str
     size: Fraction
@@ -19,7 +19,7 @@ PERCENT = Unit("percent", Fraction(1))
 DEGREE = Unit("angle", Fraction(1))
 DOLLAR = Unit("money", Fraction(1))
 
-# names: (what it measures, size). Exact by definition: 1 inch = 0.0254 m, 1 pound = 0.45359237 kg (NIST SP 811).
+# Names: (quantity, size). Exact by definition: 1 inch = 0.0254 m, 1 pound = 0.45359237 kg (NIST SP 811).
 _TABLE: dict[str, tuple[str, str]] = {
     "inch inches in": ("length", "0.0254"),
     "foot feet ft": ("length", "0.3048"),
@@ -63,31 +63,26 @@ _WORD_UNIT = re.compile(
 
 
 def split_unit(text: str) -> tuple[str, Unit | None]:
-    """The formula and its unit; words that name no known unit (things counted) are dropped without one."""
+    """The formula and its unit. Words that name no known unit, such as things counted, are dropped."""
     unit = None
     if text.startswith(("$", "-$", "€")):
-        text, unit = (
-            text.replace("$", "", 1).replace("€", "", 1).strip(),
-            Unit("euro", Fraction(1)) if "€" in text else DOLLAR,
-        )
+        unit = Unit("euro", Fraction(1)) if "€" in text else DOLLAR
+        text = text.replace("$", "", 1).replace("€", "", 1).strip()
     if text.endswith("%"):
         return text[:-1].strip(), PERCENT
     if text.endswith(r"^\circ") and not _ANGLE_OF.search(text):
         return text[:-6].strip(), DEGREE
     match = _TEXT_UNIT.search(text)
-    if (
-        match is None
-        and (match := _WORD_UNIT.search(text)) is not None
-        and not _is_unit_text(match[1], text, match.start(1))
-    ):
-        match = None
+    if match is None:
+        match = _WORD_UNIT.search(text)
+        match = match if match and _is_unit_text(match[1], text, match.start(1)) else None
     if match is None or not match.start():
         return text, unit
     return text[: match.start()].rstrip(), named_unit(match[1], match[2]) or unit
 
 
 def _is_unit_text(words: str, text: str, start: int) -> bool:
-    """Are plain letters after a formula words rather than variables? Short ones only if they are a known unit."""
+    """Are plain letters after a formula words rather than variables? Short ones only if they name a unit."""
     parts = words.lower().replace(".", " ").split()
     has_value = any(char.isdigit() for char in text[:start])
     return has_value and (
@@ -96,7 +91,7 @@ def _is_unit_text(words: str, text: str, start: int) -> bool:
 
 
 def named_unit(words: str, exponent: str | None = None) -> Unit | None:
-    """The unit called `square inches`, `cm` with exponent 2, `dollars` ...; None when the words name none."""
+    """The unit that words such as `square inches`, `cm` (with exponent 2), `dollars` name, if any."""
     power, found = int(exponent or 1), None
     for word in words.lower().replace(".", " ").split():
         if word in _POWERS:
@@ -109,7 +104,7 @@ def named_unit(words: str, exponent: str | None = None) -> Unit | None:
 
 
 def factor(unit: Unit, other: Unit) -> Fraction | None:
-    """By what a number of `unit` is multiplied to be in `other`; None when they measure different things."""
+    """The factor from `unit` to `other`; None if they measure different quantities."""
     if unit.measures == other.measures and unit.power == other.power:
         return (unit.size / other.size) ** unit.power
     return None

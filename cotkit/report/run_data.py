@@ -12,7 +12,7 @@ from cotkit.core.problems import read_problems
 from cotkit.equations.checker import find_steps
 from cotkit.evaluation.comparison import method_order
 from cotkit.filtering.training_sets import COLUMNS, PAIR_COLUMNS
-from cotkit.grading.grader import extract
+from cotkit.grading.extraction import extract
 
 MANIFEST_ENDING = ".manifest.json"
 REMAKE_SETS = "filter_teacher_cot.py --overwrite writes the training sets anew"

@@ -15,16 +15,8 @@ import pytest
 from grading.answer_cases import CASES, Case
 
 from cotkit.core.datasets import KINDS
-from cotkit.grading.grader import (
-    VERDICTS,
-    Item,
-    answer_line_end,
-    check_gold,
-    extract,
-    grade,
-    grade_many,
-    strip_thinking,
-)
+from cotkit.grading.extraction import answer_line_end, extract, strip_thinking
+from cotkit.grading.grader import VERDICTS, Item, check_gold, grade, grade_many
 
 ROOT = Path(__file__).resolve().parents[2]
 RAW = ROOT.parent / "shared" / "data" / "raw"

@@ -9,7 +9,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from cotkit.core.datasets import KINDS
-from cotkit.grading.grader import VERDICTS, Extraction, Item, answer_line_end, extract, grade
+from cotkit.grading.extraction import Extraction, answer_line_end, extract
+from cotkit.grading.grader import VERDICTS, Item, grade
 
 SETTINGS = settings(max_examples=250, deadline=None)
 numbers = st.integers(-(10**9), 10**9)

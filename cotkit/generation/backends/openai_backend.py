@@ -27,7 +27,7 @@ from cotkit.generation.backends.server_pool import AttemptError, Blame, Pool
 from cotkit.generation.options import EngineOptions
 from cotkit.generation.prompts import Message, plain_text
 from cotkit.generation.types import Completion, Request, Sampling
-from cotkit.grading.grader import answer_line_end
+from cotkit.grading.extraction import answer_line_end
 
 log = logging.getLogger(__name__)
 
