@@ -1,6 +1,6 @@
 """Grades predictions from anywhere: each response against its gold answer, with the grader of this project.
 
-Reads   JSONL, one response a line: a whole model output or a bare answer (`finish_reason` is optional)
+Reads   JSONL, one response per line: a whole model output or a bare answer (`finish_reason` is optional)
     {"id": "q1", "dataset": "math500", "gold": "\\\\frac{1}{2}", "response": "So it is $\\\\boxed{0.5}$."}
 Writes  the same rows with `extracted`, `verdict` and `rule` (the rule that decided) added, in the same order
     {"id": "q1", ..., "extracted": "0.5", "verdict": "correct", "rule": "rational"}
@@ -8,16 +8,16 @@ Writes  the same rows with `extracted`, `verdict` and `rule` (the rule that deci
     python scripts/grade.py --input predictions.jsonl --output graded.jsonl
     python scripts/grade.py --input answers.jsonl --output graded.jsonl --dataset gsm8k --workers 8
 
-Verdicts: correct wrong no_answer truncated grader_timeout gold_unparsable; the conventions stand in docs/GRADING.md.
-Exit code 3 when a gold answer cannot be read: those ids are listed and the rest is graded.
+Verdicts: correct wrong no_answer truncated grader_timeout gold_unparsable. docs/GRADING.md gives the conventions.
+If a gold answer cannot be read, its id is listed, the other rows are graded, and the exit code is 3.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from cotkit.core import cli, jsonl
@@ -28,36 +28,19 @@ from cotkit.grading.grader import VERDICTS, Item, grade_many
 
 
 def as_text(row: Row, field: str, where: str) -> str:
-    """An id or a gold answer, which files from elsewhere often hold as a number."""
+    """An id or a gold answer as text. Files from elsewhere often hold them as numbers."""
     value = row.get(field)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UserError(f"{where}: field {field!r} must be a string or a number, found {value!r}")
     return str(value)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--input", required=True, type=Path, metavar="FILE", help="JSONL with id, dataset, gold, response"
-    )
-    parser.add_argument(
-        "--output", required=True, type=Path, metavar="FILE", help="graded JSONL; replaced when complete"
-    )
-    parser.add_argument("--dataset", choices=sorted(KINDS), help="data set of rows that do not name one")
-    parser.add_argument("--workers", type=cli.positive_int, metavar="N", help="processes (default: one a core)")
-    parser.add_argument("--limit", type=cli.positive_int, metavar="N", help="only the first N rows, for testing")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
-
-
-def read_items(args: argparse.Namespace, rows: deque[Row]) -> Iterator[Item]:
-    """Items in file order; each one's row is left in `rows` for the writer. Raises UserError with file and line."""
-    for count, (line, row) in enumerate(jsonl.read_numbered(args.input), start=1):
-        if args.limit is not None and count > args.limit:
-            return
-        where = f"{args.input}:{line}"
-        if args.dataset is not None:
-            row.setdefault("dataset", args.dataset)
+def read_items(source: Path, dataset: str | None, limit: int | None, rows: deque[Row]) -> Iterator[Item]:
+    """Yields the items of `source` and puts the row of each into `rows`. Raises UserError with file and line."""
+    for line, row in islice(jsonl.read_numbered(source), limit):
+        where = f"{source}:{line}"
+        if dataset is not None:
+            row.setdefault("dataset", dataset)
         jsonl.require(row, {"dataset": str, "response": str}, where)
         name, gold = as_text(row, "id", where), as_text(row, "gold", where)
         if row["dataset"] not in KINDS:
@@ -66,30 +49,38 @@ def read_items(args: argparse.Namespace, rows: deque[Row]) -> Iterator[Item]:
         yield Item(name, row["dataset"], gold, row["response"], row.get("finish_reason") or "stop")
 
 
-def graded_rows(args: argparse.Namespace, counts: Counter[str], bad_golds: list[str]) -> Iterator[Row]:
-    """The input rows with their grades; counts verdicts and collects the ids of unreadable golds."""
-    rows: deque[Row] = deque()
-    for grade in grade_many(read_items(args, rows), args.workers):
-        counts[grade.verdict] += 1
-        if grade.verdict == "gold_unparsable":
-            bad_golds.append(f"{grade.id} ({grade.rule})")
-        yield rows.popleft() | {"extracted": grade.extracted, "verdict": grade.verdict, "rule": grade.rule}
-
-
 def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
+    parser = cli.StageParser(__doc__, "limit")
+    parser.add_argument(
+        "--input", required=True, type=Path, metavar="FILE", help="JSONL with id, dataset, gold, response"
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FILE", help="graded JSONL; replaced when complete"
+    )
+    parser.add_argument("--dataset", choices=sorted(KINDS), help="data set of rows that do not name one")
+    parser.add_argument("--workers", type=cli.positive_int, metavar="N", help="processes (default: one per core)")
+    args = parser.parse(argv)
     if args.input.resolve() == args.output.resolve():
-        raise UserError(f"{args.output}: input and output are one file; name another output")
+        raise UserError(f"{args.output}: input and output are the same file; name another output")
     counts: Counter[str] = Counter()
-    bad_golds: list[str] = []
-    jsonl.write_atomic(args.output, graded_rows(args, counts, bad_golds))
+    unreadable_golds: list[str] = []
+    rows: deque[Row] = deque()
+
+    def graded_rows() -> Iterator[Row]:
+        for grade in grade_many(read_items(args.input, args.dataset, args.limit, rows), args.workers):
+            counts[grade.verdict] += 1
+            if grade.verdict == "gold_unparsable":
+                unreadable_golds.append(f"{grade.id} ({grade.rule})")
+            yield rows.popleft() | {"extracted": grade.extracted, "verdict": grade.verdict, "rule": grade.rule}
+
+    jsonl.write_atomic(args.output, graded_rows())
     total = counts.total()
     for verdict in VERDICTS:
         print(f"{verdict:16} {counts[verdict]:8} {100 * counts[verdict] / max(total, 1):6.2f} %")
     print(f"{'total':16} {total:8}  -> {args.output}")
-    for entry in bad_golds:
+    for entry in unreadable_golds:
         print(f"gold answer cannot be read: {entry}", file=sys.stderr)
-    return cli.SOME_ITEMS_FAILED if bad_golds else 0
+    return cli.SOME_ITEMS_FAILED if unreadable_golds else 0
 
 
 if __name__ == "__main__":

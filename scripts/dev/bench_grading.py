@@ -1,9 +1,9 @@
-"""Speed of the grader against sequential Math-Verify, and its behaviour on hostile answers. Prints one table.
+"""Measures the grader: its speed beside that of sequential Math-Verify, and its time on hostile answers. Prints a table.
 
     python scripts/dev/bench_grading.py
     python scripts/dev/bench_grading.py --scale 0.1
 
-Every text is made from a fixed seed and differs from the others, so that no cache answers for the work.
+Every text is made from a fixed seed. All texts differ, so that no cache saves work.
 """
 
 from __future__ import annotations
@@ -13,53 +13,26 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from cotkit.core import cli
+from cotkit.grading.grader import Item, grade_many
+from cotkit.grading.worker_pool import available_cores
 
-if TYPE_CHECKING:
-    from cotkit.grading.grader import Item
-
-WORDS = [
-    "so",
-    "we",
-    "add",
-    "the",
-    "apples",
-    "that",
-    "Tom",
-    "bought",
-    "to",
-    "those",
-    "he",
-    "had",
-    "before",
-    "and",
-    "then",
-    "divide",
-    "the",
-    "sum",
-    "by",
-    "the",
-    "number",
-    "of",
-    "days",
-]
+WORDS = (
+    "so we add the apples that Tom bought to those he had before and then divide the sum by the number of days".split()
+)
 PAYLOAD = "__import__('os').system('touch {canary}')"
 
 
 def prose(rng: random.Random, count: int) -> str:
     """`count` words of reasoning with some arithmetic in it."""
-    words = [
+    return " ".join(
         rng.choice(WORDS) if rng.random() < 0.9 else f"{rng.randint(2, 99)}*{rng.randint(2, 99)}" for _ in range(count)
-    ]
-    return " ".join(words)
+    )
 
 
 def number_pairs(count: int, rng: random.Random) -> list[Item]:
-    """Plain numeric pairs: bare numbers in the usual spellings, six in ten of them equal to their gold."""
-    from cotkit.grading.grader import Item
-
+    """Bare numbers in the usual spellings; six in ten equal their gold."""
     items = []
     for n in range(count):
         value = rng.randint(0, 10**6)
@@ -70,22 +43,20 @@ def number_pairs(count: int, rng: random.Random) -> list[Item]:
 
 
 def word_problems(count: int, rng: random.Random) -> list[Item]:
-    """Outputs of 200 words with an answer line; a third run on into another problem."""
-    from cotkit.grading.grader import Item
-
+    """Outputs of 200 words with an answer line; a third goes on with another problem."""
     items = []
     for n in range(count):
         value = rng.randint(0, 10**4)
         answer = value if rng.random() < 0.6 else value + 1
-        run_on = f"\nQuestion: {prose(rng, 40)}?\n#### {rng.randint(1, 99)}" if n % 3 == 0 else ""
+        runaway = f"\nQuestion: {prose(rng, 40)}?\n#### {rng.randint(1, 99)}" if n % 3 == 0 else ""
         items.append(
-            Item(str(n), "gsm8k", str(value), f"{prose(rng, 200 - len(run_on.split()))}\n#### {answer}{run_on}")
+            Item(str(n), "gsm8k", str(value), f"{prose(rng, 200 - len(runaway.split()))}\n#### {answer}{runaway}")
         )
     return items
 
 
 def formula(rng: random.Random) -> tuple[str, str]:
-    """A MATH-500-like answer (62 % integers, 11 % fractions) and another spelling of it."""
+    """An answer like those of MATH-500 (62 % integers, 11 % fractions) and another spelling of it."""
     a, b, c = rng.randint(2, 400), rng.randint(2, 99), rng.choice((2, 3, 5, 6, 7, 10, 11, 13))
     draw = rng.random()
     if draw < 0.62:
@@ -111,9 +82,7 @@ def formula(rng: random.Random) -> tuple[str, str]:
 
 
 def formulas(count: int, rng: random.Random) -> list[Item]:
-    """Outputs of 300 words ending in a box: 35 % as the gold, 25 % in another spelling, 40 % wrong."""
-    from cotkit.grading.grader import Item
-
+    """Outputs of 300 words that end in a box: 35 % with the gold, 25 % with another spelling of it, 40 % wrong."""
     items = []
     for n in range(count):
         gold, other = formula(rng)
@@ -183,58 +152,53 @@ def hostile_answers(canary: str = "/tmp/canary", n: int = 7) -> list[str]:
     return [rf"\boxed{{{text.replace('NN', str(n))}}}" for text in short + long]
 
 
+def verdicts_of(items: list[Item], workers: int) -> Counter[str]:
+    return Counter(grade.verdict for grade in grade_many(items, workers))
+
+
+def math_verify_alone(items: list[Item]) -> None:
+    """The usual loop: parse the gold, parse the response, verify, one item after the other."""
+    from math_verify import parse, verify
+
+    for item in items:
+        verify(parse(f"${item.gold}$"), parse(item.response))
+
+
 def per_second(run: Callable[[], object], count: int) -> float:
     start = time.perf_counter()
     run()
     return count / (time.perf_counter() - start)
 
 
-def ours(items: list[Item], workers: int) -> Counter[str]:
-    from cotkit.grading.grader import grade_many
-
-    return Counter(grade.verdict for grade in grade_many(items, workers))
-
-
-def math_verify_alone(items: list[Item]) -> Counter[str]:
-    """The usual loop: parse the gold, parse the whole response, verify; one after the other."""
-    from math_verify import parse, verify
-
-    return Counter("correct" if verify(parse(f"${i.gold}$"), parse(i.response)) else "wrong" for i in items)
+TABLES = (
+    ("plain numeric pairs", number_pairs, 200_000),
+    ("gsm8k-like outputs, 200 words", word_problems, 20_000),
+    ("math500-like outputs, 300 words", formulas, 5_000),
+)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.StageParser(__doc__)
-    parser.add_argument("--scale", type=float, default=1.0, metavar="X", help="share of the full number of answers")
-    parser.add_argument("--seed", type=int, default=42, metavar="N", help="seed of the texts (default 42)")
+    parser = cli.StageParser(__doc__, "seed")
+    parser.add_argument("--scale", type=cli.positive_float, default=1.0, metavar="X", help="share of all answers")
     args = parser.parse(argv)
-    from cotkit.grading.worker_pool import available_cores
-
     rng = random.Random(args.seed)
     cores = sorted({1, min(2, available_cores())})
-
     print(f"{'what':44} {'answers':>8} {'workers':>8} {'per second':>11}")
-    tables = (
-        ("plain numeric pairs", number_pairs, 200_000),
-        ("gsm8k-like outputs, 200 words", word_problems, 20_000),
-        ("math500-like outputs, 300 words", formulas, 5_000),
-    )
-    for title, make, count in tables:
+    for title, make, count in TABLES:
         for workers in cores:
             items = make(max(1, int(count * args.scale)), rng)
-            speed = per_second(lambda items=items, workers=workers: ours(items, workers), len(items))
+            speed = per_second(lambda items=items, workers=workers: verdicts_of(items, workers), len(items))
             print(f"{title:44} {len(items):8} {workers:8} {speed:11.0f}", flush=True)
         items = make(max(1, int(300 * args.scale)), rng)
-        math_verify_alone(items[:3])
+        math_verify_alone(items[:3])  # its first call builds the parser's tables
         speed = per_second(lambda items=items: math_verify_alone(items), len(items))
         print(f"{'  the same kind, Math-Verify alone':44} {len(items):8} {'-':>8} {speed:11.0f}", flush=True)
-    from cotkit.grading.grader import Item
-
     rounds = max(1, int(20 * args.scale))
     for workers in cores:
         texts = [text for n in range(rounds) for text in hostile_answers(n=n + 7 + 100 * workers)]
         items = [Item(str(k), "math500", r"\frac{1}{2}+x", text) for k, text in enumerate(texts)]
         start = time.perf_counter()
-        verdicts = ours(items, workers)
+        verdicts = verdicts_of(items, workers)
         seconds = time.perf_counter() - start
         print(f"{'hostile answers, seconds for all':44} {len(items):8} {workers:8} {seconds:11.1f}  {dict(verdicts)}")
     return 0

@@ -1,8 +1,7 @@
-"""Study of the grader: every gold answer of MATH rewritten, so that its value stays or so that it changes.
+"""Tests the grader on rewritten gold answers: some rewrites keep the value, the others change it.
 
-Reads data/raw/math/*.jsonl (any JSONL with an `answer` field); prints, for each kind of rewrite, how many verdicts
-are off, and lists them. A rewrite that keeps the value and is not accepted counts as missed, one that changes it and
-is accepted as wrongly accepted.
+Reads JSONL with an `answer` field. Prints for each kind of rewrite how many verdicts are false, and lists them: a rewrite
+that keeps the value is missed if it is not correct, one that changes the value is wrongly accepted if it is correct.
 
     python scripts/dev/study_grading.py data/raw/math/train-00.jsonl data/raw/math/train-01.jsonl
     python scripts/dev/study_grading.py --limit 500 --list 5 data/raw/math500/test.jsonl
@@ -17,7 +16,8 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
-from cotkit.core import cli
+from cotkit.core import cli, jsonl
+from cotkit.grading.grader import Item, check_gold, grade_many
 
 Rewrite = Callable[[str], str | None]
 
@@ -98,11 +98,11 @@ def sign(gold: str) -> str | None:
 
 
 def digit(gold: str) -> str | None:
-    """The last digit of the gold made another one."""
-    places = [m.start() for m in re.finditer(r"\d", gold)]
-    if not places or r"\phantom" in gold or r"\approx" in gold or "= 56" in gold:
+    """Changes the last digit."""
+    digits = [m.start() for m in re.finditer(r"\d", gold)]
+    if not digits or r"\phantom" in gold or r"\approx" in gold or "= 56" in gold:
         return None
-    at = places[-1]
+    at = digits[-1]
     return gold[:at] + str((int(gold[at]) + 1) % 10 or 2) + gold[at + 1 :]
 
 
@@ -219,31 +219,28 @@ def cases(golds: list[str]) -> Iterator[tuple[str, bool, str, str]]:
 def main(argv: list[str] | None = None) -> int:
     parser = cli.StageParser(__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JSONL with an `answer` field")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N different golds")
-    parser.add_argument("--workers", type=int, metavar="N", help="worker processes (default: one a core)")
-    parser.add_argument("--list", type=int, default=20, metavar="N", help="verdicts that are off to list for each kind")
+    parser.add_argument("--limit", type=cli.positive_int, metavar="N", help="only the first N different golds")
+    parser.add_argument("--workers", type=cli.positive_int, metavar="N", help="processes (default: one per core)")
+    parser.add_argument("--list", type=int, default=20, metavar="N", help="false verdicts to list for each kind")
     args = parser.parse(argv)
-    from cotkit.core import jsonl
-    from cotkit.grading.grader import Item, check_gold, grade_many
-
     golds = list(dict.fromkeys(str(row["answer"]) for path in args.files for row in jsonl.read(path)))
-    golds = [gold for gold in golds if check_gold(gold, "math")][: args.limit]
-    made = list(cases(golds))
+    made = list(cases([gold for gold in golds if check_gold(gold, "math")][: args.limit]))
     items = (Item("", "math", gold, f"So the answer is $\\boxed{{{text}}}$.") for _, _, gold, text in made)
     total: Counter[tuple[bool, str]] = Counter()
-    off: Counter[tuple[bool, str]] = Counter()
+    false: Counter[tuple[bool, str]] = Counter()
     for (kind, keeps, gold, text), grade in zip(made, grade_many(items, args.workers), strict=True):
         total[keeps, kind] += 1
         if (grade.verdict == "correct") != keeps:
-            off[keeps, kind] += 1
-            if off[keeps, kind] <= args.list:
+            false[keeps, kind] += 1
+            if false[keeps, kind] <= args.list:
                 fault = "missed" if keeps else "wrongly accepted"
                 print(f"  {fault} [{kind}] {gold!r} | {text!r} | {grade.verdict}, {grade.rule}")
     for keeps, title in ((True, "value kept, missed"), (False, "value changed, accepted")):
-        for kind in sorted(kind for k, kind in total if k is keeps):
-            print(f"{title:24} {kind:28} {off[keeps, kind]:5} of {total[keeps, kind]}")
-        bad, count = (sum(n for (k, _), n in counts.items() if k is keeps) for counts in (off, total))
-        print(f"{title:24} {'all':28} {bad:5} of {count} = {100 * bad / max(count, 1):.3f} %")
+        kinds = sorted(kind for kept, kind in total if kept is keeps)
+        for kind in kinds:
+            print(f"{title:24} {kind:28} {false[keeps, kind]:5} of {total[keeps, kind]}")
+        wrong, count = (sum(counts[keeps, kind] for kind in kinds) for counts in (false, total))
+        print(f"{title:24} {'all':28} {wrong:5} of {count} = {100 * wrong / max(count, 1):.3f} %")
     return 0
 
 
