@@ -107,11 +107,11 @@ def test_f16_predictions_and_gold(tmp_path: Path, rows: list[dict[str, Any]], me
 
 HOSTILE = """
 import json, os, resource, sys, time
-from grading.test_worker_pool import EASY, UNEQUAL, bench, resident_mb
+from grading.test_worker_pool import EASY, UNEQUAL, hostile_answers, resident_mb
 from cotkit.grading.grader import Item, grade_many
 golds = (("math500", EASY[0]), ("gsm8k", "5"))
 items = []
-for n, text in enumerate(bench().hostile_answers(sys.argv[1])):
+for n, text in enumerate(hostile_answers(sys.argv[1])):
     items += [Item(f"h{n}", *golds[n % 2], text), Item(f"n{n}", *golds[0], f"\\\\boxed{{{(EASY, UNEQUAL)[n % 2][1]}}}")]
 list(grade_many([Item(str(n), "math500", EASY[0], EASY[1] + f" + {n}") for n in range(4)], workers=2))  # starts both workers
 slowest, began = 0.0, time.monotonic()

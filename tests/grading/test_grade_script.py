@@ -1,4 +1,4 @@
-"""scripts/grade.py as a command: real files, real processes."""
+"""scripts/grade.py as a command, on real files."""
 
 from __future__ import annotations
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
-from grading.test_grader import golds, needs_data
+from conftest import raw_rows
 
 from cotkit.grading.grader import Item
 from cotkit.grading.original_protocol import extract_original, grade_original
@@ -20,11 +18,11 @@ from cotkit.grading.original_protocol import extract_original, grade_original
         ("", "", "none"),
     ],
 )
-def test_seed_extraction(response: str, answer: str, how: str) -> None:
+def test_original_extraction(response: str, answer: str, how: str) -> None:
     assert extract_original(response) == (answer, how)
 
 
-def test_seed_protocol_grades_as_the_original_did() -> None:
+def test_verdicts_are_those_of_the_original() -> None:
     items = [
         Item("first marker", "gsm8k", "18", "#### 18\nProblem:\n#### 7"),
         Item("bare LaTeX", "math500", "\\sqrt{51}", "#### \\sqrt{51}"),
@@ -37,10 +35,15 @@ def test_seed_protocol_grades_as_the_original_did() -> None:
     assert all(graded[item.id].end == len(item.response) for item in items)
 
 
-@needs_data
-def test_seed_protocol_loses_51_bare_golds_of_math500() -> None:
-    answers = golds("math500/test.jsonl")
-    graded = grade_original(
-        (Item(str(n), "math500", gold, f"#### {gold}") for n, gold in enumerate(answers)), workers=2
-    )
-    assert Counter(g.verdict for g in graded) == {"correct": 449, "wrong": 51}
+# The 51 golds of MATH-500 that Math-Verify cannot read without delimiters.
+LOST = (
+    "1 4 14 17 53 60 66 73 74 78 85 97 102 103 106 120 144 146 157 162 164 166 181 184 218 227 242 255 266 "
+    "277 296 305 312 314 318 356 358 362 364 376 380 382 383 389 392 398 422 431 459 488 495"
+).split()
+
+
+def test_bare_golds_of_math500_that_are_lost() -> None:
+    rows = raw_rows("math500/test.jsonl")
+    items = [Item(str(number), "math500", row["answer"], f"#### {row['answer']}") for number, row in rows.items()]
+    wrong = {grade.id for grade in grade_original(items, workers=2) if grade.verdict != "correct"}
+    assert wrong == {number for number in LOST if int(number) in rows}

@@ -1,9 +1,9 @@
-"""The workers: hostile answers, lost workers, budgets, threads. Real processes throughout."""
+"""Worker processes: hostile answers, dead workers, time limits, threads. All processes are real."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -11,17 +11,16 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from conftest import ROOT
 
 from cotkit.grading.equivalence import Decision
 from cotkit.grading.grader import Item, grade, grade_many
 from cotkit.grading.worker_pool import BUDGET_S, GraderPool, WorkerError
 
-ROOT = Path(__file__).resolve().parents[2]
 MARGIN_S = 3.0  # a busy machine; the budget itself is a second
-# Comparisons that only a worker can settle: unknown commands on both sides.
+# Comparisons that only a worker can decide: unknown commands on both sides.
 EASY = (r"\lfloor x \rfloor + 2", r"2 + \lfloor x \rfloor", "math500")
 UNEQUAL = (r"\lfloor x \rfloor + 2", r"3 + \lfloor x \rfloor", "math500")
 ENDLESS = (r"\int_0^{\pi} x^x dx", r"\int_0^{\infty} e^{-x^{7}} \sin(x^{3}) dx", "math500")
@@ -34,12 +33,9 @@ def pool() -> Iterator[GraderPool]:
     pool.close()
 
 
-def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_grading", ROOT / "scripts/dev/bench_grading.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def hostile_answers(canary: str, n: int = 7) -> list[str]:
+    """Those of the bench; code in them would make the file `canary`."""
+    return runpy.run_path(str(ROOT / "scripts/dev/bench_grading.py"))["hostile_answers"](canary, n)
 
 
 def resident_mb(pid: int) -> float:
@@ -116,12 +112,24 @@ def test_a_worker_that_cannot_start_is_an_error_not_a_verdict(monkeypatch: pytes
     pool.close()
 
 
-def test_secrets_and_gmpy2_stay_out_of_the_workers(pool: GraderPool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_stay_out_of_the_workers(pool: GraderPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "canary-token")
     assert pool.submit(*EASY).result().verdict == "correct"
-    worker = Path(f"/proc/{pool.pids()[0]}")
-    assert b"canary-token" not in (worker / "environ").read_bytes()
-    assert "gmpy2" not in (worker / "maps").read_text(encoding="utf-8")
+    assert b"canary-token" not in Path(f"/proc/{pool.pids()[0]}/environ").read_bytes()
+
+
+def test_workers_never_import_gmpy2(pool: GraderPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """gmpy2 is importable here, and a process that imports it leaves a file and ends."""
+    trace = tmp_path / "imported"
+    (tmp_path / "gmpy2.py").write_text(
+        f"open({str(trace)!r}, 'w').close(); raise SystemExit('gmpy2')", encoding="utf-8"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert subprocess.run([sys.executable, "-c", "import sympy"], check=False, capture_output=True).returncode
+    trace.unlink()
+    assert pool.submit(*EASY).result() == Decision("correct", "math_verify")
+    assert pool.submit(EASY[0], r"2 + \lfloor x \rfloor + 12!^{2}", "math500").result().verdict == "wrong"
+    assert not trace.exists()
 
 
 def test_refuses_less_than_one_worker() -> None:
@@ -129,11 +137,11 @@ def test_refuses_less_than_one_worker() -> None:
         GraderPool(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gold", [r"\frac{1}{2}", r"\lfloor x \rfloor"])
 def test_each_hostile_answer_is_within_its_budget(gold: str, tmp_path: Path) -> None:
-    pool_is_warm = grade(Item("warm", "math500", *EASY[:2]))
-    assert pool_is_warm.verdict == "correct"
-    for text in bench().hostile_answers(str(tmp_path / "canary"), n=9):
+    assert grade(Item("starts a worker", "math500", *EASY[:2])).verdict == "correct"
+    for text in hostile_answers(str(tmp_path / "canary"), 9):
         start = time.monotonic()
         assert grade(Item("h", "math500", gold, text)).verdict != "correct"
         assert time.monotonic() - start < 1.2 + MARGIN_S, text[:80]
@@ -170,12 +178,14 @@ def mixed_items() -> list[Item]:
     return [Item(str(n), "math500", EASY[0], f"\\boxed{{{answers[n % len(answers)]}}}") for n in range(60)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_any_number_of_workers_gives_the_same_grades(workers: int) -> None:
     items = mixed_items()
     assert list(grade_many(items, workers)) == [grade(item) for item in items]
 
 
+@pytest.mark.slow
 def test_the_same_grades_from_threads() -> None:
     items = mixed_items()
     expected = list(grade_many(items, 1))
@@ -195,7 +205,7 @@ def test_the_same_grades_from_threads() -> None:
 
 def test_plain_answers_never_start_a_worker_nor_import_sympy() -> None:
     code = (
-        "import sys; from cotkit.grading.grader import *\n"
+        "import sys; from cotkit.grading.grader import Item, grade_many\n"
         "rows = [('gsm8k', '5', '#### 5'), ('math500', '\\\\frac{1}{2}', '\\\\boxed{0.5}'), ('aime', '033', '33')]\n"
         "items = [Item('a', *row) for row in rows]\n"
         "print([g.verdict for g in grade_many(items)], 'sympy' in sys.modules, 'subprocess' in sys.modules)"
@@ -204,9 +214,10 @@ def test_plain_answers_never_start_a_worker_nor_import_sympy() -> None:
     assert done.stdout.strip() == "['correct', 'correct', 'correct'] False False"
 
 
+@pytest.mark.slow
 def test_grading_works_in_a_forked_process() -> None:
     code = (
-        "import os; from cotkit.grading.grader import *\n"
+        "import os; from cotkit.grading.grader import Item, grade\n"
         f"item = Item('a', 'math500', {EASY[0]!r}, {EASY[1]!r}); first = grade(item).verdict\n"
         "child = os.fork()\n"
         "if child == 0: os._exit(0 if grade(item).verdict == first == 'correct' else 1)\n"
@@ -219,6 +230,6 @@ def test_grading_works_in_a_forked_process() -> None:
 
 
 def test_grading_works_from_a_program_on_standard_input() -> None:
-    code = f"from cotkit.grading.grader import *\nprint(grade(Item('a', 'math500', {EASY[0]!r}, {EASY[1]!r})).verdict)"
+    code = f"from cotkit.grading.grader import Item, grade\nprint(grade(Item('a', 'math500', {EASY[0]!r}, {EASY[1]!r})).verdict)"
     done = subprocess.run([sys.executable, "-"], input=code, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "correct"
