@@ -106,15 +106,12 @@ class _FormulaParser:
         return node
 
     def _signed_product(self) -> Node:
-        if self._accept("-"):
-            return ("neg", self._signed_product_once())
-        self._accept("+")
-        return self._product()
-
-    def _signed_product_once(self) -> Node:
+        if not self._accept("-"):
+            self._accept("+")
+            return self._product()
         if self.token in ("+", "-"):
             raise ExpressionError("two signs")
-        return self._product()
+        return ("neg", self._product())
 
     def _product(self) -> Node:
         node = self._power()

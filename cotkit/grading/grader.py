@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -136,9 +135,7 @@ def _settle(item: Item) -> Grade | Task:
 def _settle_numbers(item: Item) -> Grade | None:
     """The grade of an item whose response and gold are both plain numbers, which need no search and no parsing."""
     answer = plain_number(item.response, item.dataset in NUMBER_DATASETS)
-    if answer is None or item.dataset not in KINDS:
-        return None
-    outcome = compare_numbers(item.gold, answer, item.dataset)
+    outcome = compare_numbers(item.gold, answer, item.dataset) if answer and item.dataset in KINDS else None
     return outcome and Grade(item.id, outcome.verdict, answer, "bare", outcome.rule, len(item.response))
 
 
@@ -167,15 +164,10 @@ def _new_pool(workers: int | None) -> GraderPool:
     return GraderPool(workers)
 
 
-_shared: list[GraderPool] = []
-_shared_lock = threading.Lock()
-
-
+@lru_cache(maxsize=1)
 def _shared_pool() -> GraderPool:
-    with _shared_lock:
-        if not _shared:
-            _shared.append(_new_pool(1))
-            atexit.register(_shared[0].close)
-            if hasattr(os, "register_at_fork"):
-                os.register_at_fork(after_in_child=_shared.clear)  # a fork does not copy the pool's threads
-        return _shared[0]
+    pool = _new_pool(1)
+    atexit.register(pool.close)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_shared_pool.cache_clear)  # a fork does not copy the pool's threads
+    return pool

@@ -19,40 +19,32 @@ PERCENT = Unit("percent", Fraction(1))
 DEGREE = Unit("angle", Fraction(1))
 DOLLAR = Unit("money", Fraction(1))
 
-# Names: (quantity, size). Exact by definition: 1 inch = 0.0254 m, 1 pound = 0.45359237 kg (NIST SP 811).
-_TABLE: dict[str, tuple[str, str]] = {
-    "inch inches in": ("length", "0.0254"),
-    "foot feet ft": ("length", "0.3048"),
-    "yard yards yd yds": ("length", "0.9144"),
-    "mile miles mi": ("length", "1609.344"),
-    "mm millimeter millimeters": ("length", "0.001"),
-    "cm centimeter centimeters centimetre centimetres": ("length", "0.01"),
-    "m meter meters metre metres": ("length", "1"),
-    "km kilometer kilometers kilometre kilometres": ("length", "1000"),
-    "unit units": ("unit", "1"),
-    "g gram grams": ("mass", "0.001"),
-    "kg kilogram kilograms": ("mass", "1"),
-    "pound pounds lb lbs": ("mass", "0.45359237"),
-    "ounce ounces oz": ("mass", "0.028349523125"),
-    "second seconds sec secs s": ("time", "1"),
-    "minute minutes min mins": ("time", "60"),
-    "hour hours hr hrs h": ("time", "3600"),
-    "day days": ("time", "86400"),
-    "week weeks": ("time", "604800"),
-    "month months": ("months", "1"),
-    "year years yr yrs": ("months", "12"),
-    "dollar dollars usd": ("money", "1"),
-    "cent cents": ("money", "0.01"),
-    "euro euros eur": ("euro", "1"),
-    "degree degrees deg": ("angle", "1"),
-    "radian radians rad": ("radian", "1"),
-    "percent percentage pct": ("percent", "1"),
-    "gallon gallons gal": ("gallon", "1"),
-    "liter liters litre litres": ("liter", "1"),
-    "acre acres": ("acre", "1"),
-    "mph": ("mph", "1"),
+# Quantity: names and size of its units. Exact by definition: 1 inch = 0.0254 m, 1 pound = 0.45359237 kg (NIST SP 811).
+_TABLE = {
+    "length": "inch/inches/in 0.0254 foot/feet/ft 0.3048 yard/yards/yd/yds 0.9144 mile/miles/mi 1609.344 "
+    "mm/millimeter/millimeters 0.001 cm/centimeter/centimeters/centimetre/centimetres 0.01 "
+    "m/meter/meters/metre/metres 1 km/kilometer/kilometers/kilometre/kilometres 1000",
+    "mass": "g/gram/grams 0.001 kg/kilogram/kilograms 1 pound/pounds/lb/lbs 0.45359237 ounce/ounces/oz 0.028349523125",
+    "time": "second/seconds/sec/secs/s 1 minute/minutes/min/mins 60 hour/hours/hr/hrs/h 3600 day/days 86400 "
+    "week/weeks 604800",
+    "months": "month/months 1 year/years/yr/yrs 12",
+    "money": "dollar/dollars/usd 1 cent/cents 0.01",
+    "euro": "euro/euros/eur 1",
+    "unit": "unit/units 1",
+    "angle": "degree/degrees/deg 1",
+    "radian": "radian/radians/rad 1",
+    "percent": "percent/percentage/pct 1",
+    "gallon": "gallon/gallons/gal 1",
+    "liter": "liter/liters/litre/litres 1",
+    "acre": "acre/acres 1",
+    "mph": "mph 1",
 }
-_UNITS = {name: Unit(what, Fraction(size)) for names, (what, size) in _TABLE.items() for name in names.split()}
+_UNITS = {
+    name: Unit(quantity, Fraction(size))
+    for quantity, units in _TABLE.items()
+    for names, size in zip(units.split()[::2], units.split()[1::2], strict=True)
+    for name in names.split("/")
+}
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 
 _ANGLE_OF = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)")

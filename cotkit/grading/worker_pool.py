@@ -150,6 +150,7 @@ class GraderPool:
         self._known: dict[Question, Future[Decision]] = {}
         self._workers: list[_Worker] = []
         self._idle: list[_Worker] = []
+        self._owner = os.getpid()
 
     def submit(self, gold: str, answer: str, dataset: str) -> Future[Decision]:
         """A future of the outcome. The same question is asked once.
@@ -170,6 +171,8 @@ class GraderPool:
 
     def close(self) -> None:
         """Stops the workers. Waits for comparisons under way, which end within their budget. May be called twice."""
+        if os.getpid() != self._owner:  # a forked process must not stop the workers of its parent
+            return
         self._threads.shutdown(cancel_futures=True)
         for worker in self._idle:
             self._retire(worker)

@@ -217,16 +217,17 @@ def test_plain_answers_never_start_a_worker_nor_import_sympy() -> None:
 @pytest.mark.slow
 def test_grading_works_in_a_forked_process() -> None:
     code = (
-        "import os; from cotkit.grading.grader import Item, grade\n"
+        "import os; from cotkit.grading.grader import Item, _shared_pool, grade\n"
         f"item = Item('a', 'math500', {EASY[0]!r}, {EASY[1]!r}); first = grade(item).verdict\n"
-        "child = os.fork()\n"
-        "if child == 0: os._exit(0 if grade(item).verdict == first == 'correct' else 1)\n"
-        "print(os.waitpid(child, 0)[1], grade(item).verdict)"
+        "workers = _shared_pool().pids(); child = os.fork()\n"
+        "if child == 0: raise SystemExit(0 if grade(item).verdict == first == 'correct' else 1)\n"
+        "print(os.waitpid(child, 0)[1], grade(item).verdict, _shared_pool().pids() == workers)\n"
+        "os.kill(workers[0], 0)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stdout.strip() == "0 correct"
+    assert done.stdout.strip() == "0 correct True"
 
 
 def test_grading_works_from_a_program_on_standard_input() -> None:
