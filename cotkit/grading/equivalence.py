@@ -75,11 +75,7 @@ def _all_of(judgements: Iterable[Judgement], rule: str) -> Judgement:
     return Judgement(equal, rule)
 
 
-def _undecided(_gold: str, _answer: str) -> Truth:
-    return None
-
-
-def compare(gold: str, answer: str, dataset: str, oracle: Oracle = _undecided) -> Decision | None:
+def compare(gold: str, answer: str, dataset: str, oracle: Oracle = lambda *_: None) -> Decision | None:
     """The outcome of one comparison; None if only the oracle can decide and it does not know.
 
     `oracle(gold, answer)` is asked about formulas in normalized LaTeX that exact arithmetic cannot decide.
@@ -145,7 +141,7 @@ def _judge_readings(gold: str, answer: str, oracle: Oracle) -> Judgement:
             return Judgement(letter == lettered[0], "choice")
         answer = lettered[1]
     golds = [value for text in _gold_forms(gold) for value in read(text)]
-    answers = read(_stated_form(answer))
+    answers = read(next(iter(_approximated(answer)), answer))  # what is exact comes before the sign
     result = _any_of(_judge(left, right, oracle) for left in golds for right in answers)
     if result.equal is False and any(isinstance(v, Words) and v.opaque for v in (*golds, *answers)):
         fault = _unfit_for_algebra(gold, answer, answers)
@@ -165,16 +161,15 @@ def _unfit_for_algebra(gold: str, answer: str, readings: tuple[Value, ...]) -> s
 
 def _gold_forms(gold: str) -> list[str]:
     """The forms in which a gold answer gives its value: `0.56 = 56%`, `2/3 \\approx 0.67`."""
-    forms = [part.strip() for part in _APPROX.split(gold) if part.strip()]
+    forms = _approximated(gold)
     if len(forms) == 1 and "=" in gold and not re.search(r"[a-zA-Z<>]", re.sub(r"\\[a-zA-Z]+", "", gold)):
         forms = [part.strip() for part in gold.split("=") if part.strip()]
     return forms
 
 
-def _stated_form(answer: str) -> str:
-    """The part of an answer before an approximation sign."""
-    forms = [part.strip() for part in _APPROX.split(answer) if part.strip()]
-    return forms[0] if forms else answer
+def _approximated(text: str) -> list[str]:
+    """The parts of a text between approximation signs."""
+    return [part.strip() for part in _APPROX.split(text) if part.strip()]
 
 
 def _judge(gold: Value, answer: Value, oracle: Oracle) -> Judgement:

@@ -61,7 +61,7 @@ def same_value(left: Node, right: Node) -> bool | None:
         apart = not names and _is_rounding(*values) or not _close(*values)
         # One positive point that disagrees decides. At negative points only real values count, since roots and logarithms
         # that are not real there may differ in the branch alone.
-        if apart and (index < 2 or all(_is_real(value) for value in values)):
+        if apart and (index < 2 or not any(value.imag for value in values)):
             return False
     return True
 
@@ -74,25 +74,18 @@ def too_large(node: Node) -> bool:
 def proportional(left: Node, right: Node, positive: bool = False) -> bool | None:
     """Is `left` a constant (with `positive`: a positive one) times `right`?"""
     try:
-        ratios = [_ratio(left, right, point) for point in _points(variables(left) | variables(right))]
+        points = _points(variables(left) | variables(right))
+        ratios = [_divide(_value(left, point), _value(right, point)) for point in points]
     except (ExpressionError, ArithmeticError, ValueError):
         return None
     agree = all(_close(ratio, ratios[0]) for ratio in ratios) and ratios[0] != 0
     return agree and (not positive or _context().re(_number(ratios[0])) > 0)
 
 
-def _ratio(left: Node, right: Node, point: Mapping[str, Fraction]) -> Any:
-    return _divide(_value(left, point), _value(right, point))
-
-
 def _is_rounding(a: Any, b: Any) -> bool:
     """Is one of two constants a decimal with so many places that it can only be the other one rounded?"""
     rational = [value for value in (a, b) if isinstance(value, Fraction)]
     return len(rational) == 1 and rational[0].denominator > MAX_DENOMINATOR
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, Fraction) or not value.imag
 
 
 def _value_or_reason(node: Node, point: Mapping[str, Fraction]) -> Any:
@@ -104,9 +97,7 @@ def _value_or_reason(node: Node, point: Mapping[str, Fraction]) -> Any:
 
 def _points(names: frozenset[str]) -> list[dict[str, Fraction]]:
     """Two positive points, a negative and a mixed one; a single empty one for formulas without variables."""
-    if not names:
-        return [{}]
-    return [{name: _coordinate(name, index) for name in names} for index in range(4)]
+    return [{name: _coordinate(name, index) for name in names} for index in range(4 if names else 1)]
 
 
 def _coordinate(name: str, index: int) -> Fraction:
@@ -151,8 +142,7 @@ def _value(node: Node, point: Mapping[str, Fraction]) -> Any:
             raise ExpressionError("not a constant")
         return point[node[1]]
     if kind == "const":
-        context = _context()
-        return {"pi": +context.pi, "e": +context.e, "i": context.mpc(0, 1)}[node[1]]
+        return _context().mpc(0, 1) if node[1] == "i" else +getattr(_context(), node[1])
     if kind in ("fn", "log"):
         return _bounded(_function(node, point))
     arguments = [_value(part, point) for part in node[1:]]

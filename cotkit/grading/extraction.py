@@ -129,20 +129,17 @@ def split_thinking(response: str) -> tuple[str, str]:
 
 
 def _visible_start(response: str) -> int:
+    """The offset after the last think block, or the length of the response if that block is not closed."""
     start, opened, closed_before = 0, False, False
     for tag in _TAG.finditer(response):
         closing = tag[0].startswith("</")
-        answered = not opened and (closed_before or not closing) and _has_answer_line(response, start, tag.start())
-        if answered:
+        may_follow_answer = not opened and (closed_before or not closing)
+        if may_follow_answer and next(_answer_lines(response[start : tag.start()], numeric=False), None):
             break
         if closing:
             start, closed_before = tag.end(), True
         opened = not closing
     return len(response) if opened else start
-
-
-def _has_answer_line(text: str, start: int, end: int) -> bool:
-    return "####" in text[start:end] and next(_answer_lines(text[start:end], numeric=False), None) is not None
 
 
 def answer_line_end(text: str) -> int | None:
@@ -226,7 +223,7 @@ def _last_box(text: str, line: Found | None, numeric: bool) -> Found | None:
 
 
 def _before_new_question(found: list[Found], text: str) -> Found | None:
-    """The last of the boxes before the text asks a new question of its own, as a model that runs on does."""
+    """The last of the boxes before an invented new question."""
     for box, following in pairwise(found):
         between = text[box.end : following.start]
         if "?" in between and _NEW_QUESTION.search(between) and not _CORRECTION.search(between):

@@ -179,7 +179,9 @@ class _FormulaParser:
             return ("div" if name == "frac" else "binom", self._argument(), self._argument())
         if name == "sqrt":
             index = self._group() if self.token == "[" else ("num", Fraction(2))
-            return ("root", index, self._group() if self.token in ("{", "(") else self._unbraced())
+            if not self._starts_factor() and self.token != "{" or self.token == "[":
+                raise ExpressionError("an argument is missing")
+            return ("root", index, self._atom())
         if name == "pi" or token in ("e", "i"):
             return ("const", name)
         if token in _GREEK or len(token) == 1 and token.isalpha():
@@ -207,11 +209,6 @@ class _FormulaParser:
             self._tokens.append(digits[1:])
             return ("num", Fraction(digits[0]))
         if not (self.token.isalnum() or self.token in (r"\pi", r"\sqrt")):
-            raise ExpressionError("an argument is missing")
-        return self._atom()
-
-    def _unbraced(self) -> Node:
-        if not self._starts_factor() or self.token == "[":
             raise ExpressionError("an argument is missing")
         return self._atom()
 

@@ -115,7 +115,7 @@ openers = st.sampled_from(
         "</s>",
     )
 )
-run_on = st.builds(
+runaway = st.builds(
     lambda opener, text, n, end: f"{opener}\n{text}\n#### {n}\n\\boxed{{{n}}} The answer is {n}.{end}",
     openers,
     st.text(max_size=60),
@@ -125,21 +125,20 @@ run_on = st.builds(
 
 
 @SETTINGS
-@given(numbers, run_on, st.sampled_from(sorted(KINDS)))
+@given(numbers, runaway, st.sampled_from(sorted(KINDS)))
 def test_runaway_text_after_the_answer_line_changes_nothing(value: int, text: str, dataset: str) -> None:
+    assume("</think" not in text)  # a stray closing tag ends a think block that the prompt opened
     for answer in (f"2+2\n#### {value}\n", f"So \\boxed{{{value}}}.\n#### {value}\n"):
         before, after = extract(answer, dataset), extract(answer + text, dataset)
         assert after == before
 
 
 @SETTINGS
-@given(numbers, run_on)
+@given(numbers, runaway)
 def test_runaway_text_after_a_box_changes_nothing(value: int, text: str) -> None:
+    assume("</think" not in text)
     answer = f"So the answer is $\\boxed{{{value}}}$.\n\n"
-    if text.startswith(
-        ("Jim", "\n\n")
-    ):  # without a marker only an answer line tells a new problem from the solution going on
-        return
+    assume(not text.startswith(("Jim", "\n\n")))  # nothing marks the new problem, which may be part of the solution
     assert extract(answer + text, "math500") == extract(answer, "math500")
 
 
