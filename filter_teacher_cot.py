@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING
 from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.files import locked, open_atomic
-from cotkit.core.jsonl import Row, dumps, read_numbered, write_atomic, write_json_atomic
+from cotkit.core.jsonl import Row, dumps, write_atomic, write_json_atomic
 from cotkit.core.line_index import LineIndex
 from cotkit.core.manifest import Input, Manifest
 from cotkit.core.model_identity import fingerprint
-from cotkit.core.problems import read_problems, with_id
+from cotkit.core.problems import checked_problems, read_problems
 from cotkit.filtering import report, training_sets
 from cotkit.filtering.contamination import TestQuestions
 from cotkit.filtering.judging import ROW_RULES, JudgingPlan, NearDuplicates, RowOutcome, judge_rows
@@ -159,8 +159,8 @@ def judge(options: FilterOptions, plan: JudgingPlan, teacher: TeacherFiles, tall
     problem_ids = None
     if options.problems_path is not None:
         problem_ids = LineIndex()
-        for number, row in read_numbered(options.problems_path):
-            problem_ids.add(with_id(row)["id"], number)
+        for number, row in checked_problems(options.problems_path):
+            problem_ids.add(row["id"], number)
     large = sum(path.stat().st_size for path in teacher.paths) > SMALL_INPUT_BYTES
     workers = options.workers or (available_cores() if large else 1)
     near_duplicates = NearDuplicates(options.parameters.max_similarity)

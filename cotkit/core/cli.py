@@ -296,5 +296,5 @@ def _require_utf8() -> None:
 
 
 def _terminate(*_: object) -> None:
-    print("terminated; the same command resumes", file=sys.stderr)
+    _print_error("terminated; the same command resumes")
     sys.exit(143)

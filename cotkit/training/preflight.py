@@ -125,10 +125,10 @@ def check_template(config: TrainConfig) -> None:
         fitting = [other for other in TEMPLATES if _prompt_by(TEMPLATES[other], tokenizer, messages) == served]
         kind = str(read_json(Path(model) / "config.json").get("model_type"))
         fitting.sort(key=lambda other: -SequenceMatcher(None, other, kind).ratio())
+        begins = [tokenizer.decode([token for token in ids if token is not None])[:40] for ids in (trained, served)]
         raise UserError(
-            f"{config.where('template')}: does not fit {model}: it begins a prompt with "
-            f"{tokenizer.decode([token for token in trained if token is not None])[:40]!r}, the model's own template with {tokenizer.decode(served)[:40]!r}; "
-            f"fitting are {', '.join(fitting[:5]) or 'none'}"
+            f"{config.where('template')}: does not fit {model}: it begins a prompt with {begins[0]!r}, the model's own "
+            f"template with {begins[1]!r}; fitting are {', '.join(fitting[:5]) or 'none'}"
         )
 
 

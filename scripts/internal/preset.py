@@ -1,8 +1,10 @@
-"""Reads a preset folder for scripts/pipeline.sh. Checks that every stage has its YAML and prints what the shell needs.
+"""Reads a preset folder for scripts/pipeline.sh.
 
-python scripts/internal/preset.py configs/smollm2_cpu datasets                 one data set per line
-python scripts/internal/preset.py configs/smollm2_cpu methods [--methods all]  the methods to train, in order
-python scripts/internal/preset.py configs/smollm2_cpu rounds                   the number of the teacher's rounds
+Checks that every stage has its YAML. Prints the data sets, the methods to train in order, or the number of rounds:
+
+    python scripts/internal/preset.py configs/smollm2_cpu datasets
+    python scripts/internal/preset.py configs/smollm2_cpu methods --methods all
+    python scripts/internal/preset.py configs/smollm2_cpu rounds
 """
 
 from __future__ import annotations
