@@ -22,14 +22,14 @@ from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row
 from cotkit.core.manifest import Input
 from cotkit.core.model_identity import fingerprint
-from cotkit.core.problems import add_test_set_arguments, problem_path, read_problems
+from cotkit.core.problems import BY_DATASET, add_test_set_arguments, problem_path, read_problems
 from cotkit.generation import engines, options, prompts, runner
 from cotkit.generation.types import Completion, Request
 from cotkit.grading.extraction import split_thinking
 
 
 def build_parser() -> cli.StageParser:
-    parser = cli.StageParser(__doc__, "limit", "seed", "dry_run", "overwrite", keyed_by="dataset")
+    parser = cli.StageParser(__doc__, "limit", "seed", "dry_run", "overwrite", keyed_by=BY_DATASET)
     stage = parser.add_argument_group("stage 4")
     add_test_set_arguments(stage)
     stage.add_argument("--base_model", required=True, metavar="NAME", help="student: hub name, folder or served name")

@@ -26,11 +26,12 @@ from itertools import groupby, islice, tee
 from pathlib import Path
 
 from cotkit.core import cli, wandb_run
+from cotkit.core.datasets import kind_of
 from cotkit.core.errors import UserError
 from cotkit.core.files import locked, open_atomic
 from cotkit.core.jsonl import Row, dumps, read_json, write_json_atomic
 from cotkit.core.manifest import Input, Manifest, path_for
-from cotkit.core.problems import add_test_set_arguments, problem_path
+from cotkit.core.problems import BY_DATASET, add_test_set_arguments, problem_path
 from cotkit.evaluation import llm_judge
 from cotkit.evaluation.join import Predictions, Problems, number_of_problems
 from cotkit.evaluation.metrics import SCHEMA, ScoreTally, Strata, one_line, score_row
@@ -41,7 +42,7 @@ Ratings = dict[tuple[str, int], float | None]  # the critic's, by (id, sample)
 
 
 def build_parser() -> cli.StageParser:
-    parser = cli.StageParser(__doc__, "limit", "dry_run", "overwrite", keyed_by="dataset")
+    parser = cli.StageParser(__doc__, "limit", "dry_run", "overwrite", keyed_by=BY_DATASET)
     stage = parser.add_argument_group("stage 5")
     add_test_set_arguments(stage)
     stage.add_argument("--pred_path", type=Path, required=True, metavar="JSONL", help="predictions")
@@ -66,7 +67,7 @@ def protocol_name(text: str) -> str:
 def grade_pairs(pairs: Iterable[tuple[Row, Row]], protocol: str) -> Iterator[Grade]:
     """The grades in the pairs' order."""
     items = (
-        Item(problem["id"], problem["dataset"], problem["answer"], row["response"], row["finish_reason"])
+        Item(problem["id"], kind_of(problem, problem["id"]), problem["answer"], row["response"], row["finish_reason"])
         for problem, row in pairs
     )
     return grade_original(items) if protocol == "original" else grade_many(items)

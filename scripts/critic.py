@@ -25,11 +25,12 @@ from functools import cached_property
 from pathlib import Path
 
 from cotkit.core import cli
+from cotkit.core.datasets import kind_of
 from cotkit.core.errors import UserError
 from cotkit.core.files import sha256_file, write_if_changed
 from cotkit.core.jsonl import Row, json_bytes, read, read_json
 from cotkit.core.manifest import Input, path_for
-from cotkit.core.problems import add_test_set_arguments, problem_path
+from cotkit.core.problems import BY_DATASET, add_test_set_arguments, problem_path
 from cotkit.evaluation import judge_controls, llm_judge
 from cotkit.evaluation.join import Predictions, Problems, number_of_problems
 from cotkit.generation import engines, options, prompts, runner, shards
@@ -40,7 +41,7 @@ Ratings = dict[str, int | None]  # by the name of the call
 
 
 def build_parser() -> cli.StageParser:
-    parser = cli.StageParser(__doc__, "limit", "seed", "dry_run", "overwrite", keyed_by="dataset")
+    parser = cli.StageParser(__doc__, "limit", "seed", "dry_run", "overwrite", keyed_by=BY_DATASET)
     stage = parser.add_argument_group("critic")
     add_test_set_arguments(stage)
     stage.add_argument("--pred_path", type=Path, nargs="+", required=True, metavar="JSONL", help="one file per system")
@@ -193,7 +194,9 @@ def main(argv: list[str] | None = None) -> int:
     systems: dict[Path, list[Call]] = {}
     for pred in args.pred_path:
         found = Predictions(pred, args.dataset, problems)
-        texts = ((row, llm_judge.judged_text(found.get(row["id"], 0)["response"], args.dataset)) for row in subset)
+        texts = (
+            (row, llm_judge.judged_text(found.get(row["id"], 0)["response"], kind_of(row, row["id"]))) for row in subset
+        )
         systems[pred] = all_calls(((pred.stem, *text) for text in texts), args.criteria)
     references = judge_controls.references(llm_judge.chosen(problems, len(problems)), args.controls, args.seed)
     controls = all_calls(judge_controls.texts(references), args.criteria)

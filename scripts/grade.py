@@ -1,6 +1,7 @@
 """Grades predictions from anywhere: each response against its gold answer, with the grader of this project.
 
-Reads   JSONL, one response per line: a whole model output or a bare answer (`finish_reason` is optional)
+Reads   JSONL, one response per line: a whole model output or a bare answer (`finish_reason` is optional);
+        rows of a data set that is not in cotkit/core/datasets.py have "answer_kind": number, integer, latex or choice
     {"id": "q1", "dataset": "math500", "gold": "\\\\frac{1}{2}", "response": "So it is $\\\\boxed{0.5}$."}
 Writes  the same rows with `extracted`, `verdict` and `rule` (the rule that decided) added, in the same order
     {"id": "q1", ..., "extracted": "0.5", "verdict": "correct", "rule": "rational"}
@@ -21,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 
 from cotkit.core import cli, jsonl
-from cotkit.core.datasets import KINDS
+from cotkit.core.datasets import ANSWER_KINDS, KINDS, kind_of
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row
 from cotkit.grading.grader import VERDICTS, Item, grade_many
@@ -35,18 +36,16 @@ def as_text(row: Row, field: str, where: str) -> str:
     return str(value)
 
 
-def read_items(source: Path, dataset: str | None, limit: int | None, rows: deque[Row]) -> Iterator[Item]:
+def read_items(source: Path, defaults: Row, limit: int | None, rows: deque[Row]) -> Iterator[Item]:
     """Yields the items of `source` and puts the row of each into `rows`. Raises UserError with file and line."""
     for line, row in islice(jsonl.read_numbered(source), limit):
         where = f"{source}:{line}"
-        if dataset is not None:
-            row.setdefault("dataset", dataset)
-        jsonl.require(row, {"dataset": str, "response": str}, where)
+        row = defaults | row
+        jsonl.require(row, {"response": str}, where)
         name, gold = as_text(row, "id", where), as_text(row, "gold", where)
-        if row["dataset"] not in KINDS:
-            raise UserError(f"{where}: unknown dataset {row['dataset']!r}{cli.nearest(row['dataset'], KINDS)}")
+        kind = kind_of(row, where)
         rows.append(row)
-        yield Item(name, row["dataset"], gold, row["response"], row.get("finish_reason") or "stop")
+        yield Item(name, kind, gold, row["response"], row.get("finish_reason") or "stop")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,16 +57,19 @@ def main(argv: list[str] | None = None) -> int:
         "--output", required=True, type=Path, metavar="FILE", help="graded JSONL; replaced when complete"
     )
     parser.add_argument("--dataset", choices=sorted(KINDS), help="data set of rows that do not name one")
+    parser.add_argument("--answer_kind", choices=ANSWER_KINDS, help="kind of answer in rows that do not name one")
     parser.add_argument("--workers", type=cli.positive_int, metavar="N", help="processes (default: one per core)")
     args = parser.parse(argv)
     if args.input.resolve() == args.output.resolve():
         raise UserError(f"{args.output}: input and output are the same file; name another output")
+    named = {"dataset": args.dataset, "answer_kind": args.answer_kind}
+    defaults = {field: value for field, value in named.items() if value is not None}
     counts: Counter[str] = Counter()
     unreadable_golds: list[str] = []
     rows: deque[Row] = deque()
 
     def graded_rows() -> Iterator[Row]:
-        for grade in grade_many(read_items(args.input, args.dataset, args.limit, rows), args.workers):
+        for grade in grade_many(read_items(args.input, defaults, args.limit, rows), args.workers):
             counts[grade.verdict] += 1
             if grade.verdict == "gold_unparsable":
                 unreadable_golds.append(f"{grade.id} ({grade.rule})")

@@ -16,6 +16,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,23 +64,37 @@ COMMON_FLAGS: dict[str, dict[str, Any]] = {
 }
 
 
+@dataclass(frozen=True)
+class KeyFlag:
+    """A flag whose value selects among the entries of a mapping in the file: ``limit: {gsm8k: 100, math500: 50}``.
+
+    Args:
+        flag: its name.
+        root: name of a flag that holds a folder.
+        known: what the keys of a mapping may be, given that folder.
+    """
+
+    flag: str
+    root: str
+    known: Callable[[Path], Iterable[str]]
+
+
 class StageParser(argparse.ArgumentParser):
     """An ArgumentParser whose defaults can come from ``--config FILE.yaml``. Flags on the command line win.
 
     Args:
         doc: the script's docstring, shown by --help.
         common: the keys of `COMMON_FLAGS` that this script has.
-        keyed_by: name of a flag with choices. A value in the file may then be a mapping from these choices, such as
-            ``limit: {gsm8k: 100, math500: 50}``, and the flag's value selects the entry.
+        keyed_by: a value in the file may be a mapping, of which this flag selects the entry.
         rounds: (key, flag). The file's key holds a list of mappings, and the flag selects one of them, counted from 1.
             The selected mapping's values win over the file's other values.
     """
 
     def __init__(
-        self, doc: str | None, *common: str, keyed_by: str | None = None, rounds: tuple[str, str] | None = None
+        self, doc: str | None, *common: str, keyed_by: KeyFlag | None = None, rounds: tuple[str, str] | None = None
     ) -> None:
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-        self._keyed_by, self._rounds, self._key = keyed_by, rounds, None
+        self._keyed_by, self._rounds, self._key, self._keys = keyed_by, rounds, None, set()
         group = self.add_argument_group("common flags")
         group.add_argument("--config", metavar="YAML", type=Path, help="file whose keys set the defaults of the flags")
         for name in common:
@@ -98,9 +113,12 @@ class StageParser(argparse.ArgumentParser):
         if self._rounds:
             early.add_argument(f"--{self._rounds[1]}", type=int, default=1)
         if self._keyed_by:
-            early.add_argument(f"--{self._keyed_by}")
+            early.add_argument(f"--{self._keyed_by.flag}")
+            early.add_argument(f"--{self._keyed_by.root}", type=Path, default=self.get_default(self._keyed_by.root))
         found = early.parse_known_args(argv)[0]
-        self._key = getattr(found, self._keyed_by) if self._keyed_by else None
+        if self._keyed_by:
+            self._key = getattr(found, self._keyed_by.flag)
+            self._keys = {*self._keyed_by.known(getattr(found, self._keyed_by.root)), self._key} - {None}
         if found.config is not None:
             self._take_defaults(found.config, getattr(found, self._rounds[1]) if self._rounds else 1)
         return self.parse_args(argv)
@@ -135,10 +153,9 @@ class StageParser(argparse.ArgumentParser):
         """The converted value as a list of one. Of a mapping, the entry that `keyed_by` selects; none if it has none."""
         if not isinstance(value, dict) or self._keyed_by is None:
             return [_convert(action, value, where)]
-        flag = next(one for one in self._actions if one.dest == self._keyed_by)
         for name in value:
-            if name not in flag.choices:
-                raise UserError(f"{where}: no {self._keyed_by} {name!r}{nearest(str(name), flag.choices)}")
+            if name not in self._keys:
+                raise UserError(f"{where}: no {self._keyed_by.flag} {name!r}{nearest(str(name), self._keys)}")
         entries = {name: _convert(action, entry, where) for name, entry in value.items()}
         return [entries[self._key]] if self._key in entries else []
 

@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cotkit.core.datasets import PREPARABLE
+from cotkit.core.cli import KeyFlag
+from cotkit.core.datasets import KINDS, PREPARABLE, kind_of
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row, read_numbered, require
 
@@ -26,9 +27,18 @@ TRUNCATED = "truncated"
 CONTROL_TOKEN = re.compile(r"<\|[A-Za-z0-9_]{1,40}\|>|</?think>")
 
 
+def known_datasets(data_root: Path) -> set[str]:
+    """The names of the data sets of the table, and of those that are prepared in `data_root`."""
+    return {*KINDS, *(file.parent.name for file in data_root.glob("*/*.jsonl"))}
+
+
+# The stages that work on a test set take different values for different sets from one file.
+BY_DATASET = KeyFlag("dataset", "data_root", known_datasets)
+
+
 def add_test_set_arguments(group: Any) -> None:
     """Adds the flags that choose a prepared set of problems; see `problem_path`."""
-    group.add_argument("--dataset", required=True, choices=PREPARABLE, help="which test set")
+    group.add_argument("--dataset", required=True, metavar="NAME", help="which test set: one that is prepared")
     group.add_argument("--data_root", type=Path, default=Path("data"), help="prepared problems (default data)")
     group.add_argument("--split", default="test", help="which split of it (default test)")
 
@@ -69,6 +79,7 @@ def checked_problems(path: Path) -> Iterator[tuple[int, Row]]:
         where = f"{path}:{number}"
         row = with_id(row)
         require(row, PROBLEM_FIELDS, where)
+        kind_of(row, where)
         for field in ("id", "question"):
             if not row[field].strip():
                 raise UserError(f"{where}: field {field!r} is empty; every problem needs one")
@@ -91,8 +102,17 @@ def with_id(row: Row) -> Row:
 
 
 def problem_path(data_root: Path, dataset: str, split: str = "test") -> Path:
-    """Where `prepare_data.py` puts a split. Raises UserError with what to run if it is not there."""
+    """Where `prepare_data.py` puts a split. Raises UserError with what is there and what to run."""
     path = data_root / dataset / f"{split}.jsonl"
-    if not path.is_file():
+    if path.is_file():
+        return path
+    splits = sorted(file.stem for file in path.parent.glob("*.jsonl"))
+    if splits:
+        raise UserError(f"{path}: not found; the splits of {dataset} are {', '.join(splits)}")
+    if dataset in PREPARABLE:
         raise UserError(f"{path}: not found; make it with: python scripts/prepare_data.py --dataset {dataset}")
-    return path
+    prepared = sorted(folder.parent.name for folder in data_root.glob(f"*/{split}.jsonl"))
+    raise UserError(
+        f"{path}: not found; prepared in {data_root}: {', '.join(prepared) or 'nothing'}; scripts/prepare_data.py makes"
+        f" {', '.join(PREPARABLE)} (--dataset) and sets of your own (--name {dataset} --input FILE)"
+    )

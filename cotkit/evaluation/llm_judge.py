@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 
+from cotkit.core.datasets import AnswerKind
 from cotkit.core.errors import UserError
 from cotkit.core.files import sha256_file
 from cotkit.core.jsonl import Row, read_json
@@ -73,11 +74,11 @@ def chosen(problems: Iterable[Row], limit: int) -> list[Row]:
     return heapq.nsmallest(limit, problems, key=lambda row: hashlib.sha256(f"critic\n{row['id']}".encode()).digest())
 
 
-def judged_text(response: str, dataset: str) -> str:
+def judged_text(response: str, kind: AnswerKind) -> str:
     """The reasoning that is rated: the visible text up to the end of its answer, or all of it without an answer."""
     visible = strip_thinking(response)[1]
     start = len(response) - len(visible) if visible.strip() else 0
-    return response[start : extract(response, dataset).end].strip()
+    return response[start : extract(response, kind).end].strip()
 
 
 def reference(problem: Row) -> str:

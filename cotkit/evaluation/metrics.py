@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
 
+from cotkit.core.datasets import AnswerKind, kind_of
 from cotkit.core.jsonl import Row
 from cotkit.equations.checker import find_steps
 from cotkit.evaluation import stats
@@ -95,7 +96,7 @@ def _solution_words(problem: Row) -> int:
     return len(problem["solution"].split())
 
 
-def vote(scores: list[Row], dataset: str) -> float:
+def vote(scores: list[Row], kind: AnswerKind) -> float:
     """maj@k of one question. Equivalent answers, by the grader's rules, are one class; so are all correct answers."""
     classes: list[str | None] = []
     known: list[str] = []
@@ -106,7 +107,7 @@ def vote(scores: list[Row], dataset: str) -> float:
         elif answer is None or score["verdict"] in ("no_answer", "truncated"):
             classes.append(None)
         else:
-            same = next((name for name in known if equivalent(name, answer, dataset)), None)
+            same = next((name for name in known if equivalent(name, answer, kind)), None)
             if same is None:
                 known.append(same := answer)
             classes.append(f"answer {same}")
@@ -134,7 +135,7 @@ class ScoreTally:
         for kind, name in self._strata.of(problem).items():
             self.groups[kind][name].questions[right] += 1
         if self.has_votes:
-            self.votes += vote(scores, self.dataset)
+            self.votes += vote(scores, kind_of(problem, problem["id"]))
         for score in scores:
             self._add_item(score)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from cotkit.core.datasets import kind_of
 from cotkit.core.jsonl import Row
 from cotkit.equations.checker import Step, find_steps
 from cotkit.filtering.contamination import TestQuestions
@@ -69,7 +70,8 @@ class Record:
 
     def __post_init__(self) -> None:
         row = self.row
-        self.grade = grade(Item(row["id"], row["dataset"], row["answer"], row["response"], row["finish_reason"]))
+        self.kind = kind_of(row, row["id"])
+        self.grade = grade(Item(row["id"], self.kind, row["answer"], row["response"], row["finish_reason"]))
         self.text = reasoning(row["response"], self.grade)
         self.folded = folded(self.text)
         self.words = len(self.text.split())

@@ -15,7 +15,6 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from typing import Any
 
-from cotkit.core.datasets import NUMBER_DATASETS
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row
 from cotkit.equations.coverage import answer_occurs
@@ -172,10 +171,10 @@ def repetition(record: Record, max_repeats: int, max_compression: float) -> str 
     return f"shrinks {ratio:.1f} times, allowed {max_compression:g}" if ratio > max_compression else None
 
 
-@rule(keep(GOOD), keep("\\boxed{5}", dataset="math500"), reject(TEXT), reject(TEXT + " \\boxed{5}"))
+@rule(keep(GOOD), keep("\\boxed{5}", answer_kind="latex"), reject(TEXT), reject(TEXT + " \\boxed{5}"))
 def no_answer_line(record: Record) -> str | None:
     """There is no answer in the right place, and no ``####``."""
-    if has_answer(record.row, record.grade) or "####" in record.row["response"]:
+    if has_answer(record.kind, record.grade) or "####" in record.row["response"]:
         return None
     return f"answer found: {record.grade.how}"
 
@@ -189,7 +188,7 @@ def no_answer_line(record: Record) -> str | None:
 )
 def malformed_answer_line(record: Record) -> str | None:
     """A line ``####`` does not hold exactly one answer, or a later one takes it back."""
-    if not has_answer(record.row, record.grade):
+    if not has_answer(record.kind, record.grade):
         line = record.row["response"].rpartition("####")[2].strip()
         return f"#### {line[:40]!r}"
     return "an earlier answer line was taken back" if answer_line_end(record.text + "\n") is not None else None
@@ -234,7 +233,7 @@ def wrong_steps(record: Record) -> str | None:
 def unreached_answer(record: Record) -> str | None:
     """The reasoning never states the answer, so the steps that lead to it are missing."""
     answer = record.row["answer"]
-    missing = record.row["dataset"] in NUMBER_DATASETS and answer_occurs(answer, record.text) is False
+    missing = record.kind == "number" and answer_occurs(answer, record.text) is False
     return f"{answer} appears only on the answer line" if missing else None
 
 
@@ -292,7 +291,8 @@ REASONS = tuple(RULES)
 
 EXAMPLE_ROW: Row = {
     "id": "example",
-    "dataset": "gsm8k",
+    "dataset": "example",
+    "answer_kind": "number",
     "question": "Tom has 4 apples and buys 1 more. How many does he have?",
     "answer": "5",
     "finish_reason": "stop",

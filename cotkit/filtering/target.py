@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from cotkit.core.datasets import NUMBER_DATASETS
+from cotkit.core.datasets import AnswerKind
 from cotkit.core.jsonl import Row
 from cotkit.equations.arithmetic import CALCULATOR_MARK
 from cotkit.generation import prompts
@@ -32,9 +32,9 @@ class Target(NamedTuple):
     changes: list[str]
 
 
-def has_answer(row: Row, grade: Grade) -> bool:
-    """Whether the answer is on an answer line, or in the box of a data set that boxes answers."""
-    return grade.how == "answer_line" or (grade.how == "boxed" and row["dataset"] not in NUMBER_DATASETS)
+def has_answer(kind: AnswerKind, grade: Grade) -> bool:
+    """Whether the answer is on an answer line, or in a box where answers are more than plain numbers."""
+    return grade.how == "answer_line" or (grade.how == "boxed" and kind != "number")
 
 
 def reasoning(response: str, found: Grade | Extraction) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import compress, islice
 from pathlib import Path
 
+from cotkit.core.datasets import kind_of
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row, loads, read_lines, require
 from cotkit.core.problems import PROBLEM_FIELDS
@@ -26,11 +27,12 @@ class TeacherFiles:
     sizes: list[int] = field(default_factory=list)
 
     def rows(self, problem_ids: Container[str] | None = None) -> Iterator[Row]:
-        """The rows in order. Raises UserError for a missing field, or an id that is not in `problem_ids`."""
+        """The rows in order. Raises UserError for a missing field, an unknown data set, or an id that is not in `problem_ids`."""
         for path, number, line in self._lines():
             where = f"{path}:{number}"
             row = loads(line, where)
             require(row, TEACHER_FIELDS, where)
+            kind_of(row, where)
             for name in COUNTS:
                 if not 0 <= row[name] < 2**32:  # the tally has 32 bits for it
                     raise UserError(f"{where}: {name} {row[name]} is no number of tokens; remove the row")

@@ -23,6 +23,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cotkit.core.datasets import kind_of
 from cotkit.core.errors import UserError
 from cotkit.core.files import open_atomic
 from cotkit.core.jsonl import Row, dumps, read_chosen, write_json_atomic
@@ -206,7 +207,7 @@ def wrong_target(row: Row) -> str | None:
 
     None if only a calculator mark was wrong, since a target has no marks.
     """
-    found = extract(row["response"], row["dataset"])
+    found = extract(row["response"], kind_of(row, row["id"]))
     target = prompts.target(reasoning(row["response"], found), found.answer or "")
     return target if found.answer != row["answer"] or wrong_steps(target) else None
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import NamedTuple
 
-from cotkit.core.datasets import INTEGER_DATASETS, KINDS, NUMBER_DATASETS
+from cotkit.core.datasets import AnswerKind
 from cotkit.core.number_words import NUMBER_WORDS
 from cotkit.grading.answer_types import (
     Code,
@@ -75,44 +75,44 @@ def _all_of(judgements: Iterable[Judgement], rule: str) -> Judgement:
     return Judgement(equal, rule)
 
 
-def compare(gold: str, answer: str, dataset: str, oracle: Oracle = lambda *_: None) -> Decision | None:
+def compare(gold: str, answer: str, kind: AnswerKind, oracle: Oracle = lambda *_: None) -> Decision | None:
     """The outcome of one comparison; None if only the oracle can decide and it does not know.
 
     `oracle(gold, answer)` is asked about formulas in normalized LaTeX that exact arithmetic cannot decide.
     """
     if gold.strip() == answer.strip():
         return Decision("correct", "exact")
-    if (settled := compare_numbers(gold, answer, dataset)) is not None:
+    if (settled := compare_numbers(gold, answer, kind)) is not None:
         return settled
     if len(answer) > MAX_LENGTH:
         return Decision("wrong", "too_long")
     left, right = normalize(gold), normalize(answer)
-    if dataset in NUMBER_DATASETS or KINDS[dataset] == "choice":
+    if kind in ("number", "choice"):
         left, right = plain_thousands(left), plain_thousands(right)
     if right and without_blanks(left) == without_blanks(right):
         return Decision("correct", "exact")
     result = _judge_readings(left, right, oracle)
     if result.equal is None:
         return None
-    rule = "integer" if dataset in INTEGER_DATASETS and result.rule == "rational" else result.rule
+    rule = "integer" if kind == "integer" and result.rule == "rational" else result.rule
     return Decision("correct" if result.equal else "wrong", rule)
 
 
-def compare_numbers(gold: str, answer: str, dataset: str) -> Decision | None:
+def compare_numbers(gold: str, answer: str, kind: AnswerKind) -> Decision | None:
     """The outcome for two plain numbers, without parsing; None if one of them is anything else."""
-    grouped = dataset in NUMBER_DATASETS
+    grouped = kind == "number"
     left, right = plain_number(gold, grouped), plain_number(answer, grouped)
-    if left is None or right is None or dataset in INTEGER_DATASETS and len(left) > 3:
+    if left is None or right is None or kind == "integer" and len(left) > 3:
         return None
     if left == right:
         return Decision("correct", "exact")
-    rule = "integer" if dataset in INTEGER_DATASETS else "rational"
+    rule = "integer" if kind == "integer" else "rational"
     return Decision("correct" if same_number(left, right) else "wrong", rule)
 
 
-def gold_problem(gold: str, dataset: str) -> str | None:
-    """Why `gold` cannot be an answer of `dataset`; None if it can."""
-    if dataset not in INTEGER_DATASETS and plain_number(gold, True):
+def gold_problem(gold: str, kind: AnswerKind) -> str | None:
+    """Why `gold` cannot be an answer of this kind; None if it can."""
+    if kind != "integer" and plain_number(gold, True):
         return None
     if len(gold) > MAX_LENGTH:
         return f"gold is longer than {MAX_LENGTH} characters"
@@ -122,9 +122,9 @@ def gold_problem(gold: str, dataset: str) -> str | None:
     bare = re.sub(r"\\[{}]", "", text)
     if bare.count("{") != bare.count("}") or text.count(r"\begin") != text.count(r"\end"):
         return "gold has unbalanced braces"
-    if dataset in INTEGER_DATASETS and not re.fullmatch(r"\d{1,3}", text):
+    if kind == "integer" and not re.fullmatch(r"\d{1,3}", text):
         return "gold is not an integer from 0 to 999"
-    if dataset in NUMBER_DATASETS or KINDS[dataset] == "choice":
+    if kind in ("number", "choice"):
         value = read(plain_thousands(text))[0]
         if not isinstance(value, Scalar) or exact_value(parse(value.text)) is None and variables(parse(value.text)):
             return "gold is not a number"

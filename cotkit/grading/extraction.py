@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from cotkit.core.datasets import KINDS, AnswerKind
+from cotkit.core.datasets import AnswerKind
 from cotkit.core.number_words import NUMBER_WORDS
 from cotkit.grading.normalize import plain_thousands, strip_decoration, unify_characters
 
@@ -253,16 +253,8 @@ def _bare(text: str, numeric: bool) -> Found | None:
     return Found(answer, start, start + len(stripped)) if answer else None
 
 
-def answer_kind(dataset: str) -> AnswerKind:
-    """The kind of answers that `dataset` has. Raises ValueError for an unknown data set."""
-    if dataset not in KINDS:
-        raise ValueError(f"unknown data set {dataset!r}; known: {', '.join(sorted(KINDS))}")
-    return KINDS[dataset]
-
-
-def extract(response: str, dataset: str) -> Extraction:
-    """The final answer of `response` by the rule of `dataset`. Raises ValueError for an unknown data set."""
-    kind = answer_kind(dataset)
+def extract(response: str, kind: AnswerKind) -> Extraction:
+    """The final answer of `response` by the rule of its kind."""
     numeric = kind == "number"
     start = _visible_start(response) if "think" in response else 0
     text = response[start:]

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from cotkit.core.datasets import KINDS, NUMBER_DATASETS
+from cotkit.core.datasets import AnswerKind
 from cotkit.grading.equivalence import Decision, compare, compare_numbers, gold_problem
-from cotkit.grading.extraction import Extraction, answer_kind, extract
+from cotkit.grading.extraction import Extraction, extract
 from cotkit.grading.normalize import plain_number
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Item:
     """One response and its gold answer. `finish_reason` is the engine's; `length` means truncated."""
 
     id: str
-    dataset: str
+    kind: AnswerKind
     gold: str
     response: str
     finish_reason: str = "stop"
@@ -55,7 +55,7 @@ class Grade:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A comparison for a worker: the grade without its verdict, and (gold, answer, data set or protocol)."""
+    """A comparison for a worker: the grade without its verdict, and (gold, answer, kind or protocol)."""
 
     template: Grade
     question: tuple[str, str, str]
@@ -69,7 +69,7 @@ class Task:
 def grade_many(items: Iterable[Item], workers: int | None = None) -> Iterator[Grade]:
     """Yields the grades in the order of `items`, with at most `workers` processes (default: one per core).
 
-    A process is started only if an item needs computer algebra. Raises ValueError for an unknown data set.
+    A process is started only if an item needs computer algebra.
     """
     return run_tasks(map(_settle, items), workers)
 
@@ -102,16 +102,15 @@ def grade(item: Item) -> Grade:
     return entry if isinstance(entry, Grade) else entry.grade(_shared_pool().submit(*entry.question).result())
 
 
-def equivalent(left: str, right: str, dataset: str) -> bool:
-    """Is `right` correct if `left` is the gold answer of a problem of `dataset`?"""
-    outcome = _compare(left, right, dataset) or _shared_pool().submit(left, right, dataset).result()
+def equivalent(left: str, right: str, kind: AnswerKind) -> bool:
+    """Is `right` correct if `left` is the gold answer?"""
+    outcome = _compare(left, right, kind) or _shared_pool().submit(left, right, kind).result()
     return outcome.verdict == "correct"
 
 
-def check_gold(gold: str, dataset: str) -> bool:
-    """Can `gold` be read as an answer of `dataset`? Raises ValueError for an unknown data set."""
-    answer_kind(dataset)
-    return gold_problem(gold, dataset) is None
+def check_gold(gold: str, kind: AnswerKind) -> bool:
+    """Can `gold` be read as an answer of this kind?"""
+    return gold_problem(gold, kind) is None
 
 
 def _settle(item: Item) -> Grade | Task:
@@ -119,23 +118,23 @@ def _settle(item: Item) -> Grade | Task:
     response, truncated = item.response, item.finish_reason == "length"
     if len(response) < MAX_PLAIN and not truncated and (settled := _settle_numbers(item)) is not None:
         return settled
-    found = extract(response, item.dataset)
-    if (problem := _gold_problem(item.gold, item.dataset)) is not None:
+    found = extract(response, item.kind)
+    if (problem := _gold_problem(item.gold, item.kind)) is not None:
         return Grade(item.id, "gold_unparsable", found.answer, found.how, problem, found.end)
     if found.how == "unclosed_think" or truncated and not _complete(found, response):
         return Grade(item.id, "truncated", None, found.how, "no_complete_answer", len(response))
     if found.answer is None:
         return Grade(item.id, "no_answer", None, found.how, "none", found.end)
-    outcome = _compare(item.gold, found.answer, item.dataset)
+    outcome = _compare(item.gold, found.answer, item.kind)
     if outcome is None:
-        return Task(Grade(item.id, "", found.answer, found.how, "", found.end), (item.gold, found.answer, item.dataset))
+        return Task(Grade(item.id, "", found.answer, found.how, "", found.end), (item.gold, found.answer, item.kind))
     return Grade(item.id, outcome.verdict, found.answer, found.how, outcome.rule, found.end)
 
 
 def _settle_numbers(item: Item) -> Grade | None:
     """The grade of an item whose response and gold are both plain numbers, which need no search and no parsing."""
-    answer = plain_number(item.response, item.dataset in NUMBER_DATASETS)
-    outcome = compare_numbers(item.gold, answer, item.dataset) if answer and item.dataset in KINDS else None
+    answer = plain_number(item.response, item.kind == "number")
+    outcome = compare_numbers(item.gold, answer, item.kind) if answer else None
     return outcome and Grade(item.id, outcome.verdict, answer, "bare", outcome.rule, len(item.response))
 
 

@@ -1,7 +1,7 @@
 """The worker process of worker_pool.py: compares answers by Math-Verify, with vetoes and under limits.
 
 A parent process imports Math-Verify once and forks the child that answers, so that a killed child is replaced in
-milliseconds. The child writes `{"ready": true, "pid": N}`. Then it reads lines of JSON, `[gold, answer, dataset]`, and
+milliseconds. The child writes `{"ready": true, "pid": N}`. Then it reads lines of JSON, `[gold, answer, kind]`, and
 writes `{"started": true}` and the outcome for each.
 """
 
@@ -18,7 +18,7 @@ from typing import BinaryIO
 from cotkit.grading.equivalence import Decision, compare
 
 MEMORY_BYTES = 320 * 2**20  # address space of a process; an ordinary comparison needs about 150 MB of it
-ORIGINAL = "original"  # given as the data set, asks for the original experiment's protocol
+ORIGINAL = "original"  # given as the kind, asks for the original experiment's protocol
 RECYCLE_AFTER = 2000  # comparisons after which a new child goes on, since sympy's caches only grow
 ORPHAN_CPU_S = 5.0
 RECYCLED = 17  # exit code of a child after RECYCLE_AFTER comparisons
@@ -27,9 +27,9 @@ _SUBSCRIPT = re.compile(r"_\s*\{?\s*(\w+)")
 _COMMANDS = re.compile(r"\\text\s*\{[^{}]*\}|\\[a-zA-Z]+")
 
 
-def answer_one(gold: str, answer: str, dataset: str) -> Decision:
+def answer_one(gold: str, answer: str, kind: str) -> Decision:
     """The outcome of one comparison that text and exact arithmetic could not decide."""
-    if dataset == ORIGINAL:
+    if kind == ORIGINAL:
         return _original_outcome(gold, answer)
     vetoes: list[str] = []
 
@@ -42,7 +42,7 @@ def answer_one(gold: str, answer: str, dataset: str) -> Decision:
         return name is None
 
     try:
-        outcome = compare(gold, answer, dataset, oracle) or Decision("wrong", "math_verify")
+        outcome = compare(gold, answer, kind, oracle) or Decision("wrong", "math_verify")
     except MemoryError:
         return Decision("grader_timeout", "memory_budget")
     except Exception:  # noqa: BLE001  computer algebra raises anything on a model's text
@@ -131,11 +131,11 @@ def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
         line = requests.readline()
         if not line:
             sys.exit(0)
-        gold, answer, dataset = json.loads(line)
+        gold, answer, kind = json.loads(line)
         _reply(replies, {"started": True})
         # The pool kills this process after a second. If the pool is gone, the timer's signal ends it.
         signal.setitimer(signal.ITIMER_VIRTUAL, ORPHAN_CPU_S)
-        outcome = answer_one(gold, answer, dataset)
+        outcome = answer_one(gold, answer, kind)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         _reply(replies, {"verdict": outcome.verdict, "rule": outcome.rule})
 

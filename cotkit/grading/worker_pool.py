@@ -35,7 +35,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 _ENVIRONMENT = "PATH HOME LANG LC_ALL LD_LIBRARY_PATH SYSTEMROOT TMPDIR VIRTUAL_ENV".split()
 _FIXED = {"MPMATH_NOGMPY": "1", "SYMPY_GROUND_TYPES": "python", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
 
-Question = tuple[str, str, str]  # gold, answer, data set
+Question = tuple[str, str, str]  # gold, answer, kind
 
 
 class WorkerError(RuntimeError):
@@ -152,12 +152,12 @@ class GraderPool:
         self._idle: list[_Worker] = []
         self._owner = os.getpid()
 
-    def submit(self, gold: str, answer: str, dataset: str) -> Future[Decision]:
+    def submit(self, gold: str, answer: str, kind: str) -> Future[Decision]:
         """A future of the outcome. The same question is asked once.
 
         Raises RuntimeError if the pool is closed. The future raises WorkerError if no worker can be started.
         """
-        question = (gold, answer, dataset)
+        question = (gold, answer, kind)
         with self._lock:
             if len(self._known) >= MAX_KNOWN:
                 self._known.clear()

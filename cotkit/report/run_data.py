@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from cotkit.core.datasets import AnswerKind, kind_of
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row, read, read_json, read_numbered
 from cotkit.core.problems import read_problems
@@ -76,17 +77,19 @@ def read_questions(folder: Path) -> list[Question]:
     if not methods:
         raise UserError(f"{folder}: holds no *.scores.jsonl; run score.py first")
     source = read_json(folder / f"{methods[0]}.jsonl{MANIFEST_ENDING}")["inputs"]["problems"]
-    outputs = {method: _outputs(folder, method) for method in methods}
+    problems = read_problems(Path(source["path"]), source["rows"])
+    kinds = {problem["id"]: kind_of(problem, problem["id"]) for problem in problems}
+    outputs = {method: _outputs(folder, method, kinds) for method in methods}
     return [
         Question(
             *(problem[key] for key in ("id", "question", "answer", "solution")),
             {method: found.get(problem["id"], []) for method, found in outputs.items()},
         )
-        for problem in read_problems(Path(source["path"]), source["rows"])
+        for problem in problems
     ]
 
 
-def _outputs(folder: Path, method: str) -> dict[str, list[Output]]:
+def _outputs(folder: Path, method: str, kinds: dict[str, AnswerKind]) -> dict[str, list[Output]]:
     """id -> samples of one method; scores and predictions are joined by (id, sample)."""
     predictions = {(row["id"], row["sample"]): row for row in read(folder / f"{method}.jsonl")}
     missing = {"response": "", "finish_reason": "missing"}
@@ -94,7 +97,7 @@ def _outputs(folder: Path, method: str) -> dict[str, list[Output]]:
     for score in read(folder / f"{method}.scores.jsonl"):
         prediction = predictions.get((score["id"], score["sample"]), missing)
         text = prediction["response"]
-        end = extract(text, folder.name).end
+        end = extract(text, kinds[score["id"]]).end
         counts = (score[key] for key in ("verdict", "extracted", "words", "words_to_answer"))
         output = Output(*counts, prediction["finish_reason"], text[:end], text[end:])
         found.setdefault(score["id"], []).append(output)

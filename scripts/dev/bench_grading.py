@@ -38,7 +38,7 @@ def number_pairs(count: int, rng: random.Random) -> list[Item]:
         value = rng.randint(0, 10**6)
         answer = value if rng.random() < 0.6 else value + rng.randint(1, 9)
         text = rng.choice((f"{answer}", f"{answer:,}", f"${answer}", f"{answer}.00"))
-        items.append(Item(str(n), "gsm8k", str(value), text))
+        items.append(Item(str(n), "number", str(value), text))
     return items
 
 
@@ -50,7 +50,7 @@ def word_problems(count: int, rng: random.Random) -> list[Item]:
         answer = value if rng.random() < 0.6 else value + 1
         runaway = f"\nQuestion: {prose(rng, 40)}?\n#### {rng.randint(1, 99)}" if n % 3 == 0 else ""
         items.append(
-            Item(str(n), "gsm8k", str(value), f"{prose(rng, 200 - len(runaway.split()))}\n#### {answer}{runaway}")
+            Item(str(n), "number", str(value), f"{prose(rng, 200 - len(runaway.split()))}\n#### {answer}{runaway}")
         )
     return items
 
@@ -88,7 +88,7 @@ def formulas(count: int, rng: random.Random) -> list[Item]:
         gold, other = formula(rng)
         draw = rng.random()
         answer = gold if draw < 0.35 else other if draw < 0.6 else formula(rng)[0]
-        items.append(Item(str(n), "math500", gold, f"{prose(rng, 290)} Therefore the answer is $\\boxed{{{answer}}}$."))
+        items.append(Item(str(n), "latex", gold, f"{prose(rng, 290)} Therefore the answer is $\\boxed{{{answer}}}$."))
     return items
 
 
@@ -196,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
     rounds = max(1, int(20 * args.scale))
     for workers in cores:
         texts = [text for n in range(rounds) for text in hostile_answers(n=n + 7 + 100 * workers)]
-        items = [Item(str(k), "math500", r"\frac{1}{2}+x", text) for k, text in enumerate(texts)]
+        items = [Item(str(k), "latex", r"\frac{1}{2}+x", text) for k, text in enumerate(texts)]
         start = time.perf_counter()
         verdicts = verdicts_of(items, workers)
         seconds = time.perf_counter() - start

@@ -224,8 +224,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--list", type=int, default=20, metavar="N", help="false verdicts to list for each kind")
     args = parser.parse(argv)
     golds = list(dict.fromkeys(str(row["answer"]) for path in args.files for row in jsonl.read(path)))
-    made = list(cases([gold for gold in golds if check_gold(gold, "math")][: args.limit]))
-    items = (Item("", "math", gold, f"So the answer is $\\boxed{{{text}}}$.") for _, _, gold, text in made)
+    made = list(cases([gold for gold in golds if check_gold(gold, "latex")][: args.limit]))
+    items = (Item("", "latex", gold, f"So the answer is $\\boxed{{{text}}}$.") for _, _, gold, text in made)
     total: Counter[tuple[bool, str]] = Counter()
     false: Counter[tuple[bool, str]] = Counter()
     for (kind, keeps, gold, text), grade in zip(made, grade_many(items, args.workers), strict=True):

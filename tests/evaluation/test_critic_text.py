@@ -68,12 +68,12 @@ def test_a_text_stays_inside_its_quotes(text: str):
 
 def test_the_text_ends_with_its_answer():
     assert (
-        llm_judge.judged_text("<think>hm</think>\n1+1=2\n#### 2\nProblem: another\n#### 3", "gsm8k") == "1+1=2\n#### 2"
+        llm_judge.judged_text("<think>hm</think>\n1+1=2\n#### 2\nProblem: another\n#### 3", "number") == "1+1=2\n#### 2"
     )
-    assert llm_judge.judged_text("It is \\boxed{2}. So there.", "math500") == "It is \\boxed{2}"
-    assert llm_judge.judged_text("<think>no end", "gsm8k") == "<think>no end"
-    assert llm_judge.judged_text("no answer", "gsm8k") == "no answer"
-    assert llm_judge.judged_text("", "gsm8k") == ""
+    assert llm_judge.judged_text("It is \\boxed{2}. So there.", "latex") == "It is \\boxed{2}"
+    assert llm_judge.judged_text("<think>no end", "number") == "<think>no end"
+    assert llm_judge.judged_text("no answer", "number") == "no answer"
+    assert llm_judge.judged_text("", "number") == ""
 
 
 def test_planted_steps_are_one_wrong_number():

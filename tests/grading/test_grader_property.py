@@ -8,17 +8,17 @@ from fractions import Fraction
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from cotkit.core.datasets import KINDS
+from cotkit.core.datasets import ANSWER_KINDS, AnswerKind
 from cotkit.grading.extraction import Extraction, answer_line_end, extract
 from cotkit.grading.grader import VERDICTS, Item, grade
 
 SETTINGS = settings(max_examples=250, deadline=None)
 numbers = st.integers(-(10**9), 10**9)
-datasets = st.sampled_from(sorted(KINDS.keys() - {"aime", "aime25"}))
+kinds = st.sampled_from([kind for kind in ANSWER_KINDS if kind != "integer"])
 
 
-def verdict(dataset: str, gold: str, response: str) -> str:
-    return grade(Item("p", dataset, gold, response)).verdict
+def verdict(kind: AnswerKind, gold: str, response: str) -> str:
+    return grade(Item("p", kind, gold, response)).verdict
 
 
 SPELLINGS = (
@@ -52,49 +52,49 @@ def spell(value: int, form: str) -> str:
 
 
 @SETTINGS
-@given(numbers, st.sampled_from(SPELLINGS), datasets)
-@example(-7, "${0}", "gsm8k")
-def test_any_usual_spelling_of_a_number_keeps_its_verdict(value: int, form: str, dataset: str) -> None:
+@given(numbers, st.sampled_from(SPELLINGS), kinds)
+@example(-7, "${0}", "number")
+def test_any_usual_spelling_of_a_number_keeps_its_verdict(value: int, form: str, kind: AnswerKind) -> None:
     text = spell(value, form)
     for response in (f"#### {text}", f"So we get \\boxed{{{text}}}.", f"Thus.\n#### {text}\n"):
-        assert verdict(dataset, str(value), response) == "correct", response
-        assert verdict(dataset, str(value + 1), response) == "wrong", response
+        assert verdict(kind, str(value), response) == "correct", response
+        assert verdict(kind, str(value + 1), response) == "wrong", response
 
 
 @SETTINGS
-@given(numbers, st.sampled_from((",", "{,}", "\\,", ",\\!", "\u202f", " ")), datasets)
-def test_thousands_marks(value: int, mark: str, dataset: str) -> None:
+@given(numbers, st.sampled_from((",", "{,}", "\\,", ",\\!", "\u202f", " ")), kinds)
+def test_thousands_marks(value: int, mark: str, kind: AnswerKind) -> None:
     text = f"{value:,}".replace(",", mark)
-    assert verdict(dataset, str(value), f"\\boxed{{{text}}}") == "correct"
+    assert verdict(kind, str(value), f"\\boxed{{{text}}}") == "correct"
 
 
 @SETTINGS
-@given(numbers, datasets)
-def test_minus_signs(value: int, dataset: str) -> None:
+@given(numbers, kinds)
+def test_minus_signs(value: int, kind: AnswerKind) -> None:
     for minus in ("-", "\u2212", "\u2013", "\uff0d"):
-        assert verdict(dataset, str(value), f"\\boxed{{{str(value).replace('-', minus)}}}") == "correct"
+        assert verdict(kind, str(value), f"\\boxed{{{str(value).replace('-', minus)}}}") == "correct"
 
 
 @SETTINGS
-@given(st.integers(-999, 999), st.integers(1, 999), datasets)
-def test_fractions_are_compared_exactly(top: int, bottom: int, dataset: str) -> None:
+@given(st.integers(-999, 999), st.integers(1, 999), kinds)
+def test_fractions_are_compared_exactly(top: int, bottom: int, kind: AnswerKind) -> None:
     value = Fraction(top, bottom)
     gold = f"{value.numerator}/{value.denominator}" if value.denominator > 1 else str(value)
     for text in (f"{top}/{bottom}", f"\\frac{{{top}}}{{{bottom}}}", f"\\dfrac{{{top}}}{{{bottom}}}"):
-        assert verdict(dataset, gold, f"\\boxed{{{text}}}") == "correct", text
+        assert verdict(kind, gold, f"\\boxed{{{text}}}") == "correct", text
     near = f"\\frac{{{top * 10**9 + 1}}}{{{bottom * 10**9}}}"
-    assert verdict(dataset, gold, f"\\boxed{{{near}}}") == "wrong"
+    assert verdict(kind, gold, f"\\boxed{{{near}}}") == "wrong"
 
 
 @SETTINGS
-@given(st.integers(-(10**12), 10**12), st.integers(1, 9), datasets)
-def test_decimals_are_compared_exactly(digits: int, places: int, dataset: str) -> None:
+@given(st.integers(-(10**12), 10**12), st.integers(1, 9), kinds)
+def test_decimals_are_compared_exactly(digits: int, places: int, kind: AnswerKind) -> None:
     value = Fraction(digits, 10**places)
     sign, text = "-" * (digits < 0), f"{abs(digits):0{places + 1}}"
     decimal = f"{sign}{text[:-places]}.{text[-places:]}"
-    assert verdict(dataset, decimal, f"\\boxed{{{decimal}000}}") == "correct"
-    assert verdict(dataset, decimal, f"\\boxed{{{value.numerator}/{value.denominator}}}") == "correct"
-    assert verdict(dataset, decimal, f"\\boxed{{{decimal}1}}") == "wrong"
+    assert verdict(kind, decimal, f"\\boxed{{{decimal}000}}") == "correct"
+    assert verdict(kind, decimal, f"\\boxed{{{value.numerator}/{value.denominator}}}") == "correct"
+    assert verdict(kind, decimal, f"\\boxed{{{decimal}1}}") == "wrong"
 
 
 # What models write after their answer: the next problem, another turn, control tokens, anything that opens with one.
@@ -125,11 +125,11 @@ runaway = st.builds(
 
 
 @SETTINGS
-@given(numbers, runaway, st.sampled_from(sorted(KINDS)))
-def test_runaway_text_after_the_answer_line_changes_nothing(value: int, text: str, dataset: str) -> None:
+@given(numbers, runaway, st.sampled_from(ANSWER_KINDS))
+def test_runaway_text_after_the_answer_line_changes_nothing(value: int, text: str, kind: AnswerKind) -> None:
     assume("</think" not in text)  # a stray closing tag ends a think block that the prompt opened
     for answer in (f"2+2\n#### {value}\n", f"So \\boxed{{{value}}}.\n#### {value}\n"):
-        before, after = extract(answer, dataset), extract(answer + text, dataset)
+        before, after = extract(answer, kind), extract(answer + text, kind)
         assert after == before
 
 
@@ -139,25 +139,25 @@ def test_runaway_text_after_a_box_changes_nothing(value: int, text: str) -> None
     assume("</think" not in text)
     answer = f"So the answer is $\\boxed{{{value}}}$.\n\n"
     assume(not text.startswith(("Jim", "\n\n")))  # nothing marks the new problem, which may be part of the solution
-    assert extract(answer + text, "math500") == extract(answer, "math500")
+    assert extract(answer + text, "latex") == extract(answer, "latex")
 
 
 @SETTINGS
-@given(numbers, numbers, st.sampled_from(SPELLINGS), datasets)
-def test_an_unequal_answer_is_never_correct(gold: int, other: int, form: str, dataset: str) -> None:
+@given(numbers, numbers, st.sampled_from(SPELLINGS), kinds)
+def test_an_unequal_answer_is_never_correct(gold: int, other: int, form: str, kind: AnswerKind) -> None:
     assume(gold != other)
     for response in (
         f"#### {spell(other, form)}",
         f"\\boxed{{{spell(other, form)}}}",
         f"The answer is {spell(other, form)}.",
     ):
-        assert verdict(dataset, str(gold), response) != "correct", response
+        assert verdict(kind, str(gold), response) != "correct", response
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.text(max_size=200), st.sampled_from(sorted(KINDS)))
-def test_any_text_has_an_extraction_inside_it(text: str, dataset: str) -> None:
-    found = extract(text, dataset)
+@given(st.text(max_size=200), st.sampled_from(ANSWER_KINDS))
+def test_any_text_has_an_extraction_inside_it(text: str, kind: AnswerKind) -> None:
+    found = extract(text, kind)
     assert isinstance(found, Extraction) and 0 <= found.end <= len(text)
     assert (found.answer is None) == (found.how in ("none", "unclosed_think"))
     assert found.answer is None or found.answer.strip() == found.answer != ""
@@ -211,11 +211,11 @@ pieces = st.lists(
 
 
 @settings(max_examples=400, deadline=None)
-@given(pieces, st.sampled_from(sorted(KINDS)))
-def test_any_mixture_of_tokens_gets_a_verdict(text: str, dataset: str) -> None:
-    gold = "12" if dataset != "math500" else "(3,4]"
-    assert verdict(dataset, gold, text) in VERDICTS
-    assert verdict(dataset, gold, f"\\boxed{{{text}}}") in VERDICTS
+@given(pieces, st.sampled_from(ANSWER_KINDS))
+def test_any_mixture_of_tokens_gets_a_verdict(text: str, kind: AnswerKind) -> None:
+    gold = "12" if kind != "latex" else "(3,4]"
+    assert verdict(kind, gold, text) in VERDICTS
+    assert verdict(kind, gold, f"\\boxed{{{text}}}") in VERDICTS
 
 
 @SETTINGS

@@ -24,11 +24,11 @@ def test_original_extraction(response: str, answer: str, how: str) -> None:
 
 def test_verdicts_are_those_of_the_original() -> None:
     items = [
-        Item("first marker", "gsm8k", "18", "#### 18\nProblem:\n#### 7"),
-        Item("bare LaTeX", "math500", "\\sqrt{51}", "#### \\sqrt{51}"),
-        Item("missing", "gsm8k", "18", ""),
-        Item("words around", "gsm8k", "18", "#### 18 dollars"),
-        Item("echo", "gsm8k", "18", "#### x"),
+        Item("first marker", "number", "18", "#### 18\nProblem:\n#### 7"),
+        Item("bare LaTeX", "latex", "\\sqrt{51}", "#### \\sqrt{51}"),
+        Item("missing", "number", "18", ""),
+        Item("words around", "number", "18", "#### 18 dollars"),
+        Item("echo", "number", "18", "#### x"),
     ]
     graded = {g.id: g for g in grade_original(items, workers=1)}
     assert [graded[item.id].verdict for item in items] == ["correct", "wrong", "wrong", "correct", "wrong"]
@@ -44,6 +44,6 @@ LOST = (
 
 def test_bare_golds_of_math500_that_are_lost() -> None:
     rows = raw_rows("math500/test.jsonl")
-    items = [Item(str(number), "math500", row["answer"], f"#### {row['answer']}") for number, row in rows.items()]
+    items = [Item(str(number), "latex", row["answer"], f"#### {row['answer']}") for number, row in rows.items()]
     wrong = {grade.id for grade in grade_original(items, workers=2) if grade.verdict != "correct"}
     assert wrong == {number for number in LOST if int(number) in rows}

@@ -21,9 +21,9 @@ from cotkit.grading.worker_pool import BUDGET_S, GraderPool, WorkerError
 
 MARGIN_S = 3.0  # a busy machine; the budget itself is a second
 # Comparisons that only a worker can decide: unknown commands on both sides.
-EASY = (r"\lfloor x \rfloor + 2", r"2 + \lfloor x \rfloor", "math500")
-UNEQUAL = (r"\lfloor x \rfloor + 2", r"3 + \lfloor x \rfloor", "math500")
-ENDLESS = (r"\int_0^{\pi} x^x dx", r"\int_0^{\infty} e^{-x^{7}} \sin(x^{3}) dx", "math500")
+EASY = (r"\lfloor x \rfloor + 2", r"2 + \lfloor x \rfloor", "latex")
+UNEQUAL = (r"\lfloor x \rfloor + 2", r"3 + \lfloor x \rfloor", "latex")
+ENDLESS = (r"\int_0^{\pi} x^x dx", r"\int_0^{\infty} e^{-x^{7}} \sin(x^{3}) dx", "latex")
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_workers_never_import_gmpy2(pool: GraderPool, monkeypatch: pytest.Monkey
     assert subprocess.run([sys.executable, "-c", "import sympy"], check=False, capture_output=True).returncode
     trace.unlink()
     assert pool.submit(*EASY).result() == Decision("correct", "math_verify")
-    assert pool.submit(EASY[0], r"2 + \lfloor x \rfloor + 12!^{2}", "math500").result().verdict == "wrong"
+    assert pool.submit(EASY[0], r"2 + \lfloor x \rfloor + 12!^{2}", "latex").result().verdict == "wrong"
     assert not trace.exists()
 
 
@@ -140,10 +140,10 @@ def test_refuses_less_than_one_worker() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("gold", [r"\frac{1}{2}", r"\lfloor x \rfloor"])
 def test_each_hostile_answer_is_within_its_budget(gold: str, tmp_path: Path) -> None:
-    assert grade(Item("starts a worker", "math500", *EASY[:2])).verdict == "correct"
+    assert grade(Item("starts a worker", "latex", *EASY[:2])).verdict == "correct"
     for text in hostile_answers(str(tmp_path / "canary"), 9):
         start = time.monotonic()
-        assert grade(Item("h", "math500", gold, text)).verdict != "correct"
+        assert grade(Item("h", "latex", gold, text)).verdict != "correct"
         assert time.monotonic() - start < 1.2 + MARGIN_S, text[:80]
     assert not list(tmp_path.iterdir())
 
@@ -168,14 +168,14 @@ FLOODS = {
 @pytest.mark.parametrize("name", FLOODS)
 def test_extraction_is_linear_in_hostile_text(name: str) -> None:
     start = time.monotonic()
-    for dataset in ("gsm8k", "math500"):
+    for dataset in ("number", "latex"):
         grade(Item("f", dataset, "5", FLOODS[name]))
     assert time.monotonic() - start < 2 * 1.2 + MARGIN_S  # a quadratic scan takes minutes
 
 
 def mixed_items() -> list[Item]:
     answers = (EASY[1], UNEQUAL[1], r"\lceil x \rceil", r"2 + \lfloor x \rfloor + 0", "7", r"\triangle ABC")
-    return [Item(str(n), "math500", EASY[0], f"\\boxed{{{answers[n % len(answers)]}}}") for n in range(60)]
+    return [Item(str(n), "latex", EASY[0], f"\\boxed{{{answers[n % len(answers)]}}}") for n in range(60)]
 
 
 @pytest.mark.slow
