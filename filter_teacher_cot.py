@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ from cotkit.core.jsonl import Row, dumps, write_atomic, write_json_atomic
 from cotkit.core.line_index import LineIndex
 from cotkit.core.manifest import Input, Manifest
 from cotkit.core.model_identity import fingerprint
-from cotkit.core.problems import checked_problems, read_problems
+from cotkit.core.problems import checked_problems, numbered_inputs, read_problem_files
 from cotkit.filtering import report, training_sets
 from cotkit.filtering.contamination import TestQuestions
 from cotkit.filtering.judging import ROW_RULES, JudgingPlan, NearDuplicates, RowOutcome, judge_rows
@@ -137,16 +138,14 @@ def manifest_of(options: FilterOptions, rules: Row) -> Manifest:
             "dataset_dir": options.dataset_dir,
             "seed": options.seed,
         }
-    inputs = {
-        "teacher" if number == 1 else f"teacher {number}": path for number, path in enumerate(options.input_path, 1)
-    }
-    inputs |= {"problems": options.problems_path, "dev": None if options.only_retry else options.dev_path}
+    inputs = numbered_inputs("teacher", options.input_path) | numbered_inputs("problems", options.problems_path)
+    inputs |= {} if options.only_retry else numbered_inputs("dev", options.dev_path)
     inputs |= {f"test {path}": path for path in options.test_paths}
     return Manifest(
         "filter",
         options.output_path,
         settings,
-        {name: Input(path) for name, path in inputs.items() if path is not None},
+        {name: Input(path) for name, path in inputs.items()},
         options.student_model,
         options.seed,
         derived=True,
@@ -157,9 +156,9 @@ def manifest_of(options: FilterOptions, rules: Row) -> Manifest:
 def judge(options: FilterOptions, plan: JudgingPlan, teacher: TeacherFiles, tally: FilterTally) -> JudgedRows:
     """Yields every row with its outcome and adds it to the tally. Raises UserError for a row of an unknown problem."""
     problem_ids = None
-    if options.problems_path is not None:
+    if options.problems_path:
         problem_ids = LineIndex()
-        for number, row in checked_problems(options.problems_path):
+        for number, row in chain.from_iterable(map(checked_problems, options.problems_path)):
             problem_ids.add(row["id"], number)
     large = sum(path.stat().st_size for path in teacher.paths) > SMALL_INPUT_BYTES
     workers = options.workers or (available_cores() if large else 1)
@@ -217,8 +216,9 @@ def write_training_sets(options: FilterOptions, teacher: TeacherFiles, selection
         name: training_sets.write_training_set(folder, name, sources.rows(options.sets[name]), pairs)
         for name, pairs in ranking.items()
     }
-    if options.dev_path is not None:
-        gold_dev = training_sets.gold_rows(read_problems(options.dev_path, options.dev_limit))
+    if options.dev_path:
+        files = read_problem_files(options.dev_path, options.dev_limit)
+        gold_dev = training_sets.gold_rows(chain.from_iterable(files.values()))
         sizes["gold_dev"] = training_sets.write_training_set(folder, "gold_dev", gold_dev)
     training_sets.write_dataset_info(folder, {name: ranking.get(name, False) for name, size in sizes.items() if size})
     return sizes

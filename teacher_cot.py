@@ -21,13 +21,14 @@ A later round asks again for the problems of which the filter kept no sample, wi
 from __future__ import annotations
 
 import sys
+from itertools import chain
 from pathlib import Path
 
 from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row
 from cotkit.core.manifest import Input
-from cotkit.core.problems import TRUNCATED, read_problems
+from cotkit.core.problems import TRUNCATED, numbered_inputs, read_problem_files
 from cotkit.generation import engines, options, prompts, runner
 from cotkit.generation.types import Completion, Request
 from cotkit.grading.extraction import split_thinking
@@ -36,7 +37,7 @@ from cotkit.grading.extraction import split_thinking
 def build_parser() -> cli.StageParser:
     parser = cli.StageParser(__doc__, "limit", "seed", "dry_run", "overwrite", rounds=("rounds", "round"))
     stage = parser.add_argument_group("stage 1")
-    stage.add_argument("--input_path", type=Path, required=True, metavar="JSONL", help="problems")
+    stage.add_argument("--input_path", nargs="+", type=Path, required=True, metavar="JSONL", help="problems")
     stage.add_argument("--output_path", type=Path, required=True, metavar="JSONL", help="teacher rows")
     stage.add_argument("--model_name", required=True, metavar="NAME", help="teacher: hub name, folder or served name")
     stage.add_argument("--mode", choices=("rewrite", "solve"), default="rewrite", help="default rewrite")
@@ -74,9 +75,9 @@ def first_sample(config: Path | None, number: int) -> int:
     return sum(int(entry.get("num_samples", (samples, 1))[0]) for entry in cli.rounds_of(config)[: number - 1])
 
 
-def check_solutions(problems: list[Row], path: Path) -> None:
+def check_solutions(files: dict[Path, list[Row]]) -> None:
     """Raises UserError for a problem without a solution to rewrite."""
-    for problem in problems:
+    for path, problem in ((path, problem) for path, problems in files.items() for problem in problems):
         if not problem["solution"].strip():
             raise UserError(f"{path}: {problem['id']} has no solution to rewrite; use --mode solve, or remove it")
 
@@ -91,9 +92,10 @@ def teacher_row(problem: Row, request: Request, completion: Completion, model: s
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse(argv)
     sampling, engine = options.sampling_from(args), options.engine_from(args, args.model_name)
-    problems = read_problems(args.input_path, args.limit)
+    files = read_problem_files(args.input_path, args.limit)
+    problems = list(chain.from_iterable(files.values()))
     if args.mode == "rewrite":
-        check_solutions(problems, args.input_path)
+        check_solutions(files)
     engines.check(engine)
     first = args.first_sample if args.first_sample is not None else first_sample(args.config, args.round)
     by_id = {problem["id"]: problem for problem in problems}
@@ -106,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
             for budget in [args.max_new_tokens_if_truncated if problem.get("retry") == TRUNCATED else None]
             for sample in range(first, first + args.num_samples)
         ],
-        inputs={"problems": Input(args.input_path, problems)},
+        inputs={name: Input(path, files[path]) for name, path in numbered_inputs("problems", files).items()},
         settings={
             "mode": args.mode,
             "prompt": prompts.wording_hash(prompts.teacher_messages(prompts.PROBE, args.mode)),

@@ -118,11 +118,14 @@ generate teacher_cot.py --config "$preset/teacher.yaml" --output_path "$run/teac
 # afterwards, --from filter judges all samples again but asks for no more; --from teacher asks again.
 samples=("$run/teacher.jsonl")
 rounds="$(python scripts/internal/preset.py "$preset" rounds)"
+found="$(python scripts/internal/preset.py "$preset" test_paths)"
+unlike=() # training problems must not repeat a question of these files
+[[ -z "$found" ]] || mapfile -t unlike < <(printf '%s\n' --test_paths "$found")
 for ((round = 2; round <= rounds; round++)); do
   retry="$run/retry.round$round.jsonl"
   echo "-- round $round"
   stage=filter
-  python filter_teacher_cot.py --config "$preset/filter.yaml" --only_retry --input_path "${samples[-1]}" \
+  python filter_teacher_cot.py --config "$preset/filter.yaml" "${unlike[@]}" --only_retry --input_path "${samples[-1]}" \
     --output_path "$retry" "${redo[@]}"
   stage=teacher
   [[ -s "$retry" ]] || break
@@ -132,7 +135,7 @@ for ((round = 2; round <= rounds; round++)); do
 done
 
 enter filter
-python filter_teacher_cot.py --config "$preset/filter.yaml" --input_path "${samples[@]}" \
+python filter_teacher_cot.py --config "$preset/filter.yaml" "${unlike[@]}" --input_path "${samples[@]}" \
   --output_path "$run/kept.jsonl" --dataset_dir "$run/datasets" "${redo[@]}"
 
 enter train

@@ -76,19 +76,20 @@ class ProblemTexts:
     solution: float
 
 
-def measure_texts(path: Path, limit: int | None) -> ProblemTexts:
-    """Raises UserError if the problems are not prepared."""
-    if not path.is_file():
-        raise UserError(f"{path}: does not exist yet; scripts/prepare_data.py makes it in a moment")
-    sample = list(islice(read(path), SAMPLED_ROWS))
+def measure_texts(paths: list[Path], limit: int | None) -> ProblemTexts:
+    """The problems of all files, of each the first `limit`. Raises UserError if they are not prepared."""
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path}: does not exist yet; scripts/prepare_data.py makes it in a moment")
+    sample = [row for path in paths for row in islice(read(path), SAMPLED_ROWS)]
     means = {
         field: sum(len(row[field]) for row in sample) / len(sample) / characters
         for field, characters in CHARACTERS_PER_TOKEN.items()
     }
     fixed = sum(len(message["content"]) for message in prompts.student_messages(""))
-    rows = sum(1 for _ in read(path))
+    rows = sum(1 for path in paths for _ in islice(read(path), limit))
     wording = MARKS + fixed / CHARACTERS_PER_TOKEN["question"]
-    return ProblemTexts(min(rows, limit or rows), means["question"] + wording, means["solution"])
+    return ProblemTexts(rows, means["question"] + wording, means["solution"])
 
 
 def state_of(output: Path) -> str:
@@ -108,7 +109,10 @@ class CostPlan:
         self.teacher, self.infer = self._keys("teacher"), self._keys("infer")
         words = ["--config", str(self.preset / "filter.yaml"), "--input_path", "none", "--output_path", "none"]
         self.filter = read_options(None, words)
-        self.problems = measure_texts(Path(self.teacher["input_path"]), options.limit or self.teacher.get("limit"))
+        files = (
+            self.teacher["input_path"] if isinstance(self.teacher["input_path"], list) else [self.teacher["input_path"]]
+        )
+        self.problems = measure_texts(list(map(Path, files)), options.limit or self.teacher.get("limit"))
         self.student = cost_model.shape_of(self.infer["base_model"])
         self.disk = {"models from the hub": 0.0, "adapters and checkpoints": 0.0}  # bytes
 
@@ -154,7 +158,7 @@ class CostPlan:
     def _evaluation(self, dataset: str, trained: list[str]) -> Iterator[CostLine]:
         keys, predictions = self._keys("infer", dataset), self.run / "predictions" / dataset
         limit = self.options.limit or keys.get("limit")
-        texts = measure_texts(Path("data") / dataset / "test.jsonl", limit)
+        texts = measure_texts([Path("data") / dataset / "test.jsonl"], limit)
         most = keys["max_new_tokens"]
         # Most texts of the untrained model run to the limit; those of a trained one are as long as solutions.
         written = {"baseline": 0.9 * most}

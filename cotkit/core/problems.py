@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,23 @@ def read_problems(path: Path, limit: int | None = None) -> list[Row]:
     if not rows:
         raise UserError(f"{path}: holds no problems; make it with scripts/prepare_data.py")
     return rows
+
+
+def read_problem_files(paths: Iterable[Path], limit: int | None = None) -> dict[Path, list[Row]]:
+    """Reads and checks several files as `read_problems` does; `limit` holds for each. An id is in only one of them."""
+    files: dict[Path, list[Row]] = {}
+    seen: dict[str, Path] = {}
+    for path in paths:
+        files[path] = read_problems(path, limit)
+        for row in files[path]:
+            if (other := seen.setdefault(row["id"], path)) != path:
+                raise UserError(f"{path}: id {row['id']!r} is in {other} too; remove one of the two")
+    return files
+
+
+def numbered_inputs(name: str, paths: Iterable[Path]) -> dict[str, Path]:
+    """``name``, ``name 2``, ... -> path: how manifests name several inputs of one sort."""
+    return {name if number == 1 else f"{name} {number}": path for number, path in enumerate(paths, 1)}
 
 
 def repeated_id(path: Path, line: int, number: int, problem_id: str) -> UserError:

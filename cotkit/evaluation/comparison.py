@@ -125,7 +125,8 @@ def load_methods(folder: Path, reference: str) -> dict[str, list[Method]]:
     loaded = {}
     for dataset, methods in found.items():
         if reference not in methods:
-            raise UserError(f"{dataset}: no method {reference!r}; the scored methods are {', '.join(methods)}")
+            choice = f"--reference {next(iter(methods))}; the scored methods are {', '.join(methods)}"
+            raise UserError(f"{dataset}: no method {reference!r}; name the one to compare with: {choice}")
         check_comparable(dataset, [run for runs in methods.values() for run in runs])
         loaded[dataset] = [
             Method(name, sorted(methods[name], key=lambda run: (run.seed is not None, run.seed)))

@@ -125,7 +125,7 @@ def methods_table(dataset: Row) -> Table:
 
 def _mean(values: Iterable[float | None], form: str) -> str:
     known = [value for value in values if value is not None]
-    return format(fmean(known), form) if known else "none"
+    return format(fmean(known), form) if known else "unknown"
 
 
 def pairs_table(dataset: Row) -> Table:

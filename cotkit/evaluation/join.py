@@ -15,8 +15,16 @@ from cotkit.core.manifest import path_for
 from cotkit.core.problems import checked_problems, repeated_id, with_id
 from cotkit.generation.shards import show
 
-PREDICTION_FIELDS = {"id": str, "sample": int, "dataset": str, "response": str, "finish_reason": str}
+# What a prediction needs, and what it may leave out. Predictions of other programs often have only an id and a text.
+REQUIRED = {"id": str, "response": str}
+OPTIONAL = {"sample": int, "dataset": str, "finish_reason": str}
+LEFT_OUT: Row = {"sample": 0, "finish_reason": "unknown", "completion_tokens": None}
 MISSING: Row = {"response": "", "finish_reason": "missing", "completion_tokens": 0}
+
+
+def completed(prediction: Row) -> Row:
+    """The prediction with the values that apply where it leaves a field out."""
+    return {**LEFT_OUT, **prediction}
 
 
 class Problems:
@@ -60,9 +68,10 @@ class Predictions:
         samples: set[int] = set()
         for number, row in read_numbered(path):
             where = f"{path}:{number}"
-            require(row, PREDICTION_FIELDS, where)
+            require(row, REQUIRED | {name: kind for name, kind in OPTIONAL.items() if name in row}, where)
+            row = completed(row)
             key = (row["id"], row["sample"])
-            if row["dataset"] != dataset:
+            if row.get("dataset", dataset) != dataset:
                 raise UserError(f"{where}: a prediction on {row['dataset']}, but --dataset is {dataset}")
             if row["id"] not in problems:
                 known = f"is not among the {len(problems)} problems"
@@ -70,7 +79,7 @@ class Predictions:
             self._line_of.add(key, number)
             samples.add(row["sample"])
         if lines := self._line_of.repeated():
-            key = next((row["id"], row["sample"]) for number, row in read_numbered(path) if number == lines[1])
+            key = next((row["id"], row.get("sample", 0)) for number, row in read_numbered(path) if number == lines[1])
             raise UserError(f"{path}:{lines[1]}: {show(key)} is already in line {lines[0]}; remove one of the two")
         if not samples:
             raise UserError(f"{path}: holds no predictions; run infer_parallel.py first")
@@ -86,7 +95,7 @@ class Predictions:
         if number is None:
             return {**MISSING, "id": problem_id, "sample": sample}
         self._file.seek(self._starts[number - 1])
-        return loads(self._file.readline().removeprefix(b"\xef\xbb\xbf"), f"{self.path}:{number}")
+        return completed(loads(self._file.readline().removeprefix(b"\xef\xbb\xbf"), f"{self.path}:{number}"))
 
     def pairs(self, problems: Iterator[Row] | Problems) -> Iterator[tuple[Row, Row]]:
         """Yields (problem, prediction) in the problems' order, for every sample number that any problem has."""

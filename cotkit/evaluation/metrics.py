@@ -153,6 +153,7 @@ class ScoreTally:
         """All figures. Shares are from 0 to 1; means of words and tokens are over the existing predictions."""
         total, sums = self.verdicts.total(), self.sums
         made = total - self.reasons["missing"]
+        ended = made - self.reasons["unknown"]  # those of which the engine said how they ended
         return {
             "schema": SCHEMA,
             "dataset": self.dataset,
@@ -165,9 +166,9 @@ class ScoreTally:
             "at_k": self._at_k(),
             "verdicts": {verdict: self.verdicts[verdict] for verdict in VERDICTS},
             "finish_reasons": dict(sorted(self.reasons.items())),
-            "ended_with_eos": _share(self.reasons["stop"], made),
-            "stopped_at_answer": _share(self.reasons["answer"], made),
-            "truncated": _share(self.reasons["length"], made),
+            "ended_with_eos": _share(self.reasons["stop"], ended),
+            "stopped_at_answer": _share(self.reasons["answer"], ended),
+            "truncated": _share(self.reasons["length"], ended),
             "word_count": _share(sums["words"], made),
             "words_to_answer": _share(sums["words_to_answer"], made),
             "runaway_text": _share(sums["runaway"], made),

@@ -22,9 +22,9 @@ class FilterOptions:
     input_path: tuple[Path, ...]
     output_path: Path
     dataset_dir: Path
-    dev_path: Path | None
+    dev_path: tuple[Path, ...]
     dev_limit: int | None
-    problems_path: Path | None
+    problems_path: tuple[Path, ...]
     only_retry: bool
     student_model: str | None
     workers: int | None
@@ -62,9 +62,23 @@ def build_parser(doc: str | None) -> cli.StageParser:
     add("--input_path", nargs="+", type=Path, required=True, metavar="JSONL", help="teacher rows, one file per round")
     add("--output_path", type=Path, required=True, metavar="JSONL", help="kept rows")
     add("--dataset_dir", type=Path, metavar="DIR", help="training sets (default: datasets beside the output)")
-    add("--dev_path", type=Path, metavar="JSONL", help="problems for the set gold_dev, to watch the loss")
+    add(
+        "--dev_path",
+        nargs="*",
+        type=Path,
+        default=[],
+        metavar="JSONL",
+        help="problems for the set gold_dev, to watch the loss",
+    )
     add("--dev_limit", type=cli.positive_int, metavar="N", help="only the first N of them")
-    add("--problems_path", type=Path, metavar="JSONL", help="problems; a row of another id is refused")
+    add(
+        "--problems_path",
+        nargs="*",
+        type=Path,
+        default=[],
+        metavar="JSONL",
+        help="problems; a row of another id is refused",
+    )
     add("--only_retry", action="store_true", help="write only the problems without a kept sample, to --output_path")
     add("--student_model", metavar="NAME", help="model whose tokenizer counts `tokens`")
     add("--workers", type=cli.positive_int, metavar="N", help="processes (default: all cores, 1 for small inputs)")

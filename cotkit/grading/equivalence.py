@@ -25,6 +25,7 @@ from cotkit.grading.answer_types import (
     letter_with_value,
     read,
 )
+from cotkit.grading.choices import option_letter
 from cotkit.grading.evaluate import exact_value, proportional, same_value, too_large
 from cotkit.grading.formula_parser import MAX_LENGTH, ExpressionError, Node, parse, variables
 from cotkit.grading.normalize import normalize, plain_number, plain_thousands, same_number, without_blanks
@@ -84,6 +85,8 @@ def compare(gold: str, answer: str, kind: AnswerKind, oracle: Oracle = lambda *_
         return Decision("correct", "exact")
     if (settled := compare_numbers(gold, answer, kind)) is not None:
         return settled
+    if kind == "choice" and (letter := option_letter(gold)):
+        return Decision("correct" if option_letter(answer) == letter else "wrong", "choice")
     if len(answer) > MAX_LENGTH:
         return Decision("wrong", "too_long")
     left, right = normalize(gold), normalize(answer)
@@ -124,10 +127,12 @@ def gold_problem(gold: str, kind: AnswerKind) -> str | None:
         return "gold has unbalanced braces"
     if kind == "integer" and not re.fullmatch(r"\d{1,3}", text):
         return "gold is not an integer from 0 to 999"
+    if kind == "choice" and option_letter(gold):
+        return None
     if kind in ("number", "choice"):
         value = read(plain_thousands(text))[0]
         if not isinstance(value, Scalar) or exact_value(parse(value.text)) is None and variables(parse(value.text)):
-            return "gold is not a number"
+            return "gold is not a number" if kind == "number" else "gold is neither an option's letter nor a number"
     return None
 
 

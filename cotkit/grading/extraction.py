@@ -6,6 +6,7 @@ Every scan is linear in the length of the text, since a model's text may be host
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 from cotkit.core.datasets import AnswerKind
 from cotkit.core.number_words import NUMBER_WORDS
+from cotkit.grading.choices import option_letter, stated_options
 from cotkit.grading.normalize import plain_thousands, strip_decoration, unify_characters
 
 MAX_BETWEEN = 4000  # characters between an answer and its correction; longer texts are not searched
@@ -267,9 +269,13 @@ def extract(response: str, kind: AnswerKind) -> Extraction:
         how, found = "boxed", box
     if found is None:
         how, found = "statement", _first_unless_corrected(_statements(text, numeric), text)
+    if found is None and kind == "choice":
+        found = next((Found(*last) for last in deque(stated_options(text), maxlen=1)), None)
     if found is None:
         how, found = "bare", _bare(text, numeric)
-        if found and kind in ("integer", "choice") and not re.search(r"\d", found.answer):
+        if kind == "choice" and len(text) <= MAX_LINE and (letter := option_letter(text)):
+            found = found or Found(letter, 0, len(text.rstrip()))
+        elif found and kind in ("integer", "choice") and not re.search(r"\d", found.answer):
             found = None
     return Extraction(found.answer, how, start + found.end) if found else Extraction(None, "none", len(response))
 

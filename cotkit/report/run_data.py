@@ -12,6 +12,7 @@ from cotkit.core.jsonl import Row, read, read_json, read_numbered
 from cotkit.core.problems import read_problems
 from cotkit.equations.checker import find_steps
 from cotkit.evaluation.comparison import method_order
+from cotkit.evaluation.join import completed
 from cotkit.filtering.training_sets import COLUMNS, PAIR_COLUMNS
 from cotkit.grading.extraction import extract
 
@@ -76,7 +77,7 @@ def read_questions(folder: Path) -> list[Question]:
     )
     if not methods:
         raise UserError(f"{folder}: holds no *.scores.jsonl; run score.py first")
-    source = read_json(folder / f"{methods[0]}.jsonl{MANIFEST_ENDING}")["inputs"]["problems"]
+    source = read_json(folder / f"{methods[0]}.summary.json{MANIFEST_ENDING}")["inputs"]["problems"]
     problems = read_problems(Path(source["path"]), source["rows"])
     kinds = {problem["id"]: kind_of(problem, problem["id"]) for problem in problems}
     outputs = {method: _outputs(folder, method, kinds) for method in methods}
@@ -91,7 +92,8 @@ def read_questions(folder: Path) -> list[Question]:
 
 def _outputs(folder: Path, method: str, kinds: dict[str, AnswerKind]) -> dict[str, list[Output]]:
     """id -> samples of one method; scores and predictions are joined by (id, sample)."""
-    predictions = {(row["id"], row["sample"]): row for row in read(folder / f"{method}.jsonl")}
+    rows = map(completed, read(folder / f"{method}.jsonl"))
+    predictions = {(row["id"], row["sample"]): row for row in rows}
     missing = {"response": "", "finish_reason": "missing"}
     found: dict[str, list[Output]] = {}
     for score in read(folder / f"{method}.scores.jsonl"):

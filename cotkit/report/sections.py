@@ -113,10 +113,12 @@ def reproduction_section(preset: str, manifests: dict[str, Row]) -> Section:
     commands = dict.fromkeys(record["command"] for record in manifests.values() if "command" in record)
     # A version that changed between stages is listed with both values.
     versions = sorted({item for manifest in manifests.values() for item in manifest["versions"].items()})
+    models = _models_table(manifests)
     parts = [
-        f"Made by: bash scripts/pipeline.sh configs/{preset}",
+        # A run without a model holds predictions of other programs.
+        *([f"Made by: bash scripts/pipeline.sh configs/{preset}"] if models.rows else []),
         _outputs_table(manifests),
-        _models_table(manifests),
+        *([models] if models.rows else []),
         _data_table(manifests),
         "The single commands:",
         Table(["command"], [[line] for line in commands]),

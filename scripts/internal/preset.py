@@ -1,8 +1,10 @@
 """Reads a preset folder for scripts/pipeline.sh.
 
-Checks that every stage has its YAML. Prints the data sets, the methods to train in order, or the number of rounds:
+Checks that every stage has its YAML. Prints the data sets, the test files that training problems must not repeat, the
+methods to train in order, or the number of rounds:
 
     python scripts/internal/preset.py configs/smollm2_cpu datasets
+    python scripts/internal/preset.py configs/smollm2_cpu test_paths
     python scripts/internal/preset.py configs/smollm2_cpu methods --methods all
     python scripts/internal/preset.py configs/smollm2_cpu rounds
 """
@@ -15,6 +17,7 @@ from pathlib import Path
 from cotkit.core import cli
 from cotkit.core.datasets import PREPARABLE
 from cotkit.core.errors import UserError
+from cotkit.core.problems import problem_path
 from cotkit.training.config import methods_of
 
 STAGE_FILES = ("data.yaml", "teacher.yaml", "filter.yaml", "infer.yaml", "score.yaml")
@@ -34,16 +37,25 @@ def datasets_of(preset: Path) -> list[str]:
     return names
 
 
+def test_paths_of(preset: Path) -> list[Path]:
+    """The test files of the preset's data sets; none if filter.yaml names its own, with `test_paths`."""
+    if "test_paths" in cli.read_yaml(preset / "filter.yaml"):
+        return []
+    return [problem_path(Path("data"), name) for name in datasets_of(preset)]
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = cli.StageParser(__doc__)
     parser.add_argument("preset", type=Path, help="folder such as configs/smollm2_cpu")
-    parser.add_argument("what", choices=("datasets", "methods", "rounds"))
+    parser.add_argument("what", choices=("datasets", "test_paths", "methods", "rounds"))
     parser.add_argument("--methods", metavar="LIST", help="a,b,c or all (default: the key `methods` of train.yaml)")
     args = parser.parse(argv)
     if args.what == "rounds":
         print(len(cli.rounds_of(args.preset / "teacher.yaml")))
     elif args.what == "datasets":
         print("\n".join(datasets_of(args.preset)))
+    elif args.what == "test_paths":
+        print("\n".join(map(str, test_paths_of(args.preset))))
     else:
         print("\n".join(path.stem for path in methods_of(args.preset, args.methods)))
     return 0

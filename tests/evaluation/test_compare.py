@@ -276,7 +276,10 @@ def test_missing_and_double_ids_are_named(tmp_path: Path):
     write_rows(scores, [*rows[:-1], rows[3]])
     with pytest.raises(UserError, match="distilled.scores.jsonl:40: q3 is already in line 4"):
         compare.main([str(tmp_path)])
-    with pytest.raises(UserError, match="no method 'none'; the scored methods are baseline, distilled"):
+    with pytest.raises(
+        UserError,
+        match="no method 'none'; name the one to compare with: --reference baseline; the scored methods are baseline, distilled",
+    ):
         write_rows(scores, rows)
         compare.main([str(tmp_path), "--reference", "none"])
     with pytest.raises(UserError, match="run score.py first"):

@@ -204,7 +204,7 @@ def test_the_original_protocol(data_root: Path):
         ([prediction(99, "#### 1")], ":1: id 'gsm8k-test-00099' is not among the 8 problems"),
         ([prediction(0, "#### 1", dataset="amc23")], ":1: a prediction on amc23, but --dataset is gsm8k"),
         ([prediction(0, "#### 1", sample="0")], ":1: field 'sample' must be int"),
-        ([problem(0)], ":1: field 'sample' is missing"),
+        ([problem(0)], ":1: field 'response' is missing"),
     ],
 )
 def test_bad_predictions_are_refused(data_root: Path, rows: list[dict[str, Any]], says: str):
