@@ -16,7 +16,7 @@ from cotkit.grading.grader import Item, grade
 # Thinking aloud. None of these phrases occurs in the 7,473 official GSM8K training solutions. They are matched as whole
 # words, since `ok,` is a part of "book,".
 _BANNED = (
-    "wait,|hmm|ok,|okay|let me|let's see|alternatively|double-check|as an ai|i think|i need to|sorry|the user"
+    "wait,|hmm|ok,|okay|let me|let's see|double-check|as an ai|i think|i need to|sorry|the user"
     "|reference solution|original solution"
 )
 # Talk about the task or the reference solution, which the student never sees.

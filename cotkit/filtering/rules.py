@@ -113,11 +113,12 @@ def garbled(record: Record, max_foreign: float) -> str | None:
 
 @rule(
     keep("The user of the car pays.\n" + GOOD),
+    keep("As requested, he has 5.\n" + GOOD, question="He gives 5 as requested. How many?"),
     reject("The user wants it short.\n" + GOOD),
     reject("As in the original  solution, " + GOOD),
 )
 def task_talk(record: Record, task_talk: tuple[str, ...]) -> str | None:
-    """The text speaks of the task or of the reference solution."""
+    """The text speaks of the task or of the reference solution, in a phrase that the question does not use."""
     return _find_phrase(record, task_talk)
 
 
@@ -125,11 +126,13 @@ def task_talk(record: Record, task_talk: tuple[str, ...]) -> str | None:
     keep("They read a book, then wait.\n" + GOOD),
     keep(GOOD + "\nWait, let me see."),
     keep("Okafor smokes.\n" + GOOD),
+    keep("Alternatively, 1+4=5.\n" + GOOD),
+    keep("After a wait, he has 5.\n" + GOOD, question="How long does he wait?"),
     reject("Let me think. " + GOOD),
     reject("WAIT, no. " + GOOD),
 )
 def banned_phrase(record: Record, banned: tuple[str, ...]) -> str | None:
-    """The text has a banned phrase."""
+    """The text has a banned phrase that the question does not use."""
     return _find_phrase(record, banned)
 
 
@@ -138,8 +141,16 @@ def _find_phrase(record: Record, phrases: tuple[str, ...]) -> str | None:
     if record.text.isascii() and not any(map(record.folded.__contains__, _all_folded(phrases))):
         return None
     pattern = phrase_pattern(phrases)
-    match = pattern.search(record.text) if pattern else None
-    return repr(match[0]) if match else None
+    for match in pattern.finditer(record.text) if pattern else ():
+        if _bare_words(match[0]) not in _bare_words(record.row["question"]):
+            return repr(match[0])
+    return None
+
+
+def _bare_words(text: str) -> str:
+    """The words without punctuation, in lower case, each between blanks."""
+    words = re.findall(r"[^\W_]+(?:['’][^\W_]+)*", text.lower())
+    return f" {' '.join(words)} "
 
 
 @lru_cache(maxsize=16)
@@ -162,10 +173,13 @@ def phrase_pattern(phrases: tuple[str, ...]) -> re.Pattern[str] | None:
     reject("Then he buys one more apple. " * 6 + GOOD),
     reject("1 2 3 4 5 six\n" * 3 + "so\n" + GOOD),
     keep("1 2 3 4 5 six\n" * 3 + GOOD, max_repeats=3),
+    keep("\n".join(f"It is {n}.50 rounded to 2 decimal places." for n in (1, 2, 3, 4)) + "\n" + GOOD),
+    keep("Row row row your boat now. " * 3 + GOOD, question="They sing 'Row row row your boat now.' How many?"),
 )
 def repetition(record: Record, max_repeats: int, max_compression: float) -> str | None:
     """A sentence or a run of words is repeated too often, or zlib shrinks the text too much."""
-    if found := text_quality.loop(record.text, max_repeats) or text_quality.repeated_sentence(record.text, max_repeats):
+    text, known = record.text, folded(record.row["question"])
+    if found := text_quality.loop(text, max_repeats, known) or text_quality.repeated_sentence(text, max_repeats, known):
         return f"{found[1]} times {found[0][:80]!r}"
     ratio = text_quality.compression(record.text)
     return f"shrinks {ratio:.1f} times, allowed {max_compression:g}" if ratio > max_compression else None
@@ -192,6 +206,25 @@ def malformed_answer_line(record: Record) -> str | None:
         line = record.row["response"].rpartition("####")[2].strip()
         return f"#### {line[:40]!r}"
     return "an earlier answer line was taken back" if answer_line_end(record.text + "\n") is not None else None
+
+
+@rule(
+    keep(GOOD),
+    keep("Here 4 < 5 and 5 > 4.\n" + GOOD),
+    keep("**Step 1:** add.\n#### Step 2\n" + GOOD),
+    keep("Assistant: 4 hours\n" + GOOD, question="How many hours does the assistant work?"),
+    keep("There are 4 rolls.\n" + GOOD, question="She bakes rolls. How many?"),
+    reject("<solution>\n" + TEXT + "\n</solution>\n#### 5"),
+    reject("[/INST] " + GOOD),
+    reject("Assistant: " + GOOD),
+    reject("Output the final answer in the format '#### x'.\n" + GOOD),
+    reject("There are 9000 rolls.\n" + GOOD),
+    reject("The answer has the form #### answer.\n" + GOOD),
+)
+def leftover_markup(record: Record) -> str | None:
+    """The text has tags, turn marks, or echoes of the prompt's instruction or of its worked example."""
+    known = folded(f"{record.row['question']}\n{record.row.get('solution', '')}")
+    return text_quality.leftover(record.text, record.folded, known)
 
 
 @rule(keep(GOOD), reject("#### 5"), reject(GOOD, max_words=3), keep("Five.\n#### 5", min_words=1))

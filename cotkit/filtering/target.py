@@ -22,7 +22,11 @@ CHANGES = {
     "think_kept": "think block kept",
 }
 
-_HEADING = re.compile(r"^[ \t]*####+[ \t]*", re.MULTILINE)
+_HEADING = re.compile(r"^([ \t]*[*_]*)####+[ \t]*", re.MULTILINE)
+
+_CLOSING_LINE = re.compile(r"\n[ \t]*(?:\$\$|\\\]|```|\*\*)[ \t]*(?=\n|$)")  # after the line of a box
+_MARK_AT_END = re.compile(r"(?:```\w*|\$\$?|\*{1,3}|_{1,3}|~~|`|#{1,6}|-{3,}|[-+>•]|\\[\[(])\Z")
+_LONGEST_MARK = 16  # characters
 
 
 class Target(NamedTuple):
@@ -41,11 +45,37 @@ def reasoning(response: str, found: Grade | Extraction) -> str:
     """The visible text before its answer line. With a boxed answer, up to the end of the line that holds the box."""
     start = len(response) - len(strip_thinking(response)[1])
     if found.how == "answer_line":
-        return response[start : found.end].rpartition("####")[0].strip()
+        return without_open_marks(response[start : found.end].rpartition("####")[0])
     if found.how == "boxed":
         newline = response.find("\n", found.end)
-        return response[start : newline if newline >= 0 else None].partition("####")[0].strip()
+        closing = _CLOSING_LINE.match(response, newline) if newline >= 0 else None
+        end = closing.end() if closing else newline if newline >= 0 else len(response)
+        return without_open_marks(response[start:end].partition("####")[0])
     return response[start : found.end].strip()
+
+
+def without_open_marks(text: str) -> str:
+    """`text` without the marks at its end that open the answer line: `**` of `**#### 2**`, a bullet, a heading's `#`.
+
+    Marks that close something in the text stay: the second `$$` of a formula, the second ``` of a block.
+    """
+    text = text.strip()
+    while (mark := _MARK_AT_END.search(text, max(0, len(text) - _LONGEST_MARK))) and _opens(mark[0], text):
+        text = text[: mark.start()].rstrip()
+    return text
+
+
+def _opens(mark: str, text: str) -> bool:
+    """Whether the mark at the end of `text` opens something after it."""
+    if mark[:3] == "```" or mark == "$$":
+        return text.count(mark[:3]) % 2 == 1
+    before = text[: -len(mark)]
+    if before.rstrip(" \t")[-1:] in ("", "\n") or mark[0] == "\\":
+        return True
+    if mark in ("**", "__", "`"):
+        return text.count(mark) % 2 == 1
+    apart = before[-1:].isspace()
+    return apart and (mark[0] in "*_~#" or (mark == "$" and not before.rstrip()[-1].isdigit()))  # 5 $ is a price
 
 
 def make_target(row: Row, grade: Grade, keep_thinking: bool) -> Target:
@@ -54,7 +84,7 @@ def make_target(row: Row, grade: Grade, keep_thinking: bool) -> Target:
     thinking, visible = strip_thinking(response)
     thinking = thinking or row.get("thinking", "")
     text = reasoning(response, grade)
-    plain = _HEADING.sub("", text)
+    plain = _HEADING.sub(r"\1", text)
     target = prompts.target(plain, row["answer"])
     answer_line = response[len(response) - len(visible) : grade.end].rpartition("\n")[2]
     made = {

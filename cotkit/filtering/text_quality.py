@@ -1,4 +1,4 @@
-"""Signs that a text repeats itself or is garbled. Each is found in one linear pass."""
+"""Signs that a text repeats itself, is garbled or holds leftovers of a chat. Each is found in one linear pass."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import zlib
 from collections import Counter
 
 from cotkit.core.problems import CONTROL_TOKEN
+from cotkit.generation import prompts
 
 # Words in the n-grams that find a loop: single words recur in any text, three in a row seldom do.
 NGRAM = 3
@@ -20,23 +21,30 @@ MIN_COMPRESSED_BYTES = 200  # the ratio of a shorter text means nothing
 MAX_RUN_OF_LETTERS = 40
 
 _KNOWN_SCRIPTS = ("GREEK", "LATIN", "MATHEMATICAL", "SCRIPT", "DOUBLE-STRUCK")  # starts of Unicode names
-_SENTENCE = re.compile(r"[^\n.!?]+")
+_PIECE = re.compile(r"[^\n.!?]+")
+_SENTENCE = re.compile(r"(?:[^\n.!?]|(?<=[0-9])\.(?=[0-9]))+")  # a decimal point ends none; slower
 _LETTER = re.compile(r"[a-wyz]")  # x may be the sign of multiplication
 _RUN_OF_LETTERS = re.compile(rf"[^\W\d_]{{{MAX_RUN_OF_LETTERS + 1},}}")
 _BAD_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd\ue000-\uf8ff\ufff0-\ufffc]")
 
 
-def repeated_sentence(text: str, limit: int) -> tuple[str, int] | None:
-    """The commonest sentence of at least `MIN_BLOCK_WORDS` words and its count, if it appears more than `limit` times."""
-    sentences = [" ".join(piece.split()) for piece in _SENTENCE.findall(text.lower())]
-    if len(sentences) - len(set(sentences)) < limit:
-        return None
+def repeated_sentence(text: str, limit: int, known: str = "") -> tuple[str, int] | None:
+    """The commonest sentence of at least `MIN_BLOCK_WORDS` words and its count, if it appears more than `limit` times.
+
+    A sentence that is in `known`, the question in lower case, does not count.
+    """
+    for split in (_PIECE, _SENTENCE):  # the first is fast, and nearly always enough
+        sentences = [" ".join(piece.split()) for piece in split.findall(text.lower())]
+        if len(sentences) - len(set(sentences)) < limit:
+            return None
     counts = Counter(piece for piece in sentences if piece.count(" ") >= MIN_BLOCK_WORDS - 1 and _LETTER.search(piece))
-    return next((found for found in counts.most_common(1) if found[1] > limit), None)
+    return next((found for found in counts.most_common() if found[1] > limit and found[0] not in known), None)
 
 
-def loop(text: str, limit: int) -> tuple[str, int] | None:
+def loop(text: str, limit: int, known: str = "") -> tuple[str, int] | None:
     """A block of words that appears more than `limit` times in a row, and how often; None if there is none.
+
+    A block that is in `known`, the question in lower case, does not count.
 
     A repeated n-gram suggests a period. The loop is the run of words that continues with this period.
     """
@@ -59,7 +67,7 @@ def loop(text: str, limit: int) -> tuple[str, int] | None:
         filled = run + period
         if period and filled >= period * (limit + 1) and (period >= MIN_BLOCK_WORDS or filled >= MIN_LOOP_WORDS):
             block = " ".join(words[at + NGRAM - period : at + NGRAM])
-            if _LETTER.search(block):
+            if _LETTER.search(block) and block not in known:
                 return block, filled // period
     return None
 
@@ -102,4 +110,104 @@ def garbled(text: str, known: str, max_foreign: float) -> str | None:
     foreign = [char for char in letters if char in others and char not in known]
     if len(foreign) > max_foreign * len(letters):
         return f"{len(foreign)} of {len(letters)} letters are of another script: {''.join(foreign[:10])!r}"
+    return None
+
+
+# Tags of HTML, of think blocks and of answers, turn marks of chat templates, and marks in square brackets that models
+# know. `a < b` is a comparison and `[ABC]` an area.
+_TAG = re.compile(
+    r"</?[a-z][\w:-]+(?:\s+[\w:-]+\s*=[^<>\n]*)?\s*/?>|<s>|</[a-z]>|<</?[a-z]+>>|<[|｜][^<>\n]{1,60}[|｜]>|◁/?\w+▷"
+    r"|\[/[a-z_]+\]|\[(?:inst|think|sys|system|user|assistant|answer|solution|reasoning|g?mask|pad|eos|bos|unk|sop|cls|sep)\]",
+    re.IGNORECASE,
+)
+_TURN = re.compile(
+    r"^[ \t*_#>]*((?:ai |math |chat )?(?:assistant|user|human|system|chatbot|tutor))[ \t*_]*[:：]"
+    r"|^[ \t*_#>]*(assistant|user|human)[ \t*_]*$"
+    r"|^#+[ \t]*(?:response|instruction|input|output)\b[ \t*_:]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_TURN_WORDS = (
+    "assistant",
+    "user",
+    "human",
+    "system",
+    "chatbot",
+    "tutor",
+    "# response",
+    "# instruction",
+    "# input",
+    "# output",
+)
+_PLACEHOLDER_LINE = re.compile(
+    r"^\W*####[\s'\"`*<\[{(]*(?:the |your |final |correct )*(?:answer|x|number|result)\b\W*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_HASHES = re.compile(r"^(?![\s*_]*####).*?####", re.MULTILINE)
+# How the answer's form is asked for, in words that no solution of a problem needs. In lower case.
+_REQUESTS = (
+    "your final answer",
+    "your answer",
+    "output the final answer",
+    "output the answer",
+    "output only",
+    "answer in the format",
+    "answer in this format",
+    "answer in the form '",
+    "answer in the form `",
+    'answer in the form "',
+    "answer alone on",
+    "the required format",
+    "the requested format",
+    "the specified format",
+    "the next problem:",
+    "give me its solution",
+)
+RUN = 5  # words of a prompt that no solution shares by chance
+
+
+def _runs(text: str) -> list[str]:
+    """Every run of `RUN` words inside a clause of a prompt, in lower case."""
+    clauses = [clause.split() for clause in re.split(r"[.,:\n#]+", text.lower())]
+    return [" ".join(words[at : at + RUN]) for words in clauses for at in range(len(words) - RUN + 1)]
+
+
+_ECHOES = (*_REQUESTS, *_runs(f"{prompts.SYSTEM}\n{prompts.INSTRUCTION}\n{prompts.REWRITE_INSTRUCTION}"))
+_CALCULATION = re.compile(r"[\d.,]*\d(?:\s*[-+*/=]\s*[\d.,]*\d)*")
+_EXAMPLE_RUN = 4  # words with the example's noun, where `#` is any number: there are # rolls
+
+
+def _example_runs(text: str) -> set[str]:
+    """The runs of words around the noun of the prompt's worked example."""
+    words = re.findall(r"[^\W\d]+|#", _CALCULATION.sub("#", text))
+    runs = (words[at : at + _EXAMPLE_RUN] for at in range(len(words) - _EXAMPLE_RUN + 1))
+    return {" ".join(run) for run in runs if prompts.EXAMPLE_NOUN in run}
+
+
+_EXAMPLE_RUNS = frozenset(
+    _example_runs(prompts.EXAMPLE_SOLUTION.lower()) | _example_runs(prompts.EXAMPLE_REWRITE.lower())
+)
+
+
+def leftover(text: str, folded: str, known: str) -> str | None:
+    """What a chat or a prompt left in a reasoning text: a tag, a turn mark, an echo of the instruction or of its example.
+
+    Args:
+        text: the reasoning.
+        folded: the same in lower case, with single blanks.
+        known: question and reference solution in lower case. Their words are no leftovers.
+    """
+    if ("<" in text or "[" in text or "◁" in text) and (tag := _TAG.search(text)) and tag[0].lower() not in known:
+        return f"tag {tag[0][:40]!r}"
+    if any(map(folded.__contains__, _TURN_WORDS)):
+        for turn in _TURN.finditer(text):
+            role = turn[1] or turn[2]
+            if role is None or role.lower() not in known:
+                return f"turn mark {turn[0].strip()[:40]!r}"
+    if echo := next((words for words in _ECHOES if words in folded and words not in known), None):
+        return f"echo of the instruction {echo!r}"
+    if "####" in text and (line := _PLACEHOLDER_LINE.search(text) or _HASHES.search(text)):
+        return f"part of an answer line {line[0].strip()[-40:]!r}"
+    noun = prompts.EXAMPLE_NOUN
+    if noun in folded and noun not in known and (runs := _EXAMPLE_RUNS & _example_runs(folded)):
+        return f"echo of the prompt's example {min(runs)!r}"
     return None

@@ -33,6 +33,7 @@ EXAMPLE_REWRITE = (
     "There are 4*12=48 rolls at first.\nAfter 30 of them are sold, 48-30=18 rolls are left.\n"
     "After 3 more are given away, 18-3=15 rolls are left.\n#### 15"
 )
+EXAMPLE_NOUN = "rolls"  # in an answer to another problem, it is an echo of the example
 
 # A placeholder problem, used to hash the wording of a prompt.
 PROBE: Row = {"question": "QUESTION", "solution": "SOLUTION", "answer": "ANSWER"}

@@ -43,6 +43,7 @@ CASES = {
     "length": [teacher_row(4, "#### 5"), teacher_row(4, " ".join(f"pear{n}" for n in range(400)) + GOOD)],
     "repetition": [teacher_row(4, "He buys one more apple. " * 5 + GOOD)],
     "garbled": [teacher_row(4, GOOD.replace("has", "has \ufffd"))],
+    "leftover_markup": [teacher_row(4, f"Assistant: {GOOD}"), teacher_row(4, f"<solution>\n{GOOD}")],
     "wrong_answer": [teacher_row(4, GOOD.replace("#### 5", "#### 6"))],
     "wrong_steps": [teacher_row(4, GOOD.replace("4+1=5", "4+2=5"))],
 }

@@ -15,7 +15,7 @@ from cotkit.core.errors import UserError
 from cotkit.equations.checker import find_steps
 from cotkit.filtering import judging, rules, text_quality, token_count
 from cotkit.filtering.contamination import TestQuestions
-from cotkit.filtering.records import Parameters, Rejection
+from cotkit.filtering.records import Parameters, Record, Rejection, folded
 from cotkit.filtering.rules import GOOD, RULES
 from cotkit.filtering.selection import Selection
 from cotkit.filtering.tally import FilterTally
@@ -57,6 +57,98 @@ def test_a_loop_is_found_wherever_its_block_repeats_itself_inside():
     block = "72 inches / 6 inches/tile = 12 rows so 72 inches / 6 inches is right and "
     assert text_quality.loop("First of all, " + block * 3, 2) is not None
     assert text_quality.loop("First of all, " + block * 2, 2) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<answer>5</answer>",
+        "<div class='a'>5</div>",
+        "4 + 1 = 5</s>",
+        "[INST] How many? [/INST]",
+        "<<SYS>> be short <</SYS>>",
+        "<\uff5cAssistant\uff5c>4 + 1 = 5",
+        "\u25c1think\u25b74 + 1",
+        "[/ANSWER]",
+        "**Assistant:** 4 + 1 = 5",
+        "So it is 5.\nuser\nNow this",
+        "### Response:\n4 + 1 = 5",
+        "Write your final answer last. 4 + 1 = 5",
+        "The answer goes after #### here.",
+        "#### <answer>\n4 + 1 = 5",
+        "There are 12 rolls at first.",
+        *(message["content"] for message in prompts.teacher_messages(prompts.PROBE, "rewrite")),
+    ],
+)
+def test_leftovers_of_a_chat_are_found(text: str):
+    assert text_quality.leftover(text, folded(text), "how many apples does tom have?") is not None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "So 4 < 5 and 7 > 5, or a<b and c>d.",
+        "$0<x<5$ and $\\langle u, v \\rangle$ and $[ABC] = 12$",
+        "10 - 4 = <<10-4=6>>6 pens",
+        "| Day | Pens |\n|---|---|\n| 1 | 5 |",
+        "Reason: each of the users pays 5. The human body has 206 bones.",
+        "There are 12 sushi rolls at the table",
+        "#### Step 1\nWe add 4 and 1.",
+        "The final answer is 5.",
+    ],
+)
+def test_mathematics_and_plain_words_are_no_leftovers(text: str):
+    assert text_quality.leftover(text, folded(text), "how many apples does tom have?") is None
+
+
+def test_what_the_problem_says_is_no_leftover():
+    text = "Assistant: 5 hours.\nThere are 12 rolls."
+    assert text_quality.leftover(text, folded(text), "an assistant bakes rolls.") is None
+
+
+MARKS = [
+    "**{}**",
+    "__{}__",
+    "`{}`",
+    "### {}",
+    "$${}$$",
+    "$$\n{}\n$$",
+    "```\n{}\n```",
+    "```text\n{}\n```",
+    "> {}",
+    "- {}",
+]
+MARKS += ["* {}", "_{}_", "---\n{}", "**\n{}\n**", "**`{}`**", "## \n{}"]
+
+
+@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("before", ["\n", "\n\n"])
+def test_no_mark_of_the_answer_line_stays_in_the_target(mark: str, before: str):
+    response = "He has **4+1=5** apples." + before + mark.format("#### 5")
+    assert Record({**rules.EXAMPLE_ROW, "response": response}).target.text == "He has **4+1=5** apples.\n#### 5"
+
+
+CLOSED = [
+    "$$\n4+1=5\n$$",
+    "```\n4+1=5\n```",
+    "**Total: 4+1=5**",
+    "It costs 5 $",
+    "So `5`",
+    "It is $4+1=5$",
+    "\\[\n4+1=5\n\\]",
+]
+
+
+@pytest.mark.parametrize("text", CLOSED)
+def test_marks_that_close_something_stay_in_the_target(text: str):
+    assert Record({**rules.EXAMPLE_ROW, "response": text + "\n#### 5"}).target.text == text + "\n#### 5"
+
+
+@pytest.mark.parametrize(("open_mark", "close_mark"), [("$$", "$$"), ("\\[", "\\]")])
+def test_a_displayed_box_keeps_its_closing_line(open_mark: str, close_mark: str):
+    text = f"It is\n{open_mark}\n\\boxed{{5}}\n{close_mark}"
+    row = {**rules.EXAMPLE_ROW, "answer_kind": "latex", "response": text + "\nThat is all."}
+    assert Record(row).target.text == text + "\n#### 5"
 
 
 def test_contamination_names_the_test_question():

@@ -1,0 +1,25 @@
+"""The filter on the committed cases: responses that once were judged wrongly, each reduced to its kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import SAMPLE_DATA, read_rows
+
+from cotkit.filtering.judging import JudgingPlan, RowJudge, RowOutcome
+from cotkit.filtering.records import Parameters, folded
+from cotkit.filtering.text_quality import leftover
+
+
+def judged(row: dict[str, Any]) -> RowOutcome:
+    return RowJudge(JudgingPlan(Parameters()))(row)
+
+
+@pytest.mark.parametrize("row", read_rows(SAMPLE_DATA / "cases/teacher_think_tags.jsonl"), ids=lambda row: row["tag"])
+def test_no_foreign_tag_or_turn_mark_gets_into_a_target(row: dict[str, Any]):
+    outcome = judged(row)
+    reason = outcome.rejection and outcome.rejection.reason
+    assert reason in (None, "leftover_markup")
+    assert leftover(outcome.target, folded(outcome.target), "") is None
+    assert "first sum" not in outcome.target
