@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cotkit.core import machine
 from cotkit.core.errors import UserError
 
 SOME_ITEMS_FAILED = 3
@@ -252,6 +253,7 @@ def _convert_one(action: argparse.Action, value: Any, where: str) -> Any:
 def run(main: Callable[[], int]) -> int:
     """Runs a script's main and returns the exit code. Prints every foreseeable failure as one line on stderr."""
     signal.signal(signal.SIGTERM, _terminate)
+    machine.set_defaults()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s", force=True)
     for noisy in ("httpx", "torch.distributed"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -32,10 +32,10 @@ else
   ENVIRONMENT="${VIRTUAL_ENV:-$CONDA_PREFIX}"
 fi
 export PYTHONUTF8=1 # files are UTF-8 in every locale
-export HF_HUB_DISABLE_TELEMETRY=1
-export TOKENIZERS_PARALLELISM=false
-# Waiting threads sleep. If they spin, they slow all other work on the machine by several times.
-export OMP_WAIT_POLICY=PASSIVE
+# As in cotkit/core/machine.py, which sets them for a script that is started by hand.
+export HF_HUB_DISABLE_TELEMETRY="${HF_HUB_DISABLE_TELEMETRY:-1}"
+export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 
 count_gpus() { nvidia-smi -L 2>/dev/null | wc -l || true; }
 
