@@ -27,7 +27,7 @@ from cotkit.grading.answer_types import (
 )
 from cotkit.grading.choices import option_letter
 from cotkit.grading.evaluate import exact_value, proportional, same_value, too_large
-from cotkit.grading.formula_parser import MAX_LENGTH, ExpressionError, Node, parse, variables
+from cotkit.grading.formula_parser import MAX_LENGTH, ExpressionError, Node, TooLarge, parse, variables
 from cotkit.grading.normalize import normalize, plain_number, plain_thousands, same_number, without_blanks
 from cotkit.grading.units import DEGREE, PERCENT, Unit, factor
 
@@ -335,7 +335,10 @@ def _judge_value(left: Node, right: Node, oracle: Oracle, texts: tuple[str, str]
     a, b = exact_value(left), exact_value(right)
     if a is not None and b is not None:
         return Judgement(a == b, "rational")
-    equal = same_value(left, right)
+    try:
+        equal = same_value(left, right)
+    except TooLarge:
+        return Judgement(False, "too_large")
     if equal is None and all(texts):
         return Judgement(oracle(*texts), "math_verify")
     return Judgement(bool(equal), "numeric")

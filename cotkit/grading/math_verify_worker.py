@@ -13,13 +13,14 @@ import os
 import re
 import signal
 import sys
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from cotkit.grading.equivalence import Decision, compare
 
 MEMORY_BYTES = 320 * 2**20  # address space of a process; an ordinary comparison needs about 150 MB of it
 ORIGINAL = "original"  # given as the kind, asks for the original experiment's protocol
 RECYCLE_AFTER = 2000  # comparisons after which a new child goes on, since sympy's caches only grow
+DIGITS = 200  # to which two numbers that Math-Verify calls equal must agree
 ORPHAN_CPU_S = 5.0
 RECYCLED = 17  # exit code of a child after RECYCLE_AFTER comparisons
 
@@ -69,11 +70,11 @@ def _math_verify_equal(gold: str, answer: str) -> bool:
     return bool(left and right and verify(left, right, timeout_seconds=None))
 
 
-def _parsed(latex: str) -> list[object]:
+def _parsed(latex: str) -> list[Any]:
     """The expressions that Math-Verify reads. Only its LaTeX reader is used, since the other one evaluates Python."""
     from math_verify import LatexExtractionConfig, parse
 
-    result: list[object] = parse(
+    result: list[Any] = parse(
         f"${latex}$", extraction_config=[LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None
     )
     return result
@@ -89,8 +90,8 @@ def _veto(gold: str, answer: str) -> str | None:
     same_text = "".join(gold.split()) == "".join(answer.split())
     if not same_text and re.search(r"[<>=]|\\(?:le|ge|ne)(?![a-zA-Z])", gold + answer):
         return "relation"
-    if _is_tiny(gold) or _is_tiny(answer):
-        return "tiny"
+    if _differ(_parsed(gold)[0], _parsed(answer)[0]):
+        return "tolerance"
     if _letters(answer) - _letters(gold):
         return "fragment"
     return None
@@ -107,12 +108,29 @@ def _letters(text: str) -> set[str]:
     return set(re.findall(r"[a-zA-Z]", _COMMANDS.sub(" ", text))) - {"d", "e", "i"}
 
 
-def _is_tiny(text: str) -> bool:
-    """Is this a number so small that Math-Verify's tolerance of 1e-6 makes it equal any other small number?"""
-    value = next(iter(_parsed(text)), None)
-    if not getattr(value, "is_number", False):
+def _differ(left: Any, right: Any) -> bool:
+    """Are two objects of sympy different, although Math-Verify calls them equal within its tolerance?
+
+    Formulas are compared to DIGITS digits, those with variables at one point; lists, intervals and matrices part by part.
+    """
+    from sympy import Expr, FiniteSet, MatrixBase, MatrixExpr, Rational, simplify
+    from sympy.core.evalf import PrecisionExhausted
+
+    if isinstance(left, FiniteSet) and isinstance(right, FiniteSet):
+        return any(all(_differ(a, b) for b in right) for a in left)
+    if isinstance(left, MatrixBase | MatrixExpr) or not (isinstance(left, Expr) and isinstance(right, Expr)):
+        left_parts, right_parts = (list(getattr(side.doit(), "args", ())) for side in (left, right))
+        if not left_parts or len(left_parts) != len(right_parts):
+            return bool(left.doit() != right.doit())
+        return any(_differ(a, b) for a, b in zip(left_parts, right_parts, strict=True))
+    difference = (left - right).replace(lambda e: e.is_Float, lambda e: Rational(str(e))).doit()
+    point = {s: Rational(31_337 + 1009 * n, 10_007) for n, s in enumerate(sorted(difference.free_symbols, key=str))}
+    try:
+        return bool(difference.subs(point).evalf(5, maxn=DIGITS, strict=True) != 0)
+    except PrecisionExhausted:  # no digit differs from zero
         return False
-    return 0 < abs(complex(value)) < 1e-5  # type: ignore[call-overload,arg-type]
+    except Exception:  # noqa: BLE001  a function without a numeric value
+        return bool(simplify(difference) != 0)
 
 
 def _limit_process() -> None:
