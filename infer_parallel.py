@@ -82,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         engine=engine,
         sampling=sampling,
         options=options.run_from(args),
+        expects_truncation=args.lora_path is None,  # an untrained student often does not end its texts
     )
     return runner.dry_run(job) if args.dry_run else runner.run(job)
 

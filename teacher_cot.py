@@ -75,6 +75,12 @@ def first_sample(config: Path | None, number: int) -> int:
     return sum(int(entry.get("num_samples", (samples, 1))[0]) for entry in cli.rounds_of(config)[: number - 1])
 
 
+def asks_again(config: Path | None) -> bool:
+    """Whether the configuration has a later round with more tokens for problems whose text was truncated."""
+    rounds = cli.rounds_of(config)[1:] if config is not None else []
+    return any("max_new_tokens_if_truncated" in entry for entry in rounds)
+
+
 def check_solutions(files: dict[Path, list[Row]]) -> None:
     """Raises UserError for a problem without a solution to rewrite."""
     for path, problem in ((path, problem) for path, problems in files.items() for problem in problems):
@@ -120,6 +126,7 @@ def main(argv: list[str] | None = None) -> int:
         engine=engine,
         sampling=sampling,
         options=options.run_from(args),
+        expects_truncation=asks_again(args.config),
     )
     return runner.dry_run(job) if args.dry_run else runner.run(job)
 

@@ -22,6 +22,7 @@ from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row, read, read_json
 from cotkit.core.manifest import path_for
+from cotkit.core.quantities import clock, gigabytes
 from cotkit.filtering.options import read_options
 from cotkit.filtering.training_sets import SetPart
 from cotkit.generation import prompts
@@ -233,15 +234,15 @@ def table(options: PlanOptions) -> Iterator[str]:
     yield "| what | rows | tokens | steps | time | memory | state |\n|---|---|---|---|---|---|---|"
     states = {"done": "done, is skipped", "begun": "begun, will continue", "": ""}
     for line in lines:
-        memory = cost_model.gigabytes(line.memory) if line.memory else ""
+        memory = gigabytes(line.memory) if line.memory else ""
         over = " (too much)" if line.memory > plan.device.memory else ""
         yield (
-            f"| {line.what} | {line.rows:,} | {line.tokens:,.0f} | {line.steps or ''} | {cost_model.clock(line.seconds)} | "
+            f"| {line.what} | {line.rows:,} | {line.tokens:,.0f} | {line.steps or ''} | {clock(line.seconds)} | "
             f"{memory}{over} | {states[line.state]} |"
         )
     left = sum(line.seconds for line in lines if line.state != "done")
-    yield f"\nTime: {cost_model.clock(sum(line.seconds for line in lines))}, of which {cost_model.clock(left)} are left."
-    yield "Disk: " + ", ".join(f"{cost_model.gigabytes(size)} {what}" for what, size in plan.disk.items() if size) + "."
+    yield f"\nTime: {clock(sum(line.seconds for line in lines))}, of which {clock(left)} are left."
+    yield "Disk: " + ", ".join(f"{gigabytes(size)} {what}" for what, size in plan.disk.items() if size) + "."
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,51 +1,96 @@
-"""Speed of a run and its share of truncated texts: on the terminal while it runs, then in summary and manifest."""
+"""Life signs of a run, its speed and its share of truncated texts: while it runs, then in summary and manifest."""
 
 from __future__ import annotations
 
 import calendar
+import logging
+import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 from cotkit.core.jsonl import Row
+from cotkit.core.quantities import clock
 from cotkit.generation.options import THINKING_TOKENS
 from cotkit.generation.types import Completion, Sampling
 
+log = logging.getLogger(__name__)
+
 TRUNCATED_WARNING_SHARE = 0.01
+LIFE_SIGN_SECONDS = 30.0  # between two lines where the output is not a terminal
 
 
 class Progress:
-    """The progress bar of one rank; hidden where the output is not a terminal.
+    """Shows on stderr that one rank is alive: a bar on a terminal, elsewhere a line every `LIFE_SIGN_SECONDS`.
+
+    It is a context manager. Enter it before the model is loaded, so that a long load gives signs too; call `loaded` then.
 
     Args:
         total: number of this rank's results, including the `done` ones of earlier launches.
+        silent: shows nothing, for the ranks besides the first.
     """
 
     def __init__(self, name: str, total: int, done: int, silent: bool) -> None:
+        self._name, self._total, self._done, self._silent = name, total, done, silent
+        self._begun, self._is_loaded, self._rows, self._tokens, self._truncated = time.monotonic(), False, 0, 0, 0
+        self._on_terminal = sys.stderr.isatty()
+        self._bar: Any = None
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Self:
+        if not self._silent and not self._on_terminal:
+            threading.Thread(target=self._give_signs, daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._ended.set()
+        if self._bar is not None:
+            self._bar.close()
+
+    def loaded(self) -> None:
+        """The model is there; speed is measured from here on."""
         from tqdm import tqdm
 
-        self._begun, self._rows, self._tokens, self._truncated = time.monotonic(), 0, 0, 0
-        # disable=None shows the bar only on a terminal.
-        self._bar = tqdm(total=total, initial=done, unit="row", desc=name, disable=True if silent else None)
+        self._begun, self._is_loaded = time.monotonic(), True
+        if not self._silent and self._on_terminal:
+            self._bar = tqdm(total=self._total, initial=self._done, unit="row", desc=self._name)
 
     def add(self, completion: Completion) -> None:
         """Counts one more result."""
         self._rows += 1
         self._tokens += completion.completion_tokens
         self._truncated += completion.finish_reason == "length"
-        share = self._truncated / self._rows
-        advice = " (raise --max_new_tokens)" if share > TRUNCATED_WARNING_SHARE else ""
-        self._bar.set_postfix_str(f"{self._tokens / self._seconds:.0f} tokens/s, {share:.1%} truncated{advice}", False)
-        self._bar.update()
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._speed(), refresh=False)
+            self._bar.update()
+
+    def _speed(self) -> str:
+        return f"{self._tokens / self._seconds:.0f} tokens/s, {self._truncated / self._rows:.1%} truncated"
+
+    def _give_signs(self) -> None:
+        while not self._ended.wait(LIFE_SIGN_SECONDS):
+            log.info("%s", self.sign())
+
+    def sign(self) -> str:
+        """One line: the rows that are done, speed, share of truncated texts, and the time that is left at this speed."""
+        if not self._is_loaded:
+            return f"{self._name}: loading the model, {clock(self._seconds)} so far"
+        rows = f"{self._name}: {self._done + self._rows} of {self._total} rows"
+        if not self._rows:
+            return f"{rows}, none in {clock(self._seconds)}; the time left is not known yet"
+        left = (self._total - self._done - self._rows) * self._seconds / self._rows
+        return f"{rows}, {self._speed()}, about {clock(left)} left"
 
     @property
     def _seconds(self) -> float:
         return max(1e-6, time.monotonic() - self._begun)
 
-    def close(self) -> str:
-        """Ends the bar; returns this rank's results and speed since the model was loaded."""
-        self._bar.close()
+    def summary(self) -> str:
+        """This rank's results and speed since the model was loaded."""
         return (
             f"{self._rows} results, {self._tokens} tokens in {self._seconds:.0f} s "
             f"({self._tokens / self._seconds:.0f} tokens/s, {self._rows / self._seconds:.2f} rows/s)"
@@ -81,6 +126,22 @@ def speed(counts: Row, seconds: float) -> Row:
         "tokens_per_second": round(counts["completion_tokens"] / seconds, 1),
         "rows_per_second": round(counts["rows"] / seconds, 3),
     }
+
+
+# How a summary names the finish reasons of `Completion`, in its order.
+ENDS = {"stop": "ended with EOS", "answer": "stopped at the answer", "length": "truncated", "error": "failed"}
+
+
+def summary(counts: Row, seconds: float, seconds_of_last_launch: float) -> str:
+    """A finished run in one line, from the results of `count` and the seconds of all launches and of the last one."""
+    ends = [f"{counts[reason]} {words}" for reason, words in ENDS.items() if reason in counts]
+    if counts["truncated_share"]:
+        ends = [f"{end} ({counts['truncated_share']:.1%})" if "truncated" in end else end for end in ends]
+    took = f"{seconds:.0f} s"
+    if seconds > seconds_of_last_launch:
+        took += f" ({seconds_of_last_launch:.0f} s of them in this launch)"
+    rate = speed(counts, seconds)["tokens_per_second"]
+    return f"{counts['rows']} texts: {', '.join(ends)}; {took} with loading, {rate:.0f} tokens/s"
 
 
 def truncation_warning(share: float, sampling: Sampling) -> str | None:

@@ -22,7 +22,7 @@ from cotkit.core.jsonl import Appender, Row, read_json
 from cotkit.core.manifest import TWO_WAYS_OUT, Input, Manifest
 from cotkit.generation import engines, shards
 from cotkit.generation.options import EngineOptions, RunOptions
-from cotkit.generation.progress import Progress, count, earlier_seconds, speed, truncation_warning
+from cotkit.generation.progress import Progress, count, earlier_seconds, speed, summary, truncation_warning
 from cotkit.generation.types import Backend, Completion, Request, Sampling
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ class Job:
         requests: everything that the output will hold, in its order; keys are unique.
         settings: what the texts depend on, besides engine and sampling.
         to_row: makes the record of a request and its completion.
+        expects_truncation: texts run to the limit for another reason than a low limit, or will be asked for again: then a
+            high share of truncated texts is stated, but no advice is given.
         load: loads the model; called only if this rank has something to generate. By default it loads `engine`.
     """
 
@@ -51,6 +53,7 @@ class Job:
     engine: EngineOptions
     sampling: Sampling
     options: RunOptions
+    expects_truncation: bool = False
     load: Callable[[], Backend] | None = None
 
 
@@ -150,15 +153,18 @@ class _Run:
         with Appender(path) as appender:  # opened before the model loads, to notice a full disk or missing folder early
             if appender.torn_bytes:
                 log.info("%s: cut off a torn last line of %d bytes", path, appender.torn_bytes)
-            backend = self.job.load() if self.job.load else engines.load(self.job.engine, self.job.sampling)
-            launcher = os.getppid()
-            progress = Progress(self.output.name, total, total - len(missing), silent=self.rank > 0)
-            for request, completion in backend.generate(missing):
-                appender.append([self.job.to_row(request, completion)])
-                if self.world > 1 and os.getppid() != launcher:
-                    raise UserError("the launcher was killed, so this rank stops; the same command resumes")
-                progress.add(completion)
-        log.info("%s: %s", path, progress.close())
+            name = f"{self.output.name} (rank 0 of {self.world})" if self.world > 1 else self.output.name
+            with Progress(name, total, total - len(missing), silent=self.rank > 0) as progress:
+                backend = self.job.load() if self.job.load else engines.load(self.job.engine, self.job.sampling)
+                launcher = os.getppid()
+                progress.loaded()
+                for request, completion in backend.generate(missing):
+                    appender.append([self.job.to_row(request, completion)])
+                    if self.world > 1 and os.getppid() != launcher:
+                        raise UserError("the launcher was killed, so this rank stops; the same command resumes")
+                    progress.add(completion)
+        if self.world > 1:
+            log.info("%s: %s", path, progress.summary())
 
     def _merge_only(self) -> int:
         path = self.manifest.path
@@ -193,13 +199,14 @@ class _Run:
         failed = [key for key in self.keys if key in records.failed]
         now = round(time.monotonic() - self.started, 1)
         spent = {"seconds": round(earlier + now, 1), "seconds_of_last_launch": now}
+        line = summary(counts, **spent)
         spent |= speed(counts, spent["seconds"])
         # The launch is kept, because a rank that starts late must see that rank 0 has been here.
         status = "incomplete" if failed else "done"
         self.manifest.finish([self.output], counts, status=status, **spent, launch=shards.launch_id())
         self._remove_rank_files()
-        log.info("%s: %s", self.output, ", ".join(f"{name} {value}" for name, value in {**counts, **spent}.items()))
-        if warning := truncation_warning(counts["truncated_share"], self.job.sampling):
+        log.info("%s: %s", self.output, line)
+        if warning := self._truncation_warning(counts):
             log.info("%s", warning)
         if failed:
             reason = next(records.rows(failed[:1])).get("error")
@@ -207,6 +214,12 @@ class _Run:
             print(f"{self.output}: {text}", file=sys.stderr)
             return cli.SOME_ITEMS_FAILED
         return 0
+
+    def _truncation_warning(self, counts: Row) -> str | None:
+        """Advice about the token limit, unless the job expects truncated texts or one row is all there is."""
+        if counts.get("length", 0) < 2 or (self.job.expects_truncation and not self.job.sampling.thinking):
+            return None
+        return truncation_warning(counts["truncated_share"], self.job.sampling)
 
     def _remove_rank_files(self) -> None:
         for path in shards.rank_files(self.output):

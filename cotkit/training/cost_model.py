@@ -148,14 +148,3 @@ def generate_bytes(shape: Shape, batch: int, tokens: float, half: bool) -> float
 
 def adapter_bytes(shape: Shape, config: Row) -> float:
     return 4.0 * trainable(shape, config)  # saved in float32
-
-
-def clock(seconds: float) -> str:
-    """A duration in the unit that a person would use."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def gigabytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
