@@ -25,6 +25,7 @@ from cotkit.core import cli, jsonl
 from cotkit.core.datasets import ANSWER_KINDS, KINDS, kind_of
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row
+from cotkit.core.text_repair import control_character, repaired
 from cotkit.grading.grader import VERDICTS, Item, grade_many
 
 
@@ -44,8 +45,11 @@ def read_items(source: Path, defaults: Row, limit: int | None, rows: deque[Row])
         jsonl.require(row, {"response": str}, where)
         name, gold = as_text(row, "id", where), as_text(row, "gold", where)
         kind = kind_of(row, where)
+        gold = repaired(gold, formula=True)
+        if found := control_character(gold):
+            raise UserError(f"{where}: the gold answer holds {found}; remove it, or restore what stood there")
         rows.append(row)
-        yield Item(name, kind, gold, row["response"], row.get("finish_reason") or "stop")
+        yield Item(name, kind, gold, repaired(row["response"]), row.get("finish_reason") or "stop")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -55,8 +55,7 @@ preset="${preset:-configs/smollm2_cpu}"
 bash scripts/setup.sh
 
 read_preset() { python scripts/internal/preset.py "$preset" "$@"; }
-listed="$(read_preset datasets)"
-mapfile -t datasets <<<"$listed"
+read_preset datasets >/dev/null # refuses a preset that cannot work
 listed="$(read_preset methods ${wanted:+--methods "$wanted"})"
 mapfile -t methods <<<"$listed"
 
@@ -110,6 +109,8 @@ enter data
 source_args=()
 [[ -z "$source_dir" ]] || source_args=(--source "$source_dir")
 python scripts/prepare_data.py --config "$preset/data.yaml" "${source_args[@]}" "${redo[@]}"
+listed="$(read_preset datasets)" # those that have a test split
+mapfile -t datasets <<<"$listed"
 
 enter teacher
 generate teacher_cot.py --config "$preset/teacher.yaml" --output_path "$run/teacher.jsonl" "${limits[@]}"

@@ -1,13 +1,18 @@
 """Stage 0: turns a data set into problem files. Each problem gets an id that all later stages keep.
 
-Reads   the Hugging Face hub at pinned revisions, or local raw files with --source DIR; gsm_symbolic is generated
-Writes  <data_root>/<dataset>/<split>.jsonl
+Reads   published sets: the Hugging Face hub at pinned revisions, or local raw files with --source DIR; gsm_symbolic is
+        generated. Your own problems: a file (JSON Lines, JSON, CSV, TSV, Parquet), a folder or a hub id
+Writes  <data_root>/<name>/<split>.jsonl, and dataset.json, which describes them
     {"id": "gsm8k-train-02716", "dataset": "gsm8k", "split": "train", "question": "...", "solution": "...", "answer": "18"}
 
     python scripts/prepare_data.py --dataset gsm_symbolic
     python scripts/prepare_data.py --dataset gsm8k math500 aime aime25 amc23
+    python scripts/prepare_data.py --name bakery --input bakery.csv --question prompt --answer final \\
+        --solution answer_text --kind number --split train:0.8,dev:0.1,test:0.1
 
 The number in an id is the row, from 0, in the split that was published: GSM8K's dev rows are rows of its train file.
+Problems of your own are checked first: all faults are shown at once, each with its file and line. --dry_run only checks
+and shows three problems as they will be asked.
 """
 
 from __future__ import annotations
@@ -15,50 +20,31 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from cotkit.core import cli, jsonl
-from cotkit.core.datasets import PREPARABLE
+from cotkit.core.datasets import ANSWER_KINDS, BOXED, DATASETS, DESCRIPTION_FILE
+from cotkit.core.description import OWN_DATA, OWN_KEYS, Description, described
 from cotkit.core.errors import UserError
 from cotkit.core.files import locked
 from cotkit.core.jsonl import Row
-from cotkit.core.manifest import Manifest
+from cotkit.core.manifest import Input, Manifest
+from cotkit.core.own_problems import Splits, divided, own_problems
+from cotkit.core.published_problems import numbered, published_split
+from cotkit.core.source_files import read_source
+from cotkit.filtering.contamination import TestQuestions
+from cotkit.filtering.options import NGRAM
+from cotkit.filtering.records import Parameters
+from cotkit.generation import prompts
+from cotkit.grading.equivalence import gold_problem
 
-DEV_SHARE, SPLIT_SEED = 0.1, 42  # train_test_split(test_size=0.1, seed=42) of the original experiment
-Splits = dict[str, list[Row]]
-
-
-@dataclass(frozen=True)
-class PublishedSource:
-    """A published split, on the hub at a commit and as a local raw file."""
-
-    repository: str
-    config: str | None
-    hub_split: str
-    revision: str
-    raw_file: str
-
-
-_GSM8K_REVISION = "e53f048856ff4f594e959d75785d2c2d37b678ee"
-SOURCES: dict[tuple[str, str], PublishedSource] = {
-    ("gsm8k", "train"): PublishedSource("openai/gsm8k", "main", "train", _GSM8K_REVISION, "gsm8k/train.jsonl"),
-    ("gsm8k", "test"): PublishedSource("openai/gsm8k", "main", "test", _GSM8K_REVISION, "gsm8k/test.jsonl"),
-    ("math500", "test"): PublishedSource(
-        "HuggingFaceH4/MATH-500", None, "test", "6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be", "math500/test.jsonl"
-    ),
-    ("aime", "test"): PublishedSource(
-        "HuggingFaceH4/aime_2024", None, "train", "2fe88a2f1091d5048c0f36abc874fb997b3dd99a", "aime/aime24.jsonl"
-    ),
-    ("aime25", "test"): PublishedSource(
-        "math-ai/aime25", None, "test", "563bb8404243c5f09de6ec262f2db674fe5bce9b", "aime/aime25.jsonl"
-    ),
-    ("amc23", "test"): PublishedSource(
-        "math-ai/amc23", None, "test", "80815d37005feb82cd7f8fbc6901d5d3eff43057", "amc23/test.jsonl"
-    ),
-}
+SPLIT_SEED = 42  # of the original experiment's division into train and dev
+SHOWN = 3  # problems that are printed as they will be asked
 
 # gsm_symbolic: lengths that a 135M model can learn in minutes, and the number of problems per split.
 MAX_SOLUTION_WORDS, MAX_QUESTION_WORDS = 32, 45
@@ -66,60 +52,47 @@ SYMBOLIC_SIZES = {"test": 500, "dev": 200, "train": 2000}
 SYMBOLIC_TAIL = "Give the result as your final answer. Do not include units."
 
 
-def read_source(source: PublishedSource, raw_root: Path | None) -> list[Row]:
-    """The rows of a published split, in its order. Raises UserError if it cannot be read."""
-    if raw_root is not None:
-        path = raw_root / source.raw_file
-        if not path.is_file():
-            raise UserError(f"{path}: not found; --source must hold {source.raw_file}")
-        return list(jsonl.read(path))
-    from datasets import load_dataset
-
-    try:
-        dataset = load_dataset(source.repository, source.config, split=source.hub_split, revision=source.revision)
-    except Exception as error:  # noqa: BLE001  the hub client raises many kinds; all mean the same to the user
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{source.repository}: cannot be loaded from the hub ({reason}); try --source DIR") from None
-    return [dict(row) for row in dataset]
+def published(name: str, raw_root: Path | None) -> Splits:
+    """All splits of a published set. Dev is a random part of the published train split."""
+    dataset = DATASETS[name]
+    splits = {split: published_split(name, split, raw_root) for split in dataset.splits}
+    if dataset.disjoint_from:
+        splits["train"] = disjoint(name, splits["train"], raw_root)
+    if dataset.shares:
+        splits = divided(splits.pop("train"), dataset.shares, SPLIT_SEED) | splits
+    return splits
 
 
-def convert_gsm8k(row: Row) -> Row:
-    """Splits GSM8K's answer field at its last ``#### x`` and removes thousands commas from the answer."""
-    solution, mark, answer = row["answer"].rpartition("####")
-    if not mark:
-        raise UserError(f"gsm8k: an answer without '####': {row['answer'][:60]!r}")
-    return {"question": row["question"], "solution": solution.rstrip(), "answer": answer.strip().replace(",", "")}
+def disjoint(name: str, rows: list[Row], raw_root: Path | None) -> list[Row]:
+    """The rows with an answer that the grader can read and a question that the other set's test split does not ask.
+
+    Two questions are the same by text if their words are, and by n-grams by the filter's rule `contaminated`.
+    """
+    kind, other = DATASETS[name].kind, str(DATASETS[name].disjoint_from)
+    tests = published_split(other, "test", raw_root)
+    texts = {_words(test["question"]) for test in tests}
+    grams = TestQuestions([(test["id"], test["question"]) for test in tests], NGRAM)
+    counts: Counter[str] = Counter()
+    kept = []
+    for row in rows:
+        if gold_problem(row["answer"], kind) is not None:
+            counts["unreadable"] += 1
+        elif _words(row["question"]) in texts:
+            counts["text"] += 1
+        elif (found := grams.closest(row["question"])) and found.share >= Parameters.max_overlap:
+            counts["n-grams"] += 1
+        else:
+            kept.append(row)
+    print(
+        f"{name}: {len(rows)} rows; removed: {counts['unreadable']} without a readable answer, {counts['text']} with the "
+        f"text of a problem of {other}, {counts['n-grams']} with {Parameters.max_overlap:.0%} of their {NGRAM}-grams in "
+        f"one; {len(kept)} left"
+    )
+    return kept
 
 
-def convert_competition(row: Row) -> Row:
-    """MATH-500, AIME and AMC. Some call the question `problem`, some have no solution, AMC writes 27 as 27.0."""
-    answer = re.sub(r"^(-?\d+)\.0$", r"\1", str(row["answer"]))
-    question = row.get("question") or row["problem"]
-    extra = {key: row[key] for key in ("subject", "level") if key in row}
-    return {"question": question, "solution": row.get("solution") or "", "answer": answer, **extra}
-
-
-def published_split(dataset: str, split: str, raw_root: Path | None) -> list[Row]:
-    """One published split as problem rows."""
-    convert = convert_gsm8k if dataset == "gsm8k" else convert_competition
-    rows = read_source(SOURCES[dataset, split], raw_root)
-    return [_problem(dataset, split, number, convert(row)) for number, row in enumerate(rows)]
-
-
-def _problem(dataset: str, split: str, number: int, fields: Row) -> Row:
-    return {"id": f"{dataset}-{split}-{number:05d}", "dataset": dataset, "split": split, **fields}
-
-
-def gsm8k(raw_root: Path | None) -> Splits:
-    """Train, dev and test. Dev is a random part of the published train split."""
-    from datasets import Dataset
-
-    published = published_split("gsm8k", "train", raw_root)
-    numbers = Dataset.from_dict({"row": list(range(len(published)))})
-    parts = numbers.train_test_split(test_size=DEV_SHARE, seed=SPLIT_SEED)
-    train = [published[number] for number in parts["train"]["row"]]
-    dev = [{**published[number], "split": "dev"} for number in parts["test"]["row"]]
-    return {"train": train, "dev": dev, "test": published_split("gsm8k", "test", raw_root)}
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\w+", text.lower()))
 
 
 def gsm_symbolic(seed: int) -> Splits:
@@ -128,7 +101,7 @@ def gsm_symbolic(seed: int) -> Splits:
     splits: Splits = {}
     for offset, (split, size) in enumerate(SYMBOLIC_SIZES.items()):
         chosen = islice(_short_symbolic(seed + offset, seen), size)
-        splits[split] = [_problem("gsm_symbolic", split, number, fields) for number, fields in enumerate(chosen)]
+        splits[split] = [numbered("gsm_symbolic", split, number, fields) for number, fields in enumerate(chosen)]
     return splits
 
 
@@ -145,49 +118,163 @@ def _short_symbolic(seed: int, seen: set[str]) -> Iterator[Row]:
             yield {"question": question, "solution": solution, "answer": item["answer"]}
 
 
-def splits_of(dataset: str, raw_root: Path | None, seed: int) -> Splits:
-    """All splits of a data set as problem rows."""
-    if dataset == "gsm_symbolic":
-        return gsm_symbolic(seed)
-    return gsm8k(raw_root) if dataset == "gsm8k" else {"test": published_split(dataset, "test", raw_root)}
+GENERATORS: dict[str, Callable[[int], Splits]] = {"gsm_symbolic": gsm_symbolic}
 
 
-def prepare(dataset: str, args: argparse.Namespace) -> None:
-    """Writes every split of one data set, unless they exist already."""
-    folder: Path = args.data_root / dataset
+def prepare_known(name: str, args: argparse.Namespace) -> None:
+    """Writes every split of a data set of the table, unless they exist already."""
+    dataset, folder = DATASETS[name], args.data_root / name
     # The origin of the rows is recorded but not compared: the hub and the raw files have the same rows.
-    settings: Row = {"dataset": dataset}
-    if dataset == "gsm_symbolic":
+    settings: Row = {"dataset": name}
+    if dataset.generator:
         settings |= {"seed": args.seed, "sizes": SYMBOLIC_SIZES, "max_words": [MAX_QUESTION_WORDS, MAX_SOLUTION_WORDS]}
-    record = Manifest("prepare_data", folder / "test.jsonl", settings, seed=args.seed, overwrite=args.overwrite)
+        source: Row = {"generator": dataset.generator, "seed": args.seed}
+    else:
+        pins = {
+            split: {"repository": one.repository, "revision": one.revision} for split, one in dataset.splits.items()
+        }
+        source = {"raw_files": str(args.source)} if args.source else pins
+    output = "train.jsonl" if "test" not in dataset.splits and not dataset.generator else "test.jsonl"
+    record = Manifest("prepare_data", folder / output, settings, seed=args.seed, overwrite=args.overwrite)
+    description: Row = {"name": name, "kind": dataset.kind, "source": source}
     if record.check() == "done":
-        print(f"{folder}: done already, {record.read()['counts']}")
+        counts = record.read()["counts"]
+        if not (folder / DESCRIPTION_FILE).is_file():  # an earlier version wrote none
+            jsonl.write_json_atomic(folder / DESCRIPTION_FILE, {**description, "splits": counts})
+        print(f"{folder}: done already, {counts}")
         return
-    splits = splits_of(dataset, args.source, args.seed)
+    splits = GENERATORS[dataset.generator](args.seed) if dataset.generator else published(name, args.source)
     if args.dry_run:
         for split, rows in splits.items():
             print(f"{folder / split}.jsonl would get {len(rows)} problems; the first: {rows[0]}")
         return
+    write_splits(record, splits, description, source=str(args.source) if args.source else "hub or package")
+
+
+def prepare_own(own: Description, args: argparse.Namespace) -> None:
+    """Checks and writes a set of the user's own problems, unless that is done already."""
+    folder: Path = args.data_root / own.name
+    record = Manifest("prepare_data", folder / DESCRIPTION_FILE, asdict(own), seed=own.seed, overwrite=args.overwrite)
+    if not Path(own.input).exists() and record.check() == "done":  # a finished hub set is not asked for again
+        print(f"{folder}: done already, {record.read()['counts']}")
+        return
+    source = read_source(own.input, own.config, own.revision)
+    splits, dropped = own_problems(own, source.splits, lambda answer: gold_problem(answer, own.kind))
+    record.inputs = {f"input {number}": Input(path) for number, path in enumerate(source.files, 1)}
+    if record.check() == "done":
+        print(f"{folder}: done already, {record.read()['counts']}")
+        return
+    if not record.path.exists() and not args.overwrite and (found := sorted(folder.glob("*.jsonl"))):
+        raise UserError(f"{found[0]}: exists, but was not made by this command; give another --name, or --overwrite")
+    print("\n\n".join(as_asked(row) for row in next(iter(splits.values()))[:SHOWN]), end="\n\n")
+    if dropped:
+        print(f"{own.input}: {dropped} rows with a repeated question were dropped")
+    if source.revision and source.revision != own.revision:
+        print(f"{own.input}: the commit is {source.revision}; --revision {source.revision} gives the same rows later")
+    if args.dry_run:
+        print(
+            "".join(f"{folder / split}.jsonl would get {len(rows)} problems\n" for split, rows in splits.items()),
+            end="",
+        )
+        return
+    columns = {key: value for key, value in asdict(own.columns).items() if value}
+    origin = {"input": own.input, "config": own.config, "revision": source.revision, "columns": columns}
+    write_splits(record, splits, {"name": own.name, "kind": own.kind, "source": origin}, dropped=dropped)
+
+
+def as_asked(row: Row) -> str:
+    """A problem for the reader: its id, the prompt of the student, the answer."""
+    prompt = prompts.plain_text(prompts.student_messages(row["question"]))
+    return f"-- {row['id']} ({row['split']})\n{prompt}\nanswer: {row['answer']}"
+
+
+def write_splits(record: Manifest, splits: Splits, description: Row, **extra: Any) -> None:
+    """Writes the splits, then their description, then the manifest. Splits that were there before and are no more go."""
+    folder = record.output.parent
+    described = folder / DESCRIPTION_FILE
     with locked(record.output):
         record.begin()
+        earlier = jsonl.read_json(described).get("splits", {}) if described.is_file() else {}
+        for split in earlier.keys() - splits.keys():
+            (folder / f"{split}.jsonl").unlink(missing_ok=True)
         for split, rows in splits.items():
             jsonl.write_atomic(folder / f"{split}.jsonl", rows)
             print(f"{folder / split}.jsonl: {len(rows)} problems")
         counts = {split: len(rows) for split, rows in splits.items()}
-        files = [folder / f"{split}.jsonl" for split in splits]
-        record.finish(files, counts, source=str(args.source) if args.source else "hub or package")
+        jsonl.write_json_atomic(described, {**description, "splits": counts})
+        record.finish([*(folder / f"{split}.jsonl" for split in splits), described], counts, **extra)
+
+
+def known_name(text: str) -> str:
+    """The type of --dataset."""
+    if text in DATASETS:
+        return text
+    raise argparse.ArgumentTypeError(
+        f"invalid choice: {text!r}{cli.similar(text, DATASETS)}; known are {', '.join(DATASETS)}; {OWN_DATA}"
+    )
+
+
+def build_parser() -> cli.StageParser:
+    parser = cli.StageParser(
+        __doc__,
+        *("seed", "dry_run", "overwrite"),
+        entries=("dataset", OWN_KEYS),
+        other_config="the name of the hub configuration of --input",
+    )
+    add = parser.add_argument_group("published data sets").add_argument
+    add("--dataset", nargs="+", type=known_name, metavar="NAME", help=f"one or several of {', '.join(DATASETS)}")
+    add("--source", type=Path, metavar="DIR", help="folder of local raw files to read instead of the hub")
+    add = parser.add_argument_group("your own problems").add_argument
+    add("--name", help="what to call them")
+    add("--input", metavar="FILE", help="JSON Lines, JSON, CSV, TSV or Parquet; a folder of such; or a hub id")
+    add("--revision", metavar="R", help="commit, branch or tag of the hub id")
+    add("--kind", choices=ANSWER_KINDS, help="kind of the answers")
+    add("--question", nargs="+", metavar="COLUMN", help="default question; several are joined by a space")
+    add("--answer", metavar="COLUMN", help="default answer, or the solution if --answer_pattern is given")
+    add("--solution", metavar="COLUMN", help="reasoning (default: solution, if there is one)")
+    add("--id", metavar="COLUMN", help="ids (default: the rows are numbered)")
+    text = f"finds the answer inside its column: group 1 of the last match, as in '#### (.+)'; {BOXED}: the last \\boxed{{}}"
+    add("--answer_pattern", metavar="REGEX", help=text)
+    text = (
+        "shares of the train split or only file, as in train:0.8,dev:0.1,test:0.1 (default: that, or the source's own)"
+    )
+    add("--split", nargs="+", metavar="SHARES", help=text)
+    add("--drop_repeated", action="store_true", help="keep the first row of a repeated question, and say how many went")
+    parser.add_argument("--data_root", type=Path, default=Path("data"), help="where to write (default data)")
+    return parser
+
+
+def read_own(parser: cli.StageParser, args: argparse.Namespace) -> list[Description]:
+    """The descriptions in data.yaml and on the command line. Raises UserError for flags that mean nothing."""
+    from_file = args.config is not None and parser.is_file_of_defaults(args.config)
+    beside = args.config.parent if from_file else None
+    entries = [entry for entry in args.dataset or [] if isinstance(entry, cli.Entry)]
+    own = [described({"seed": args.seed, **entry.values}, entry.where, beside) for entry in entries]
+    flags = {key: getattr(args, key) for key in OWN_KEYS} | ({"config": None} if from_file else {})
+    given = [key for key, value in flags.items() if value not in (None, False) and key != "seed"]
+    if args.name is not None or args.input is not None:
+        own.append(described(flags, "--name" if args.name is not None else "--input", None))
+    elif given:
+        raise UserError(f"--{given[0]} {flags[given[0]]}: needs --name and --input (a file of defaults ends in .yaml)")
+    names = [one.name for one in own]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"two sets of problems are called {twice!r}; rename one")
+    return own
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.StageParser(__doc__, "seed", "dry_run", "overwrite")
-    parser.add_argument("--dataset", nargs="+", required=True, choices=PREPARABLE, help="one or several")
-    parser.add_argument(
-        "--source", type=Path, metavar="DIR", help="folder of local raw files to read instead of the hub"
-    )
-    parser.add_argument("--data_root", type=Path, default=Path("data"), help="where to write (default data)")
+    parser = build_parser()
     args = parser.parse(argv)
-    for dataset in dict.fromkeys(args.dataset):
-        prepare(dataset, args)
+    own = read_own(parser, args)
+    known = [name for name in dict.fromkeys(args.dataset or []) if isinstance(name, str)]
+    if not own and not known:
+        parser.error(
+            f"--dataset is needed: one of {', '.join(DATASETS)}; or your own problems: --name NAME --input FILE"
+        )
+    for name in known:
+        prepare_known(name, args)
+    for one in own:
+        prepare_own(one, args)
     return 0
 
 

@@ -17,13 +17,13 @@ from pathlib import Path
 from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row, read
-from cotkit.core.problems import with_id
+from cotkit.core.problems import as_problem
 from cotkit.generation import prompts
 
 
 def rows_of(path: Path, problem_id: str) -> list[Row]:
     """A file's records of one problem. None if there is no such file."""
-    return [row for row in map(with_id, read(path)) if row["id"] == problem_id] if path.is_file() else []
+    return [row for row in map(as_problem, read(path)) if row["id"] == problem_id] if path.is_file() else []
 
 
 def find_problem(problem_id: str, run: Path, data_root: Path) -> Row:

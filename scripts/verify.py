@@ -19,7 +19,7 @@ from cotkit.core.errors import UserError
 from cotkit.core.files import sha256_file
 from cotkit.core.jsonl import Row, read, read_json
 from cotkit.core.manifest import FORMAT, Input, difference
-from cotkit.core.problems import with_id
+from cotkit.core.problems import as_problem
 from cotkit.generation.progress import count
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +45,7 @@ def check_inputs(manifest: Path, inputs: Row) -> Iterator[str]:
         path = next((base / was["path"] for base in (Path(), ROOT) if (base / was["path"]).is_file()), None)
         if path is None:
             continue
-        found = Input(path, map(with_id, read(path)) if "rows" in was else None).describe(was.get("rows"))
+        found = Input(path, map(as_problem, read(path)) if "rows" in was else None).describe(was.get("rows"))
         if found["sha256"] != was["sha256"]:
             yield f"{manifest}: input {name} ({path}) was changed after it was read"
 

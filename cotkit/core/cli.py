@@ -80,6 +80,14 @@ class KeyFlag:
     known: Callable[[Path], Iterable[str]]
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A mapping of flags and their converted values in a list of the file, and its place (``file:line``)."""
+
+    values: dict[str, Any]
+    where: str
+
+
 class StageParser(argparse.ArgumentParser):
     """An ArgumentParser whose defaults can come from ``--config FILE.yaml``. Flags on the command line win.
 
@@ -89,15 +97,26 @@ class StageParser(argparse.ArgumentParser):
         keyed_by: a value in the file may be a mapping, of which this flag selects the entry.
         rounds: (key, flag). The file's key holds a list of mappings, and the flag selects one of them, counted from 1.
             The selected mapping's values win over the file's other values.
+        entries: (flag, keys). The flag's list in the file may hold mappings with these keys, which are names of flags
+            too. Each becomes an `Entry`. These flags, except for common ones, have no defaults in the file itself.
+        other_config: what a word after --config is that does not end in .yaml or .yml; None if it is a file too.
     """
 
     def __init__(
-        self, doc: str | None, *common: str, keyed_by: KeyFlag | None = None, rounds: tuple[str, str] | None = None
+        self,
+        doc: str | None,
+        *common: str,
+        keyed_by: KeyFlag | None = None,
+        rounds: tuple[str, str] | None = None,
+        entries: tuple[str, tuple[str, ...]] | None = None,
+        other_config: str | None = None,
     ) -> None:
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
         self._keyed_by, self._rounds, self._key, self._keys = keyed_by, rounds, None, set()
+        self._entries, self._other_config, self._common = entries, other_config, common
         group = self.add_argument_group("common flags")
-        group.add_argument("--config", metavar="YAML", type=Path, help="file whose keys set the defaults of the flags")
+        text = "file whose keys set the defaults of the flags" + (f", or {other_config}" if other_config else "")
+        group.add_argument("--config", metavar="YAML", type=Path, help=text)
         for name in common:
             older_spelling = ["--dry-run"] if name == "dry_run" else []
             group.add_argument(f"--{name}", *older_spelling, **COMMON_FLAGS[name])
@@ -120,9 +139,13 @@ class StageParser(argparse.ArgumentParser):
         if self._keyed_by:
             self._key = getattr(found, self._keyed_by.flag)
             self._keys = {*self._keyed_by.known(getattr(found, self._keyed_by.root)), self._key} - {None}
-        if found.config is not None:
+        if found.config is not None and self.is_file_of_defaults(found.config):
             self._take_defaults(found.config, getattr(found, self._rounds[1]) if self._rounds else 1)
         return self.parse_args(argv)
+
+    def is_file_of_defaults(self, config: Path) -> bool:
+        """Whether the word after --config names a YAML file."""
+        return self._other_config is None or config.suffix in (".yaml", ".yml")
 
     def _take_defaults(self, config: Path, number: int) -> None:
         """Takes defaults from the file and, if it has rounds, from the entry of this round."""
@@ -139,16 +162,36 @@ class StageParser(argparse.ArgumentParser):
     def _converted(self, values: Values, config: Path) -> dict[str, Any]:
         """Defaults by flag name, each converted by its flag's type."""
         not_in_files = {"help", "config", "debug", self._rounds[1] if self._rounds else ""}
+        if self._entries:
+            not_in_files |= set(self._entries[1]) - set(self._common)
         actions = {action.dest: action for action in self._actions if action.dest not in not_in_files}
         converted = {}
         for key, (value, line) in values.items():
             action = actions.get(key.replace("-", "_"))
             if action is None:
                 raise UserError(f"{config}:{line}: unknown key {key!r}{nearest(key, actions)}")
+            if self._entries and action.dest == self._entries[0]:
+                converted[action.dest] = [self._entry(action, item, at) for item, at in _items(config, key, value)]
+                continue
             for found in self._selected(action, value, f"{config}:{line}: {key}"):
                 converted[action.dest] = found
                 action.required = False
         return converted
+
+    def _entry(self, action: argparse.Action, item: Any, where: str) -> Any:
+        """An item of the list `entries`: a converted value, or a mapping as an `Entry`."""
+        if not isinstance(item, dict):
+            return _convert_one(action, item, f"{where}: {action.dest}")
+        keys = self._entries[1] if self._entries else ()
+        actions = {one.dest: one for one in self._actions if one.dest in keys}
+        values = {}
+        for key, value in item.items():
+            if key not in actions:
+                raise UserError(f"{where}: unknown key {key!r}{nearest(str(key), actions)}")
+            if isinstance(value, dict):  # {train: 0.9, dev: 0.1} for train:0.9,dev:0.1
+                value = ",".join(f"{name}:{part}" for name, part in value.items())
+            values[key] = _convert(actions[key], value, f"{where}: {key}")
+        return Entry(values, where)
 
     def _selected(self, action: argparse.Action, value: Any, where: str) -> list[Any]:
         """The converted value as a list of one. Of a mapping, the entry that `keyed_by` selects; none if it has none."""
@@ -164,8 +207,13 @@ class StageParser(argparse.ArgumentParser):
 def nearest(word: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?``, or ``; known are ...`` if nothing is similar."""
     known = list(known)
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"
+    return f"; {hint.strip(' ()')}" if (hint := similar(word, known)) else f"; known are {', '.join(sorted(known))}"
+
+
+def similar(word: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)``, or nothing if no known word is similar."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def read_yaml(path: Path) -> Values:
@@ -214,6 +262,13 @@ def rounds_of(config: Path, key: str = "rounds") -> list[Values]:
             raise UserError(f"{config}:{at}: {key}: {{key: value}} is expected, found {entry!r}")
         rounds.append({str(name): (value, at) for name, value in entry.items()})
     return rounds
+
+
+def _items(config: Path, key: str, value: Any) -> list[tuple[Any, str]]:
+    """The items of a list in a YAML file, or a single value, each with its place."""
+    if not isinstance(value, list):
+        return [(value, f"{config}:{read_yaml(config)[key][1]}")]
+    return [(item, f"{config}:{line}") for item, line in zip(value, item_lines(config, key), strict=True)]
 
 
 def item_lines(config: Path, key: str) -> list[int]:

@@ -15,6 +15,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from functools import partial
 from itertools import compress
 from pathlib import Path
@@ -43,14 +44,17 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> Row:
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique_pairs)
+# For files from elsewhere: a number with a point or exponent keeps its digits (3.10 is not 3.1).
+EXACT = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique_pairs, parse_float=Decimal)
 
 
-def loads(line: bytes, where: str) -> Row:
+def loads(line: bytes, where: str, decoder: json.JSONDecoder = _DECODER) -> Row:
     """Parses one line strictly.
 
     Args:
         line: the bytes of one line, with or without its line end.
         where: ``file:line``, the start of the message.
+        decoder: `EXACT` makes a `Decimal` of numbers with a point or exponent.
 
     Raises:
         UserError: bad UTF-8, bad JSON, NaN or Infinity, a repeated key, a lone surrogate, too long a number, too deep
@@ -58,9 +62,9 @@ def loads(line: bytes, where: str) -> Row:
     """
     try:
         text = line.decode("utf-8")
-        row = _DECODER.decode(text)
+        row = decoder.decode(text)
         if "\\u" in text:
-            json.dumps(row, ensure_ascii=False).encode("utf-8")  # a lone surrogate cannot be written back
+            json.dumps(row, ensure_ascii=False, default=str).encode("utf-8")  # a lone surrogate cannot be written back
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 (byte {error.start} of the line); convert the file to UTF-8") from None
     except UnicodeEncodeError:

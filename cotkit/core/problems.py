@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from cotkit.core.cli import KeyFlag
-from cotkit.core.datasets import KINDS, PREPARABLE, kind_of
+from cotkit.core.datasets import DATASETS, KINDS, kind_of
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row, read_numbered, require
+from cotkit.core.text_repair import control_character, repaired
 
 PROBLEM_FIELDS = {"id": str, "dataset": str, "split": str, "question": str, "solution": str, "answer": str}
 
@@ -54,7 +55,8 @@ def read_problems(path: Path, limit: int | None = None) -> list[Row]:
         The rows in file order, ids unique, at least one.
 
     Raises:
-        UserError: naming file and line, for a missing field, an empty id or question, a repeated id, a control token.
+        UserError: naming file and line, for a missing field, an empty id or question, a repeated id, a control token or
+            control character.
     """
     rows: list[Row] = []
     lines: dict[str, int] = {}
@@ -94,7 +96,7 @@ def checked_problems(path: Path) -> Iterator[tuple[int, Row]]:
     """Yields (line number, problem). Raises UserError as `read_problems` does, except for repeated ids."""
     for number, row in read_numbered(path):
         where = f"{path}:{number}"
-        row = with_id(row)
+        row = as_problem(row)
         require(row, PROBLEM_FIELDS, where)
         kind_of(row, where)
         for field in ("id", "question"):
@@ -103,14 +105,22 @@ def checked_problems(path: Path) -> Iterator[tuple[int, Row]]:
         for field in ("question", "solution"):
             if mark := CONTROL_TOKEN.search(row[field]):
                 raise UserError(f"{where}: {field} holds the control token {mark[0]!r}; remove it")
+        for field in CONTENT_FIELDS:
+            if found := control_character(row[field]):
+                raise UserError(f"{where}: {field} holds {found}; remove it, or restore what stood there")
         yield number, row
 
 
-def with_id(row: Row) -> Row:
-    """The row itself; one without an id gets ``<dataset>-<split>-<16 hexadecimal digits of its content's SHA-256>``.
+def as_problem(row: Row) -> Row:
+    """The row with an id and with certain damage of its formulas repaired (`text_repair`).
 
-    The id comes first, as in prepared files; the same content has the same id in every file and run.
+    A row without an id gets ``<dataset>-<split>-<16 hexadecimal digits of its content's SHA-256>``. The id comes first,
+    as in prepared files; the same content has the same id in every file and run.
     """
+    texts = {field: row[field] for field in CONTENT_FIELDS if isinstance(row.get(field), str)}
+    mended = {field: repaired(text, formula=field == "answer") for field, text in texts.items()}
+    if mended != texts:
+        row = {**row, **mended}
     if "id" in row:
         return row
     content = json.dumps([row.get(field) for field in CONTENT_FIELDS], ensure_ascii=False)
@@ -126,10 +136,10 @@ def problem_path(data_root: Path, dataset: str, split: str = "test") -> Path:
     splits = sorted(file.stem for file in path.parent.glob("*.jsonl"))
     if splits:
         raise UserError(f"{path}: not found; the splits of {dataset} are {', '.join(splits)}")
-    if dataset in PREPARABLE:
+    if dataset in DATASETS:
         raise UserError(f"{path}: not found; make it with: python scripts/prepare_data.py --dataset {dataset}")
     prepared = sorted(folder.parent.name for folder in data_root.glob(f"*/{split}.jsonl"))
     raise UserError(
         f"{path}: not found; prepared in {data_root}: {', '.join(prepared) or 'nothing'}; scripts/prepare_data.py makes"
-        f" {', '.join(PREPARABLE)} (--dataset) and sets of your own (--name {dataset} --input FILE)"
+        f" {', '.join(DATASETS)} (--dataset) and sets of your own (--name {dataset} --input FILE)"
     )

@@ -12,7 +12,7 @@ from cotkit.core.files import open_input
 from cotkit.core.jsonl import Row, loads, read, read_json, read_numbered, require
 from cotkit.core.line_index import LineIndex
 from cotkit.core.manifest import path_for
-from cotkit.core.problems import checked_problems, repeated_id, with_id
+from cotkit.core.problems import as_problem, checked_problems, repeated_id
 from cotkit.generation.shards import show
 
 # What a prediction needs, and what it may leave out. Predictions of other programs often have only an id and a text.
@@ -44,13 +44,13 @@ class Problems:
             raise UserError(f"{path}: holds no problems; make it with scripts/prepare_data.py")
 
     def _id_in(self, line: int) -> str:
-        return next(str(with_id(row)["id"]) for number, row in read_numbered(self.path) if number == line)
+        return next(str(as_problem(row)["id"]) for number, row in read_numbered(self.path) if number == line)
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def __iter__(self) -> Iterator[Row]:
-        return islice(map(with_id, read(self.path)), self._limit)
+        return islice(map(as_problem, read(self.path)), self._limit)
 
     def __contains__(self, problem_id: str) -> bool:
         return problem_id in self._ids

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from cotkit.core.jsonl import read_numbered, require
-from cotkit.core.problems import with_id
+from cotkit.core.problems import as_problem
 
 _WORD = re.compile(r"\w+")
 
@@ -83,6 +83,6 @@ class TestQuestions:
 
 def _questions(path: Path) -> Iterable[tuple[str, str]]:
     for number, row in read_numbered(path):
-        row = with_id(row)
+        row = as_problem(row)
         require(row, {"id": str, "question": str}, f"{path}:{number}")
         yield row["id"], row["question"]

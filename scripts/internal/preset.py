@@ -1,7 +1,7 @@
 """Reads a preset folder for scripts/pipeline.sh.
 
-Checks that every stage has its YAML. Prints the data sets, the test files that training problems must not repeat, the
-methods to train in order, or the number of rounds:
+Checks that every stage has its YAML. Prints the data sets (once they are prepared, those with a test split), the test
+files that training problems must not repeat, the methods to train in order, or the number of rounds:
 
     python scripts/internal/preset.py configs/smollm2_cpu datasets
     python scripts/internal/preset.py configs/smollm2_cpu test_paths
@@ -15,8 +15,7 @@ import sys
 from pathlib import Path
 
 from cotkit.core import cli
-from cotkit.core.datasets import PREPARABLE
-from cotkit.core.errors import UserError
+from cotkit.core.description import prepared_test_sets
 from cotkit.core.problems import problem_path
 from cotkit.training.config import methods_of
 
@@ -25,16 +24,11 @@ OPTIONAL_FILE = "critic.yaml"
 
 
 def datasets_of(preset: Path) -> list[str]:
-    """The data sets of a preset. Raises UserError if a stage's file is missing or cannot be parsed."""
+    """The test sets of a preset. Raises UserError if a stage's file is missing or cannot be parsed."""
     critic = [preset / OPTIONAL_FILE] if (preset / OPTIONAL_FILE).exists() else []
     for path in [*(preset / name for name in STAGE_FILES), *critic, *methods_of(preset)]:
         cli.read_yaml(path)
-    names, line = cli.read_yaml(preset / "data.yaml").get("dataset", ([], 1))
-    names = names if isinstance(names, list) else [names]
-    for name in names:
-        if name not in PREPARABLE:
-            raise UserError(f"{preset}/data.yaml:{line}: no data set {name!r}{cli.nearest(str(name), PREPARABLE)}")
-    return names
+    return prepared_test_sets(preset / "data.yaml")
 
 
 def test_paths_of(preset: Path) -> list[Path]:

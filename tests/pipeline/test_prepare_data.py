@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 from conftest import ROOT, SHARED_DATA, raw_data, raw_rows, read_rows, refused, run_script, write_rows
+
+from cotkit.core.datasets import DATASETS, DataSet, Published
+from cotkit.core.own_problems import last_boxed
 
 PUBLISHED = ("gsm8k/train.jsonl", "gsm8k/test.jsonl", "math500/test.jsonl")
 # The fields of the files of AIME and AMC, whose problems may not be copied here.
@@ -137,7 +142,8 @@ def test_the_hub_is_asked_for_pinned_revisions(tmp_path: Path, monkeypatch: pyte
         ("openai/gsm8k", "main", "train"),
         ("openai/gsm8k", "main", "test"),
     }
-    assert all(len(source.revision) == 40 for source in script["SOURCES"].values())
+    sources = [source for dataset in DATASETS.values() for source in dataset.splits.values()]
+    assert all(re.fullmatch("[0-9a-f]{40}", source.revision) for source in sources)
     rows = read_rows(tmp_path / "gsm8k/train.jsonl")
     assert len(rows) == 9
     assert rows[0]["answer"] == "1002"
@@ -149,3 +155,108 @@ def test_what_is_not_there_is_refused_by_name(tmp_path: Path):
     done = prepare(tmp_path, "gsm9k", check=False)
     assert done.returncode == 2
     assert "invalid choice: 'gsm9k'" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def math_set(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of the prepared set math, and what was printed."""
+    root = tmp_path_factory.mktemp("math")
+    rows = list(raw_rows("math/train-00.jsonl").values())
+    if raw_data("math/train-01.jsonl").is_file():
+        rows += read_rows(raw_data("math/train-01.jsonl"))
+    else:  # the sample lacks what must be removed
+        asked = read_rows(raw_data("math500/test.jsonl"))
+        rows += [{**rows[0], "problem": asked[0]["problem"]}, {**rows[0], "solution": "There is no box."}]
+    write_rows(source / "math/train-00.jsonl", rows[:-1])
+    write_rows(source / "math/train-01.jsonl", rows[-1:])
+    return root / "math", prepare(root, "math", "--source", source).stdout
+
+
+def test_math_is_training_data_without_the_problems_of_math500(source: Path, real: Path, math_set: tuple[Path, str]):
+    folder, printed = math_set
+    found = re.search(
+        r"math: (\d+) rows; removed: (\d+) without .*, (\d+) with the text .*, (\d+) with .*; (\d+)", printed
+    )
+    assert found is not None, printed
+    read, unreadable, text, ngrams, left = map(int, found.groups())
+    train, dev = (read_rows(folder / f"{split}.jsonl") for split in ("train", "dev"))
+    assert read - unreadable - text - ngrams == left == len(train) + len(dev)
+    assert len(dev) == -(-left // 10)
+    assert text >= 1
+    assert unreadable >= 1
+    if read == 7500:
+        assert (unreadable, text, ngrams, left) == (2, 1, 54, 7443)
+    raw = [row for name in ("train-00", "train-01") for row in read_rows(source / f"math/{name}.jsonl")]
+    asked = {" ".join(re.findall(r"\w+", row["question"])) for row in read_rows(real / "math500/test.jsonl")}
+    for row in [*train, *dev]:
+        one = raw[int(row["id"].removeprefix("math-train-"))]
+        assert row["answer"] == one["answer"].strip().removesuffix(".0")
+        assert row["solution"] == one["solution"]
+        assert " ".join(re.findall(r"\w+", row["question"])) not in asked
+    assert json.loads((folder / "dataset.json").read_text(encoding="utf-8")) == {
+        "name": "math",
+        "kind": "latex",
+        "source": {"raw_files": str(source)},
+        "splits": {"train": len(train), "dev": len(dev)},
+    }
+
+
+def test_the_last_box_is_balanced():
+    assert last_boxed(r"\boxed{1} so \boxed{\frac{1}{\text{\}}}} and {x}") == r"\frac{1}{\text{\}}}"
+    assert last_boxed(r"so \boxed 5") == "5"
+    assert last_boxed(r"\fbox{3}") == ""
+    assert last_boxed(r"\boxed{open") == ""
+
+
+def test_svamp_and_gsm_plus_are_test_sets(tmp_path: Path):
+    """The columns are those of the hub; the rows are invented."""
+    svamp = {"ID": "chal-1", "Body": "Ann has 5 apples", "Question": "How many has she?", "Answer": "5.0", "Type": "x"}
+    write_rows(tmp_path / "svamp/test.jsonl", [svamp, {**svamp, "Answer": "1,000"}])
+    plus = {
+        "question": "How many?",
+        "solution": "2+2=4\n#### 4",
+        "answer": "4",
+        "perturbation_type": "adding operation",
+    }
+    rows = [plus, {**plus, "answer": "None", "perturbation_type": "critical thinking", "solution": "x\n#### None"}]
+    write_rows(tmp_path / "gsm_plus/test.jsonl", [*rows, {**plus, "solution": "#### 1/4"}])
+    prepare(tmp_path / "data", "svamp", "gsm_plus", "--source", tmp_path)
+    found = read_rows(tmp_path / "data/svamp/test.jsonl")
+    assert [row["answer"] for row in found] == ["5", "1000"]
+    assert found[0]["question"] == "Ann has 5 apples How many has she?"
+    assert found[0]["solution"] == ""
+    found = read_rows(tmp_path / "data/gsm_plus/test.jsonl")
+    assert [(row["id"], row["answer"], row["solution"]) for row in found] == [
+        ("gsm_plus-test-00000", "4", "2+2=4"),
+        ("gsm_plus-test-00002", "1/4", ""),
+    ]
+
+
+def test_damaged_formulas_of_a_published_set_are_repaired_or_refused(tmp_path: Path):
+    rows = [{**COMPETITION, "problem": "", "question": "Find $\x0crac{1}{2}$", "answer": "070"}]
+    write_rows(tmp_path / "aime/aime25.jsonl", rows)
+    prepare(tmp_path / "a", "aime25", "--source", tmp_path)
+    assert read_rows(tmp_path / "a/aime25/test.jsonl")[0]["question"] == r"Find $\frac{1}{2}$"
+    write_rows(tmp_path / "aime/aime25.jsonl", [*rows, {**rows[0], "question": "Find \x0crackling"}])
+    done = prepare(tmp_path / "b", "aime25", "--source", tmp_path, check=False)
+    refused(done, "aime25: row 1 of test: the question holds the control character U+000C before 'rackling'")
+    assert not (tmp_path / "b/aime25/test.jsonl").exists()
+
+
+def test_every_prepared_set_is_described(real: Path):
+    for folder in real.iterdir():
+        found = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        assert found["name"] == folder.name
+        assert found["kind"] == DATASETS[folder.name].kind
+        assert found["splits"] == {path.stem: len(read_rows(path)) for path in folder.glob("*.jsonl")}
+
+
+def test_a_new_data_set_is_one_entry_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    columns = replace(DATASETS["svamp"].splits["test"].columns, question=("text",), solution=None, answer="sum")
+    entry = Published("someone/sums", "0" * 40, ("sums.jsonl",), columns)
+    monkeypatch.setitem(DATASETS, "sums", DataSet("number", {"test": entry}))
+    write_rows(tmp_path / "sums.jsonl", [{"text": "1+1?", "sum": 2}])
+    script = runpy.run_path(str(ROOT / "scripts/prepare_data.py"), run_name="prepare_data")
+    args = ["--source", str(tmp_path), "--data_root", str(tmp_path / "data"), "--dataset", "sums"]
+    assert script["main"](args) == 0
+    assert read_rows(tmp_path / "data/sums/test.jsonl")[0]["answer"] == "2"
