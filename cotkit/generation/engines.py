@@ -4,6 +4,7 @@ A backend is a module backends/<name>_backend.py that offers:
 
     reads_model_files   False if a server has the model, or if there is none
     manifest_settings   settings recorded with its texts, so that made-up texts never mix with a model's
+    sampler             how it draws tokens: recorded with sampled texts, which another sampler would write differently
     check(options)      raises UserError, within a moment, if the backend cannot run with these `EngineOptions`
     preview(options, messages, sampling)    the prompt as the model reads it; loads a tokenizer at most
     load(options, sampling)                 a `Backend`
@@ -48,8 +49,9 @@ def describe(options: EngineOptions, sampling: Sampling) -> dict[str, Any]:
     """The part of a manifest's settings that identifies model and sampling.
 
     A local model is identified by its files, a served one by its name. The backend is left out, because the same model
-    writes the same texts on all of them. The seed is left out of greedy runs.
+    writes the same greedy texts on all of them. Seed and sampler are recorded only if tokens are sampled.
     """
     files = fingerprint(options.model) if model_with_files(options) else options.model
-    settings = {"model": options.model, "model_files": files, **asdict(sampling), **_module(options).manifest_settings}
-    return {**settings, "seed": options.seed} if sampling.temperature > 0 else settings
+    backend = _module(options)
+    settings = {"model": options.model, "model_files": files, **asdict(sampling), **backend.manifest_settings}
+    return {**settings, "seed": options.seed, "sampler": backend.sampler} if sampling.temperature > 0 else settings

@@ -88,21 +88,6 @@ def test_samples_differ_by_seed_and_number_and_repeat_exactly(tiny_model: Path):
     assert Request("a", 0, []).seed(1) != Request("a", 1, []).seed(1)
 
 
-def test_sampling_follows_the_softmax(tiny_model: Path):
-    """Adding Gumbel noise and taking the largest is a draw from the softmax: checked by its frequencies."""
-    import torch
-
-    engine = load(tiny_model, Sampling(1, temperature=0.5))
-    scores = torch.log(torch.tensor([0.5, 0.3, 0.2]))
-    rows = [chat_model.ActiveRow(Request(str(number), 0, []), [0], engine.sampling) for number in range(4000)]
-    for row in rows:
-        row.generator = torch.Generator().manual_seed(row.request.seed(0))
-    chosen = torch.tensor(engine._choose(scores.expand(4000, 3), rows))
-    expected = torch.softmax(scores / 0.5, 0)
-    found = torch.bincount(chosen, minlength=3) / 4000
-    assert torch.allclose(found, expected, atol=0.03)  # 3 standard errors of 4,000 draws are 0.024
-
-
 @pytest.mark.parametrize("ending", ["<|im_end|>", "<|endoftext|>", "<|im_start|>"])
 def test_every_end_of_turn_token_ends_a_text(tiny_model: Path, ending: str):
     engine = load(tiny_model, Sampling(12))

@@ -3,8 +3,7 @@
 `model.generate` runs a batch until its longest row ends. Here a finished row is yielded at once and a waiting row takes
 its slot. The number of rows in flight is limited by the tokens that they may have, because the KV cache is what fills the
 memory. The beginning that all prompts share (system prompt, worked example) is computed once, and so is a prompt that
-several samples share. Sampling adds Gumbel noise from the row's own generator to its scores and takes the largest, which
-is a draw from the softmax (the Gumbel-max trick). So a row's text depends on its own seed and not on its neighbours.
+several samples share. How tokens are drawn is in `sampling.py`.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache, TopKLogitsWarper, TopPLogitsWarper
+from transformers import DynamicCache
 
 from cotkit.generation.backends.kv_slots import Slots, use_grouped_attention
+from cotkit.generation.backends.sampling import choose
 from cotkit.generation.chat_model import ActiveRow, answered, decode, encode, turn_end_ids
 from cotkit.generation.types import Completion, Request, Sampling
 
@@ -222,17 +222,7 @@ class Decoder:
 
     def _choose(self, scores: torch.Tensor, rows: list[ActiveRow]) -> list[int]:
         """The next token of each row from scores of shape (rows, vocabulary)."""
-        sampling = self.sampling
-        if sampling.temperature > 0:
-            scores = scores / sampling.temperature
-            if sampling.top_k:
-                scores = TopKLogitsWarper(sampling.top_k)(None, scores)
-            if sampling.top_p < 1:
-                scores = TopPLogitsWarper(sampling.top_p)(None, scores)
-            # Gumbel(0, 1) = -log(Exponential(1)). Drawn on the CPU, so that every device draws the same.
-            noise = [torch.empty(scores.shape[1]).exponential_(generator=row.generator).log_() for row in rows]
-            scores = scores - torch.stack(noise).to(scores.device)
-        return scores.argmax(dim=-1).tolist()
+        return choose(scores, self.sampling, [row.generator for row in rows])
 
     def _advance(self, row: ActiveRow, token: int) -> Completion | None:
         """Adds a token to a row; returns its completion if the token ends it."""

@@ -23,6 +23,7 @@ from cotkit.generation.types import Completion, Request, Sampling
 
 reads_model_files = False
 manifest_settings = {"backend": "fake"}  # made-up texts never mix with a model's
+sampler = "fake"
 
 _SHOWN_ANSWER = re.compile(r"#### (-?\d[\d.,/]*)\s*$")
 _PADDING = "The next number follows from the one before it → so it is kept. "

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 reads_model_files = False
 manifest_settings: dict[str, str] = {}
+sampler = "server"
 
 CONNECT_SECONDS = 10.0
 ERROR_CHARACTERS = 200

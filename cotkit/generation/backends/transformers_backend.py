@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 reads_model_files = True
 manifest_settings: dict[str, str] = {}
+sampler = "inverse_cdf"  # cotkit/generation/backends/sampling.py
 
 # Rows in flight. Measured on 2 cores with a 135M model: from 32 rows on the time per row is constant, since computing is
 # the limit. A GPU is used better by more rows; there memory limits them.

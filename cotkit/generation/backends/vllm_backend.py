@@ -32,6 +32,7 @@ __all__ = ["VllmBackend", "check", "load", "preview"]
 
 reads_model_files = True
 manifest_settings: dict[str, str] = {}
+sampler = "vllm"
 
 # vLLM reserves memory for one of these ranks; an adapter gets the next larger one.
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
