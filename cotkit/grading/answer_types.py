@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from cotkit.grading.formula_parser import MAX_LENGTH, ExpressionError, parse
-from cotkit.grading.normalize import ROW, balanced_end, plain_thousands, strip_decoration
+from cotkit.grading.normalize import ROW, balanced_end, plain_thousands, strip_decoration, without_blanks
 from cotkit.grading.units import Unit, split_unit
 
 MAX_ITEMS = 60  # elements of a list or matrix
@@ -37,7 +37,8 @@ class Words:
 class Sequence:
     """Items between `brackets`: "" a bare list, "()" a tuple or open interval, "[)" ..., "{}" a set, "cup" a union.
 
-    `name` is the variable of an interval that was written as an inequality.
+    "cap" is a chain of inequalities that must all hold, and "minus" a set without the elements of another one. `name` is
+    the variable of an interval that was written as an inequality.
     """
 
     brackets: str
@@ -75,10 +76,13 @@ _OPEN_CLOSE = re.compile(r"\\[{}]|[()\[\]{}]|\\begin|\\end")
 _OPS = re.compile(r"\\(?:le|ge|ne)(?![a-zA-Z])|[<>=]")
 _OP_NAMES = {r"\le": "<=", r"\ge": ">=", r"\ne": "!=", "<": "<", ">": ">", "=": "="}
 _MATRIX = re.compile(r"\\begin\s*\{([pbB]?matrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)\\end\s*\{\1\}", re.DOTALL)
-_BASE = re.compile(r"(-?)(?:\\text\{)?\s*([0-9A-Za-z]*\d[0-9A-Za-z]*)\s*\}?\s*_\s*\{?\s*(\d{1,2})\s*\}?")
+_SCALED = re.compile(r"([^&]*?)\s*(\\begin\s*\{.*\\end\s*\{\w+\})\s*([*/][^&]*|)", re.DOTALL)
+_BASE = re.compile(
+    r"(-?)(?:\\text\{)?\s*(?:\(\s*(?=[^()]*\)))?([0-9A-Za-z]*\d[0-9A-Za-z]*)\s*\)?\s*\}?\s*_\s*\{?\s*(\d{1,2})\s*\}?"
+)
 _COLON = re.compile(r"(\d+(?:\s*:\s*\d+)+)\s*(?:\\text\{)?\s*([ap])?\.?\s*(?:m\.?)?\s*\}?", re.IGNORECASE)
 _CONDITION = re.compile(r"\\\{\s*[a-zA-Z]\s*(?:\\mid|\\vert|\||:)\s*(.*)\\\}")
-_GROUPED = re.compile(r"[-$\s]*\d{1,3}(,\d{3})+(?!\d)[^,]*")
+_GROUPED = re.compile(r"[-$₹\s]*(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d\d)+,\d{3})(?!\d)[^,]*")
 _MIXED = re.compile(r"(?<![\d.^/}])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d!^])")
 _NAME = re.compile(r"[a-zA-Z](?:_\{?\w+\}?|')?|\\[a-z]+|[A-Z]{2,3}|[a-zA-Z]\s*\([a-z]\)")
 _REALS = re.compile(r"(?:\\text\{)?\s*(?:all |the )*real(?: numbers|s)\s*\}?", re.IGNORECASE)
@@ -94,7 +98,7 @@ def read(text: str, depth: int = 0) -> tuple[Value, ...]:
     if depth > MAX_NESTING or len(text) > MAX_LENGTH:
         return (Words(text, opaque=True),)
     if "," in text and _GROUPED.fullmatch(text):
-        listed = _listed(text, depth) if "$" not in text else None
+        listed = _listed(text, depth) if "$" not in text and "₹" not in text else None
         return (_single(plain_thousands(text), depth), *([listed] if listed else []))
     listed = _listed(text, depth)
     if listed is None:
@@ -164,6 +168,8 @@ def _single(text: str, depth: int) -> Value:
         return read(text[1:-1].strip(), depth + 1)[0]
     if matrix := _MATRIX.fullmatch(text):
         return _matrix(matrix[2], depth)
+    if (scaled := _SCALED.fullmatch(text)) and (product := _scaled_matrix(*scaled.groups(), depth)):
+        return product
     if text in (r"\emptyset", r"\{\}", r"\{ \}"):
         return Sequence("{}", ())
     if _REALS.fullmatch(text):
@@ -194,6 +200,26 @@ def _matrix(body: str, depth: int) -> Value:
     return Matrix(rows)
 
 
+def _scaled_matrix(before: str, body: str, after: str, depth: int) -> Matrix | None:
+    r"""A matrix with a factor before it or after it: `\frac{1}{2} M`, `-M`, `M / 2`."""
+    match = _MATRIX.fullmatch(body)
+    matrix = _matrix(match[2], depth) if match else None
+    factor = before.removesuffix("*").strip()
+    factor = f"{factor}1" if factor in ("", "-") else factor
+    if not isinstance(matrix, Matrix) or not all(isinstance(cell, Scalar) for row in matrix.rows for cell in row):
+        return None
+    try:
+        parse(f"({factor})*1{after}")
+    except ExpressionError:
+        return None
+    return Matrix(tuple(tuple(Scalar(f"({factor})*({_text(cell)}){after}") for cell in row) for row in matrix.rows))
+
+
+def _text(value: Value) -> str:
+    assert isinstance(value, Scalar)
+    return value.text
+
+
 def _set_like(text: str, depth: int) -> Value | None:
     """A union, a bracketed sequence, a membership `x \\in S` or a condition `\\{x : x > 0\\}`."""
     if condition := _CONDITION.fullmatch(text):
@@ -201,6 +227,10 @@ def _set_like(text: str, depth: int) -> Value | None:
     if r"\in" in text and (match := re.match(r"\s*(\S{1,12}?)\s*\\in(?![a-zA-Z])\s*", text)):
         members = read(text[match.end() :], depth + 1)[0]
         return replace(members, name=match[1]) if isinstance(members, Sequence) else members
+    if r"\setminus" in text or r"-\{" in text.replace(" ", ""):
+        parts = split_top(text, re.compile(r"\\setminus(?![a-zA-Z])|-(?=\s*\\\{)"))
+        if len(parts) == 2 and all(part.strip() for part in parts):
+            return Sequence("minus", tuple(_item(part, depth) for part in parts))
     if r"\cup" in text and len(parts := split_top(text, re.compile(r"\\cup(?![a-zA-Z])"))) > 1:
         return Sequence("cup", tuple(_item(part, depth) for part in parts[:MAX_ITEMS]))
     return _bracketed(text, depth)
@@ -242,8 +272,9 @@ def _relation(text: str, depth: int) -> Value | None:
     if interval := _interval(sides, ops, depth):
         return interval
     if len(sides) > 2 and set(ops) != {"="}:
-        return Words(text, opaque=True)
-    return Relation(re.sub(r"\s", "", sides[0]), ops[0], read(sides[-1], depth + 1)[0])
+        parts = zip(sides, ops, sides[1:], strict=False)
+        return Sequence("cap", tuple(Relation(without_blanks(a), op, _item(b, depth)) for a, op, b in parts))
+    return Relation(without_blanks(sides[0]), ops[0], read(sides[-1], depth + 1)[0])
 
 
 def _interval(sides: list[str], ops: list[str], depth: int) -> Value | None:

@@ -28,6 +28,7 @@ from cotkit.grading.answer_types import (
 from cotkit.grading.choices import option_letter
 from cotkit.grading.evaluate import exact_value, proportional, same_value, too_large
 from cotkit.grading.formula_parser import MAX_LENGTH, ExpressionError, Node, TooLarge, parse, variables
+from cotkit.grading.inequalities import has_inequality, same_solutions
 from cotkit.grading.normalize import normalize, plain_number, plain_thousands, same_number, without_blanks
 from cotkit.grading.units import DEGREE, PERCENT, Unit, factor
 
@@ -38,6 +39,9 @@ Oracle = Callable[[str, str], Truth]
 MAX_FOR_ALGEBRA = 250
 # An answer that must still be summed or integrated is not final, and often stalls computer algebra.
 _UNEVALUATED = re.compile(r"\\(?:sum|prod|int|iint|iiint|oint|lim|bigcup|bigcap)(?![a-zA-Z])")
+# A trigonometric expression where the gold answer has no function restates the question, for example `\cos 60^\circ`.
+_TRIGONOMETRIC = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?!h)")
+_FUNCTION_OR_COMPLEX = re.compile(r"sin|cos|tan|cot|sec|csc|log|ln|exp|(?<![a-zA-Z\\])[ei](?![a-zA-Z])")
 _APPROX = re.compile(r"\\approx(?![a-zA-Z])")
 _NUMBER_WORDS = {word: str(number) for number, word in enumerate(NUMBER_WORDS)}
 
@@ -125,7 +129,7 @@ def gold_problem(gold: str, kind: AnswerKind) -> str | None:
     bare = re.sub(r"\\[{}]", "", text)
     if bare.count("{") != bare.count("}") or text.count(r"\begin") != text.count(r"\end"):
         return "gold has unbalanced braces"
-    if kind == "integer" and not re.fullmatch(r"\d{1,3}", text):
+    if kind == "integer" and not re.fullmatch(r"\d{1,3}(?:\.0+)?(?:\^\\circ)?", text):
         return "gold is not an integer from 0 to 999"
     if kind == "choice" and option_letter(gold):
         return None
@@ -179,6 +183,8 @@ def _approximated(text: str) -> list[str]:
 
 def _judge(gold: Value, answer: Value, oracle: Oracle) -> Judgement:
     """Compares one reading with another, by their types."""
+    if (has_inequality(gold) or has_inequality(answer)) and (same := _same_solutions(gold, answer)) is not None:
+        return same
     if isinstance(gold, Relation) or isinstance(answer, Relation):
         return _judge_relation(gold, answer, oracle)
     if isinstance(gold, Code) or isinstance(answer, Code):
@@ -190,6 +196,15 @@ def _judge(gold: Value, answer: Value, oracle: Oracle) -> Judgement:
     if isinstance(gold, Words) or isinstance(answer, Words):
         return Judgement(_fold(gold.text) == _fold(answer.text), "text")
     return _judge_scalar(gold, answer, oracle)
+
+
+def _same_solutions(gold: Value, answer: Value) -> Judgement | None:
+    """Whether two answers describe the same real numbers; None if they are no such sets or are written alike."""
+    try:
+        same = same_solutions(gold, answer)
+    except TooLarge:
+        return Judgement(False, "too_large")
+    return None if same is None else Judgement(same, "inequality")
 
 
 def _judge_matrix(gold: Value, answer: Value, oracle: Oracle) -> Judgement:
@@ -217,7 +232,9 @@ def _judge_sequence(gold: Value, answer: Value, oracle: Oracle) -> Judgement:
         return _judge(sequence.items[0], single, oracle) if alone else Judgement(False, "shape")
     left, right = _as_union(gold), _as_union(answer)
     kinds = {left.brackets, right.brackets}
-    rule = {"": "list", "()": "tuple", "{}": "set", "cup": "union"}.get(left.brackets, "interval")
+    rule = {"": "list", "()": "tuple", "{}": "set", "cup": "union", "cap": "inequality", "minus": "set"}.get(
+        left.brackets, "interval"
+    )
     if left.name and right.name and left.name != right.name:
         return Judgement(False, "variable")
     if len(left.items) != len(right.items) or len(kinds) > 1 and kinds not in ({"", "()"}, {"", "{}"}):
@@ -308,6 +325,8 @@ def _judge_scalar(gold: Scalar, answer: Scalar, oracle: Oracle) -> Judgement:
         return Judgement(True, "exact")
     if r"\infty" in gold.text or r"\infty" in answer.text:
         return Judgement(gold.text == answer.text, "infinity")
+    if _TRIGONOMETRIC.search(answer.text) and not _FUNCTION_OR_COMPLEX.search(gold.text):
+        return Judgement(False, "unevaluated")
     left, right = parse(gold.text), parse(answer.text)
     units = (gold.unit, answer.unit)
     if PERCENT in units and (None in units or units[0] == units[1]):

@@ -72,12 +72,14 @@ def too_large(node: Node) -> bool:
 
 
 def sign(node: Node) -> int | None:
-    """-1, 0 or 1 for a formula without variables; None if it has no real value or none within bounds."""
+    """-1, 0 or 1 for a formula without variables; None if it has no real value. Raises TooLarge."""
     zero: Node = ("num", Fraction(0))
     try:
         if _equal_at(node, zero, {}):
             return 0
         value = _decided(node, zero, {})[0]
+    except TooLarge:
+        raise
     except _NO_VALUE:
         return None
     if not is_real(value):

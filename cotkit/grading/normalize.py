@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 
+from cotkit.grading.units import named_unit
+
 MAX_CLEANED = 2000  # characters; a longer text is no answer, and removing its layers takes quadratic time
 
 # Typographic characters, and what the comparison reads in their place.
 _COMMANDS = (
     r"× \times ⋅ \cdot · \cdot ÷ \div π \pi ∞ \infty √ \sqrt ° ^\circ º ^\circ θ \theta α \alpha β \beta ≤ \le ≥ \ge "
-    r"≠ \ne ∪ \cup ∩ \cap ∈ \in ± \pm ∓ \mp ≈ \approx ∅ \emptyset"
+    r"≠ \ne ∪ \cup ∩ \cap ∈ \in ± \pm ∓ \mp ≈ \approx ∅ \emptyset ∖ \setminus … \ldots"
 ).split()
 _CHARACTERS = {
     **{character: f"{command} " for character, command in zip(_COMMANDS[::2], _COMMANDS[1::2], strict=True)},
+    "℃": r"^\circ C",
+    "℉": r"^\circ F",
     **dict.fromkeys("−–—‐‑﹣－", "-"),
     **dict(zip("＋＝∗⁄∕，％（）：＄０１２３４５６７８９‘’“”", "+=*//,%():$0123456789''\"\"", strict=True)),
     **dict.fromkeys("\u00a0\u2007\u2009\u202f\u3000", " "),  # spaces of fixed width
@@ -26,13 +30,14 @@ _CHARACTERS = {
 _TABLE = str.maketrans(_CHARACTERS)
 
 _THOUSANDS = re.compile(
-    r"(?<![\d.])\d{1,3}(?:(?:,|\{,\}|,?\\[!,;: ]|,?\s)\s?\d{3})+(?!\d)"
+    r"(?<![\d.])(?:\d{1,3}(?:(?:,|\{,\}|,?\\[!,;: ]|,?\s)\s?\d{3})+|\d{1,2}(?:,\d\d)+,\d{3}(?!,))(?!\d)"
     r"(?!\s?\\?frac)(?:(?<!\s\d{3})|(?!\s*/\s*\d))"  # `5 121/144` is a mixed number
 )
 _MARKS = re.compile(r"\{,\}|[,\s]|\\[!,;: ]")
 _WRAPPERS = tuple(zip(r"""** __ $$ $ ` \( \[ " ' *""".split(), r"""** __ $$ $ ` \) \] " ' *""".split(), strict=True))
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
-_STOPS = re.compile(r"(?:[\s.;:]|(?<!\\)\\\\|,)+$")
+_STOPS = re.compile(r"(?:[\s.;:,~]|(?<!\\)\\(?:[\s,;:>!\\]|q?quad(?![a-zA-Z])|$))+$")
+_CONTINUES = re.compile(r"(?:\.\d+|,)\s*\.{3}$")  # `0.333...`, `1, 2, ...`
 
 
 def unify_characters(text: str) -> str:
@@ -80,15 +85,14 @@ def strip_decoration(text: str) -> str:
 
 
 def _strip_stops(text: str) -> str:
-    """`text` without trailing stops, keeping a LaTeX thin space or line break intact."""
+    """`text` without trailing stops, blanks and LaTeX spacing."""
     match = _STOPS.search(text[-40:])
-    if match is None:
+    if match is None or _CONTINUES.search(text[-40:]):
         return text
-    cut = len(text) - (len(text[-40:]) - match.start())
-    return text[:cut].rstrip() if not text[:cut].endswith("\\") else text
+    return text[: len(text) - len(match[0])].rstrip()
 
 
-_GROUPED_NUMBER = re.compile(r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?", re.ASCII)
+_GROUPED_NUMBER = re.compile(r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d\d)+,\d{3}|\d+)(?:\.\d+)?", re.ASCII)
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
 
 
@@ -122,7 +126,16 @@ def plain_thousands(text: str) -> str:
 
 _FONT = re.compile(r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|bm|mathcal|operatorname\*?|bold)\s*\{([^{}]*)\}")
 _TEXT = re.compile(r"\\(?:mbox|textbf|textnormal|textrm|textit|textup|emph|text)\s*(?=\{)")
-_UPRIGHT_UNIT = re.compile(r"(?<=[\d}) ,;])\\mathrm\s*\{\s*(m|cm|mm|km|in|ft|mi|g|kg|lb|oz|s|h|min|L|mL)\s*\}")
+_UPRIGHT = re.compile(r"(?<=[\d}) ,;:/])\\mathrm\s*\{[~\s]*([^{}]*?)[~\s]*\}")
+_QUOTIENT = re.compile(
+    r"\\text\s*\{\s*([a-zA-Z]+)\s*\}\s*/\s*\\text\s*\{\s*([a-zA-Z]+)\s*\}"
+    r"|\\[dt]?frac\s*\{\s*\\text\s*\{([^{}]*)\}\s*\}\s*\{\s*\\text\s*\{([^{}]*)\}(?:\s*\^\s*\{?(\d)\}?)?\s*\}"
+)
+# Commands that only decorate, with their colors and options. What they decorate stays behind, in its braces.
+_COLORS = re.compile(
+    r"\\(?:fcolorbox\s*\{[^{}]*\}|(?:text|math)?color(?:box)?(?:\s*\[[^\]]*\])?)\s*\{[^{}]*\}|\\bbox\s*\[[^\]]*\]"
+    r"|\\(?:underline|uline)(?![a-zA-Z])"
+)
 _DELIMITER = re.compile(r"(?<!\\)\$")
 _NOTHING = re.compile(
     r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])|\\!"
@@ -136,6 +149,7 @@ ROW = "\x02"  # the row break of a matrix in normalized text
 _JOINED = re.compile(
     r",?\s*\\text\{\s*,?\s*(?:and|or)\s*\}|(?<![a-zA-Z\\])\s*,?\s*\b(?:and|or)\b(?![a-zA-Z])|\\(?:lor|vee)(?![a-zA-Z])"
 )
+_DOTS = re.compile(r"\\(?:[lch]dots|dots[cbmio]?)(?![a-zA-Z])|\.{3,}")
 _RESPELLED = (
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
     (re.compile(r"\\[dt]binom(?![a-zA-Z])"), r"\\binom"),
@@ -154,6 +168,8 @@ _RESPELLED = (
     (re.compile(r"\\(?:colon|mathbin:)(?![a-zA-Z])"), ":"),
     (re.compile(r"\\(?:simeq|thickapprox)(?![a-zA-Z])"), r"\\approx "),
     (re.compile(r"\\(?:varnothing)(?![a-zA-Z])"), r"\\emptyset "),
+    (re.compile(r"\\(?:smallsetminus|backslash)(?![a-zA-Z])"), r"\\setminus "),
+    (_DOTS, r"\\ldots "),
     (re.compile(r"\\mathbb\s*\{?R\}?"), r"(-\\infty,\\infty)"),
     (re.compile(r"\+\s*\\infty"), r"\\infty"),
     (re.compile(r"\{([^{}]+)\\choose([^{}]+)\}"), r"\\binom{\1}{\2}"),
@@ -162,13 +178,26 @@ _RESPELLED = (
 
 
 _EXPONENT = re.compile(r"(?<![\w.}])(\d+\.?\d*|\.\d+)[eE]([-+]?\d{1,4})(?!\w)")
-_REPEATING = re.compile(r"(\d*)\.(\d{0,20})\\(?:overline|bar)\s*\{(\d{1,20})\}")
+_REPEATING = re.compile(
+    r"(\d*)\.(\d{0,20}?)(?:\\(?:overline|bar)\s*\{(\d{1,20})\}"
+    r"|\\dot\s*\{?(\d)\}?(?:(\d{0,20})\\dot\s*\{?(\d)\}?)?"
+    r"|(?<=\.)\((\d{1,20})\))"
+)
+# `0.1666...` repeats what it shows at least twice, and a single digit three times.
+_CONTINUED = re.compile(r"(?<![\d.])(\d*)\.(\d{0,20}?)((\d)\4\4|(\d{2,20}?)\5)((?:\4|\5){0,20})\s*\\ldots(?![a-zA-Z])")
+_SHORTENED = re.compile(r"(\.\d+)\s*\\ldots(?![a-zA-Z])")
 
 
 def _repeating(match: re.Match[str]) -> str:
-    r"""`0.1\overline{6}` as a fraction: all digits minus the fixed ones, over nines and zeros."""
-    fixed, cycle = match[1] + match[2], match[3]
-    return rf"\frac{{{int(fixed + cycle) - int(fixed or 0)}}}{{{'9' * len(cycle)}{'0' * len(match[2])}}}"
+    r"""`0.1\overline{6}` as a fraction."""
+    cycle = match[3] or match[7] or match[4] + (match[5] or "") + (match[6] or "")
+    return _fraction(match[1], match[2], cycle)
+
+
+def _fraction(whole: str, fixed: str, cycle: str) -> str:
+    """A repeating decimal: all digits minus the fixed ones, over nines and zeros."""
+    difference = int(whole + fixed + cycle) - int(whole + fixed or 0)
+    return rf"\frac{{{difference}}}{{{'9' * len(cycle)}{'0' * len(fixed)}}}"
 
 
 def normalize(text: str) -> str:
@@ -183,11 +212,28 @@ def normalize(text: str) -> str:
         text = _DELIMITER.sub("", text)
     text = text.replace(r"\%", "%").replace(r"\$", "$")
     if "\\" in text or "~" in text:
-        text = _TEXT.sub(r"\\text", _UPRIGHT_UNIT.sub(r"\\text{\1}", text).replace("\\\\", ROW))
+        text = _TEXT.sub(r"\\text", _UPRIGHT.sub(_upright, _COLORS.sub("", text)).replace("\\\\", ROW))
         text = _MARKED.sub("", _FONT.sub(r"\1", text))
-        text = _REPEATING.sub(_repeating, text) if "line" in text or "bar" in text else text
         text = _CIRC.sub(r"^\\circ ", _NOTHING.sub(" ", text).replace(r"\:", " "))
+        text = _QUOTIENT.sub(_quotient, text)
+    if "." in text:
+        text = _CONTINUED.sub(lambda m: _fraction(m[1], m[2], m[4] or m[5]), _DOTS.sub(r"\\ldots ", text))
+        text = _SHORTENED.sub(r"\1", _REPEATING.sub(_repeating, text))
     text = _JOINED.sub(",", _EXPONENT.sub(r"\1*10^{\2}", text))
     for pattern, spelling in _RESPELLED:
         text = pattern.sub(spelling, text)
-    return strip_decoration(_SPACE.sub(" ", text))
+    text = strip_decoration(_SPACE.sub(" ", text))
+    while text.startswith("{") and balanced_end(text, 1) == len(text):
+        text = text[1:-1].strip()
+    return text
+
+
+def _upright(match: re.Match[str]) -> str:
+    """An upright unit as text; other upright letters are variables."""
+    return rf"\text{{{match[1]}}}" if named_unit(match[1]) else match[0]
+
+
+def _quotient(match: re.Match[str]) -> str:
+    """A quotient of two units as one unit."""
+    top, bottom = match[1] or match[3], match[2] or match[4]
+    return rf"\text{{{top}/{bottom}{'^' + match[5] if match[5] else ''}}}"
