@@ -41,9 +41,12 @@ def configs_of(args: argparse.Namespace) -> list[TrainConfig]:
 
 def check_rows(config: TrainConfig, thinking: bool) -> bool:
     """Prints what was compared and found; returns whether nothing was wrong."""
+    from cotkit.training.distill_data import teacher_findings
     from cotkit.training.prompt_parity import check_method
 
     report = check_method(config, thinking)
+    if config.distills:
+        report.findings += teacher_findings(config, thinking)
     verdict = "NOT as served" if report.findings else "prompts, answers and ends are what inference serves"
     print(
         f"{config.path.stem}: {report.rows} rows load, the longest has {report.longest} tokens, "

@@ -140,7 +140,7 @@ python filter_teacher_cot.py --config "$preset/filter.yaml" "${unlike[@]}" --inp
   --output_path "$run/kept.jsonl" --dataset_dir "$run/datasets" "${redo[@]}"
 
 enter train
-shown="'loss'|'eval_loss'|rror|trained already|resuming|set aside|offline|: \\{\"steps\""
+shown="'loss'|'eval_loss'|rror|trained already|resuming|set aside|offline|accuracy on|arning: the|memory|: \\{\"steps\""
 python scripts/check_training.py "$preset" --run "$run" --untrained --methods "$(IFS=, && echo "${methods[*]}")" \
   ${seeds[0]:+--seeds "${seeds[@]}"} "${redo[@]}"
 variants=(baseline) # a method, or one of its seeds

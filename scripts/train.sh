@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Stage 3: trains one method with LLaMA-Factory. One YAML is one method; key=value after it overrides a line.
+# Stage 3: trains one method, with LLaMA-Factory or, where its YAML says `stage: distill`, with scripts/distill.py. One
+# YAML is one method; key=value after it overrides a line.
 #
 #   bash scripts/train.sh configs/smollm2_cpu/train/distilled.yaml
 #   bash scripts/train.sh configs/qwen2_1.5b/train/distilled.yaml learning_rate=1e-4 output_dir=outputs/try
 #   bash scripts/train.sh CONFIG --run DIR            reads DIR/datasets, writes DIR/train/<method>
 #   bash scripts/train.sh CONFIG --seed 2             one of several seeds: writes <method>.seed2
 #   bash scripts/train.sh CONFIG --overwrite          trains anew
-#   LOG=train.log bash scripts/train.sh CONFIG        also keeps what LLaMA-Factory prints
+#   LOG=train.log bash scripts/train.sh CONFIG        also keeps what the training prints
 #   NPROC=4 bash scripts/train.sh CONFIG              processes on this machine (default: one per GPU, or 1)
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=HOST MASTER_PORT=29500 bash scripts/train.sh CONFIG      on each of two machines
 #
@@ -63,5 +64,7 @@ if grep -q '^report_to: *wandb' -- "$resolved"; then
   export WANDB_MODE
   [[ "$WANDB_MODE" != offline ]] || echo "Weights and Biases: recording offline below $WANDB_DIR/wandb"
 fi
-with_tensors "${launcher[@]}" -m llamafactory.launcher "$resolved" 2>&1 | tee -- "${LOG:-/dev/null}"
+trainer=(-m llamafactory.launcher)
+! grep -q '^stage: distill$' -- "$resolved" || trainer=(scripts/distill.py)
+with_tensors "${launcher[@]}" "${trainer[@]}" "$resolved" 2>&1 | tee -- "${LOG:-/dev/null}"
 [[ "$node" -ne 0 ]] || python scripts/internal/train_record.py finish "${options[@]}" "$config" "${overrides[@]}"

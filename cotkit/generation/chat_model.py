@@ -61,6 +61,16 @@ def load_tokenizer(model_name: str) -> Any:
     return tokenizer
 
 
+def load_generation_config(model_name: str) -> Any:
+    """A model's generation config, or the default one: a model need not have one."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(model_name)
+    except OSError:
+        return GenerationConfig()
+
+
 def encode(tokenizer: Any, messages: list[Message], thinking: bool) -> list[int]:
     """The token ids of a prompt. The chat template writes every control token, so the tokenizer must add none."""
     return tokenizer(render(tokenizer, messages, thinking), add_special_tokens=False)["input_ids"]

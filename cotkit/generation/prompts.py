@@ -27,6 +27,9 @@ REWRITE_INSTRUCTION = (
     "Keep all lines, numbers and calculations. End with the line #### "
 )
 
+# Stands between a question and its solution where a teacher reads both.
+REFERENCE = "A correct solution:"
+
 # One worked example for the teacher. Without an example that keeps every line, a 135M teacher writes only the answer.
 EXAMPLE_SOLUTION = "4*12=48 rolls.\nAfter selling there are 48-30=18 rolls.\nThen 18-3=15 rolls.\n#### 15"
 EXAMPLE_REWRITE = (
@@ -42,6 +45,15 @@ PROBE: Row = {"question": "QUESTION", "solution": "SOLUTION", "answer": "ANSWER"
 def student_messages(question: str) -> list[Message]:
     """The chat that the student is trained on and served with, up to its own turn."""
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question + "\n\n" + INSTRUCTION}]
+
+
+def reference_messages(question: str, solution: str) -> list[Message]:
+    """The student's own chat with a solution in it, for a teacher that knows the answer (self-distillation).
+
+    Measured with a trained student on 100 of its training questions: it solves 37 by itself, 50 when it finds the solution
+    here, and 29 when it finds it in the prompt for rewriting, because it has learnt only this form.
+    """
+    return student_messages(question + "\n\n" + REFERENCE + "\n" + solution)
 
 
 def teacher_messages(problem: Row, mode: Mode) -> list[Message]:

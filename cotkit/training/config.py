@@ -1,15 +1,17 @@
 """The configuration of one method: the preset's `train.yaml`, then the method's own YAML, then overrides.
 
 ``configs/<preset>/train.yaml`` holds the hyperparameters of all methods. ``train/<method>.yaml`` holds only what one
-method does differently, so that a comparison of methods compares data. All keys are LLaMA-Factory's except two:
-`methods` (those that the pipeline trains) and `budget` (see cotkit/training/budget.py). `dataset_dir` and `output_dir`
-follow from the run's folder. `adapter_name_or_path: distilled` starts from the adapter of that method in the same run.
+method does differently, so that a comparison of methods compares data. All keys are LLaMA-Factory's except `methods`
+(those that the pipeline trains), `budget` (see cotkit/training/budget.py), `start_from`, and those of `DistillOptions`,
+which belong to `stage: distill`. `dataset_dir` and `output_dir` follow from the run's folder. `start_from: distilled`
+trains the adapter of that method in the same run further.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 from cotkit.core import cli
 from cotkit.core.errors import UserError
@@ -18,11 +20,15 @@ from cotkit.core.manifest import Input, Manifest
 from cotkit.core.model_identity import fingerprint
 
 BASE = "train.yaml"
-OWN_KEYS = ("budget", "methods")
+DISTILL = "distill"  # the value of `stage` for scripts/distill.py; all others are LLaMA-Factory's
+OWN_KEYS = ("budget", "methods", "start_from")
 DEFAULT_SEED = 42  # of transformers' TrainingArguments
 REQUIRED = ("model_name_or_path", "dataset", "dataset_dir", "template", "output_dir", "stage")
 # Keys that hold an adapter: a folder, or the name of a method of the same run.
-ADAPTERS = ("adapter_name_or_path", "ref_model_adapters")
+ADAPTERS = ("adapter_name_or_path", "ref_model_adapters", "teacher_adapter")
+PROGRESS = "distill"  # where the Trainer's state, and so every checkpoint, holds counts and lengths of samples
+ACCURACIES = "accuracies.json"  # in the adapter's folder: what student and teacher solve before the training
+START = "start"  # the value of `teacher` for the student as it is before the training
 # Keys that do not change the trained weights. An adapter's path is replaced by a hash of its content.
 NOT_IDENTITY = {
     *[
@@ -38,8 +44,38 @@ NOT_IDENTITY = {
     ],
     *["preprocessing_num_workers", "dataloader_num_workers", "disable_tqdm", "eval_on_start"],
     *["save_steps", "save_strategy", "save_total_limit", "deepspeed", "fsdp", "fsdp_config"],
-    *ADAPTERS,
+    *["start_from", "teacher", *ADAPTERS],
 }
+
+
+@dataclass(frozen=True)
+class DistillOptions:
+    """The keys of `stage: distill`; docs/DISTILLATION.md explains each.
+
+    Attributes:
+        teacher: ``start``, a method of this run, an adapter's folder, or a model's folder or hub name.
+        teacher_adapter: an adapter of the teacher, where `teacher` is a model.
+        on_policy: the share of rows whose answer the student writes anew, 0 to 1.
+        kl, jsd_beta, kl_clip, temperature, kd_weight: see cotkit/training/distill_loss.py.
+        max_new_tokens, sample_temperature: of the student's samples. The former also holds for measuring accuracy.
+        max_truncated: the share of truncated samples above which the training stops.
+    """
+
+    teacher: str
+    teacher_adapter: str | None = None
+    teacher_reads: Literal["student_prompt", "reference"] = "student_prompt"
+    on_policy: float = 0.0
+    kl: Literal["forward", "reverse", "jsd"] = "forward"
+    jsd_beta: float = 0.5
+    kl_clip: float | None = None
+    temperature: float = 1.0
+    kd_weight: float = 1.0
+    max_new_tokens: int = 256
+    sample_temperature: float = 1.0
+    max_truncated: float = 0.5
+
+
+DISTILL_KEYS = tuple(field.name for field in fields(DistillOptions))
 
 
 @dataclass(frozen=True)
@@ -69,9 +105,18 @@ class TrainConfig:
     def budget(self) -> str:
         return str(self.values.get("budget", "epochs"))
 
+    @property
+    def distills(self) -> bool:
+        return self.values["stage"] == DISTILL
+
     def llamafactory(self) -> Row:
-        """The keys for LLaMA-Factory. A key that is set to null is left out and gets LLaMA-Factory's default."""
-        return {key: value for key, value in self.values.items() if key not in OWN_KEYS and value is not None}
+        """The keys for LLaMA-Factory. A key that is set to null is left out and gets LLaMA-Factory's default.
+
+        To LLaMA-Factory, which prepares model, rows and arguments of the distillation stage too, that stage is SFT.
+        """
+        own = (*OWN_KEYS, *DISTILL_KEYS) if self.distills else OWN_KEYS
+        values = {key: value for key, value in self.values.items() if key not in own and value is not None}
+        return {**values, "stage": "sft"} if self.distills else values
 
     def files_of(self, names: str | None, key: str) -> dict[str, Path]:
         """Name -> file for a comma list of training sets, which `key` names. Raises UserError for an unknown set."""
@@ -100,7 +145,7 @@ class TrainConfig:
             settings.pop("budget", None)
         model, seed = self.values["model_name_or_path"], self.values.get("seed", DEFAULT_SEED)
         settings["model_files"] = fingerprint(model)
-        for key in filter(self.values.get, ADAPTERS):
+        for key in filter(self.values.get, (*ADAPTERS, "teacher")):
             settings[f"{key}_files"] = fingerprint(self.values[key])
         inputs = {name: Input(path) for name, path in self.all_files().items()}
         return Manifest("train", self.output_dir, settings, inputs, model, seed, overwrite=overwrite)
@@ -133,8 +178,18 @@ def read_config(path: Path, overrides: list[str], run: Path | None = None, seed:
     merged = OmegaConf.merge(OmegaConf.create(derived), *map(OmegaConf.load, files), given)
     values: Row = OmegaConf.to_container(merged, resolve=False)  # type: ignore[assignment]
     lines |= dict.fromkeys(map(str, given), "command line")
-    for key in ADAPTERS:
-        if run and (name := str(values.get(key) or "")) and "/" not in name:
+    if values.get("start_from"):
+        if values.get("adapter_name_or_path") not in (None, values["start_from"]):
+            raise UserError(
+                f"{lines['start_from']}: start_from and adapter_name_or_path are the same; remove one of them"
+            )
+        values["adapter_name_or_path"] = values["start_from"]
+    for key in (*ADAPTERS, "teacher"):
+        name = str(values.get(key) or "")
+        if run and name and "/" not in name and (key, name) != ("teacher", START):
+            known = [file.stem for file in path.parent.glob("*.yaml")]
+            if in_preset and name not in known:
+                raise UserError(f"{lines.get(key, path)}: {key}: no method {name!r}{cli.nearest(name, known)}")
             values[key] = str(run / "train" / (name + suffix))
     if values.get("ref_model_adapters"):
         values.setdefault("ref_model", values["model_name_or_path"])
@@ -145,7 +200,7 @@ def read_config(path: Path, overrides: list[str], run: Path | None = None, seed:
 
 
 def methods_of(preset: Path, wanted: str | None = None) -> list[Path]:
-    """The YAML files of the methods to train, in order: a method comes after the one whose adapter it starts from.
+    """The YAML files of the methods to train, in order: a method comes after those whose adapters it needs.
 
     Args:
         wanted: a comma list or ``all``. The default is the key `methods` of train.yaml, or all if there is no such key.
@@ -162,8 +217,22 @@ def methods_of(preset: Path, wanted: str | None = None) -> list[Path]:
     for name in names:
         if name not in files:
             raise UserError(f"{preset}/train: no method {name!r}{cli.nearest(str(name), files)}")
-    starts = {name: str(cli.read_yaml(files[name]).get("adapter_name_or_path", ("", 1))[0] or "") for name in names}
-    for name, start in starts.items():
-        if start in files and start not in names:
-            raise UserError(f"{files[name]}: starts from {start!r}, which is not among the methods {', '.join(names)}")
-    return [files[name] for name in sorted(names, key=lambda name: (starts[name] in names, names.index(name)))]
+    starts = {name: [start for start in _starts(files[name]) if start in files] for name in names}
+    for name in names:
+        if missing := [start for start in starts[name] if start not in names]:
+            raise UserError(
+                f"{files[name]}: starts from {missing[0]!r}, which is not among the methods {', '.join(names)}"
+            )
+    ordered: list[str] = []
+    while left := [name for name in names if name not in ordered]:
+        ready = [name for name in left if set(starts[name]) <= set(ordered)]
+        if not ready:
+            raise UserError(f"{preset}/train: {', '.join(left)} start from one another; change one of them")
+        ordered += ready
+    return [files[name] for name in ordered]
+
+
+def _starts(path: Path) -> list[str]:
+    """The values with which a method's YAML may name methods that must be trained before it."""
+    values = cli.read_yaml(path)
+    return [str(values[key][0]) for key in ("start_from", "teacher", *ADAPTERS) if key in values]

@@ -13,15 +13,16 @@ from argparse import ArgumentError
 from dataclasses import fields
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import read_json
 from cotkit.generation import prompts
-from cotkit.generation.chat_model import check_model, encode, load_tokenizer
-from cotkit.training.config import ADAPTERS, OWN_KEYS, TrainConfig
+from cotkit.generation.chat_model import check_adapter, check_model, encode, load_tokenizer
+from cotkit.training.config import ADAPTERS, DISTILL_KEYS, OWN_KEYS, START, DistillOptions, TrainConfig
 
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 HALF_PRECISION = ("bf16", "fp16", "pure_bf16", "fp8")
 # What the configuration is parsed without: it needs several processes, an account, or packages for other machines.
 LATER = ("deepspeed", "fsdp", "fsdp_config", "report_to", "preprocessing_num_workers", *HALF_PRECISION)
@@ -35,6 +36,8 @@ def check(config: TrainConfig, this_machine: bool = True) -> None:
     """
     check_model(str(config.values["model_name_or_path"]))
     check_keys(config)
+    if config.distills:
+        distill_options(config)
     check_evaluation(config)
     parse_arguments(config)
     check_template(config)
@@ -51,11 +54,13 @@ def check_keys(config: TrainConfig) -> None:
     from transformers import HfArgumentParser
 
     known = {field.name for kind in _TRAIN_ARGS for field in fields(kind) if field.init}.union(OWN_KEYS)
+    known |= set(DISTILL_KEYS) if config.distills else set()
     parser = HfArgumentParser(_TRAIN_ARGS, allow_abbrev=False, exit_on_error=False)
     for key in config.values:
         if key not in known:
             hint = cli.nearest(key, known)
             hint = hint if "did you mean" in hint else "; LLaMA-Factory's documentation lists its keys"
+            hint = "; it belongs to `stage: distill`" if key in DISTILL_KEYS else hint
             raise UserError(f"{config.lines[key]}: unknown key {key!r}{hint}")
     for key, value in config.llamafactory().items():
         for item in value if isinstance(value, list) else [value]:
@@ -67,6 +72,53 @@ def check_keys(config: TrainConfig) -> None:
                 raise UserError(f"{config.where(key)}: {error.message}") from None
             if isinstance(item, str) and isinstance(converted, int | float):
                 raise UserError(f"{config.where(key)}: is a text; write the value without quotes")
+
+
+# Key of the distillation stage -> (least, most), both of them allowed.
+BOUNDS = {
+    "on_policy": (0, 1),
+    "jsd_beta": (0.001, 0.999),  # at 0 and 1 the divergence is 0: those limits are `kl: forward` and `kl: reverse`
+    "kl_clip": (1e-6, 1e6),
+    "temperature": (0.01, 100),
+    "kd_weight": (0, 1),
+    "max_new_tokens": (1, 1e6),
+    "sample_temperature": (0.01, 100),
+    "max_truncated": (0, 1),
+}
+# Keys of LLaMA-Factory whose effect the distillation stage does not have.
+NOT_DISTILLED = ("deepspeed", "fsdp", "packing", "neat_packing", "train_on_prompt", "use_asft_loss", "ref_model")
+
+
+def distill_options(config: TrainConfig) -> DistillOptions:
+    """The keys of `stage: distill`. Raises UserError, naming the line, for one that is missing or cannot be."""
+    found = {key: config.values[key] for key in DISTILL_KEYS if config.values.get(key) is not None}
+    if "teacher" not in found:
+        raise UserError(f"{config.path}: key 'teacher' is missing: start, a method, an adapter or a model")
+    kinds = get_type_hints(DistillOptions)
+    for key, value in found.items():
+        if (choices := get_args(kinds[key])) and get_origin(kinds[key]) is Literal and value not in choices:
+            hint = cli.nearest(str(value), choices)
+            raise UserError(f"{config.where(key)}: must be one of {', '.join(choices)}{hint}")
+        if key in BOUNDS:
+            low, high = BOUNDS[key]
+            number = int if key == "max_new_tokens" else int | float
+            if isinstance(value, bool) or not isinstance(value, number) or not low <= value <= high:
+                kind = "a whole number" if number is int else "a number"
+                raise UserError(f"{config.where(key)}: must be {kind} from {low:g} to {high:g}")
+    options = DistillOptions(**found)
+    if options.on_policy and options.kd_weight < 1:
+        raise UserError(
+            f"{config.where('kd_weight')}: cross entropy on the student's own samples teaches nothing; "
+            "set kd_weight: 1 or on_policy: 0"
+        )
+    if config.values.get("finetuning_type") != "lora":
+        raise UserError(
+            f"{config.where('finetuning_type')}: `stage: distill` trains adapters; set finetuning_type: lora"
+        )
+    for key in NOT_DISTILLED:
+        if config.values.get(key):
+            raise UserError(f"{config.where(key)}: `stage: distill` does not support it; remove it")
+    return options
 
 
 def parse_arguments(config: TrainConfig) -> tuple[Any, ...]:
@@ -157,5 +209,24 @@ def check_precision(config: TrainConfig) -> None:
 def check_start(config: TrainConfig) -> None:
     """The adapters that the training starts from are there."""
     for key in filter(config.values.get, ADAPTERS):
-        if not (Path(config.values[key]) / "adapter_model.safetensors").is_file():
+        if not (Path(config.values[key]) / ADAPTER_WEIGHTS).is_file():
             raise UserError(f"{config.where(key)}: {config.values[key]} holds no adapter; train that method first")
+    if config.distills:
+        check_teacher(config)
+
+
+def check_teacher(config: TrainConfig) -> None:
+    """The teacher is there: the start of the student, an adapter for the student's model, or a model."""
+    teacher = str(config.values["teacher"])
+    if teacher == START or (Path(teacher) / ADAPTER_WEIGHTS).is_file():
+        if config.values.get("teacher_adapter"):
+            raise UserError(f"{config.where('teacher_adapter')}: needs a model as `teacher`, found {teacher!r}")
+        if teacher != START:
+            check_adapter(str(config.values["model_name_or_path"]), Path(teacher))
+        return
+    if config.output_dir.parent == Path(teacher).parent:
+        raise UserError(f"{config.where('teacher')}: {teacher} holds no adapter; train that method first")
+    try:
+        check_model(teacher)
+    except UserError as error:
+        raise UserError(f"{config.where('teacher')}: {error}") from None

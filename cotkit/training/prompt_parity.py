@@ -20,7 +20,7 @@ from typing import Any
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row, read
 from cotkit.generation import prompts
-from cotkit.generation.chat_model import encode, load_tokenizer, turn_end_ids
+from cotkit.generation.chat_model import encode, load_generation_config, load_tokenizer, turn_end_ids
 from cotkit.training.config import TrainConfig
 from cotkit.training.preflight import parse_arguments
 
@@ -76,7 +76,6 @@ class ParityGate:
     def __init__(self, config: TrainConfig, thinking: bool) -> None:
         from llamafactory.data import get_template_and_fix_tokenizer
         from llamafactory.data.template import TEMPLATES
-        from transformers import GenerationConfig
 
         self.config, self.thinking = config, thinking
         self.pairwise = config.values["stage"] == "dpo"
@@ -90,11 +89,7 @@ class ParityGate:
         before = dict(vars(shared))
         self.template = copy.copy(get_template_and_fix_tokenizer(self.training, self.data_args))
         vars(shared).update(before)  # LLaMA-Factory writes this method's settings into the shared template
-        try:
-            generation = GenerationConfig.from_pretrained(model)
-        except OSError:  # a model need not have one
-            generation = GenerationConfig()
-        self.stops = turn_end_ids(self.serving, generation)  # the ids at which inference ends a turn
+        self.stops = turn_end_ids(self.serving, load_generation_config(model))  # at which inference ends a turn
 
     def served_prompt(self, row: Row) -> list[int]:
         """The ids of the prompt that inference would write for the question of a training row."""

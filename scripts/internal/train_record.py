@@ -1,4 +1,4 @@
-"""Prepares and records one training for scripts/train.sh. LLaMA-Factory does the training itself.
+"""Prepares and records one training for scripts/train.sh. LLaMA-Factory or scripts/distill.py does the training itself.
 
     python scripts/internal/train_record.py begin configs/smollm2_cpu/train/distilled.yaml [--run DIR] [key=value ...]
     python scripts/internal/train_record.py finish configs/smollm2_cpu/train/distilled.yaml [--run DIR] [key=value ...]
@@ -30,7 +30,7 @@ from cotkit.core.files import write_if_changed
 from cotkit.core.jsonl import Row, read_json
 from cotkit.generation import prompts
 from cotkit.training import budget, preflight
-from cotkit.training.config import TrainConfig, read_config
+from cotkit.training.config import ACCURACIES, DISTILL_KEYS, PROGRESS, TrainConfig, read_config
 
 # LLaMA-Factory writes str(timedelta): 0:05:19, or 1 day, 2:00:00.
 ELAPSED = re.compile(r'"elapsed_time": "(?:(\d+) days?, )?(\d+):(\d+):(\d+)"')
@@ -84,8 +84,9 @@ def begin(args: argparse.Namespace, config: TrainConfig) -> int:
 
 
 def write_merged(config: TrainConfig, processes: int) -> Path:
-    """Writes the YAML that LLaMA-Factory gets, for so many processes; returns its path."""
-    values = {**config.llamafactory(), **budget.divide_batch(config, processes)}
+    """Writes the YAML that the training gets, for so many processes; returns its path."""
+    own = {key: config.values[key] for key in ("stage", *DISTILL_KEYS) if config.distills and key in config.values}
+    values = {**config.llamafactory(), **own, **budget.divide_batch(config, processes)}
     if config.budget != "epochs":
         values["max_steps"] = budget.steps(config)
     path = config.output_dir.with_name(config.output_dir.name + ".yaml")
@@ -117,6 +118,13 @@ def seconds_of_earlier_launches(log: Path) -> float:
     return sum(before for before, after in pairwise(elapsed) if after < before)
 
 
+def distill_counts(output_dir: Path, state: Row) -> Row:
+    """What only a distillation counts: tokens trained on and sampled, and the accuracies measured at its start."""
+    progress = state["stateful_callbacks"][PROGRESS]
+    tokens = {key: progress[key] for key in ("trained_tokens", "generated_tokens")}
+    return {**tokens, **read_json(output_dir / ACCURACIES)}
+
+
 def finish(args: argparse.Namespace, config: TrainConfig) -> int:
     output_dir, dataset = config.output_dir, str(config.values["dataset"])
     weights = output_dir / "adapter_model.safetensors"
@@ -132,6 +140,8 @@ def finish(args: argparse.Namespace, config: TrainConfig) -> int:
         "trained_tokens": round(state["epoch"] * budget.count_answer_tokens(config, dataset)),
         **dict(sorted(read_json(output_dir / "all_results.json").items())),
     }
+    if config.distills:
+        counts |= distill_counts(output_dir, state)
     losses = loss_curve(state["log_history"])
     if logged := [point["loss"] for point in losses if "loss" in point]:
         counts["train_loss"] = fmean(logged)  # the Trainer's own value leaves out the steps before a resume
