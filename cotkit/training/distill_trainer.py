@@ -20,6 +20,7 @@ from torch.nn import Module
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from cotkit.core.datasets import AnswerKind
 from cotkit.core.errors import UserError
 from cotkit.generation.backends.continuous_batching import Decoder
 from cotkit.generation.backends.transformers_backend import default_batch_tokens
@@ -130,10 +131,10 @@ def collate(rows: Sequence[DistillRow]) -> dict[str, Any]:
 
 
 def is_correct(row: DistillRow, completion: Completion) -> bool:
-    """Whether a completion's answer is the gold answer of its row. Training rows do not name their data set, so a gold
-    answer that is a number is graded as one, and every other as a formula."""
-    dataset = "gsm8k" if plain_number(row.gold, True) else "math"
-    return grade(Item(row.where, dataset, row.gold, completion.text, completion.finish_reason)).verdict == "correct"
+    """Whether a completion's answer is the gold answer of its row. A training row does not say what kind its answer has:
+    one that is a plain number is graded as a number, every other as a formula."""
+    kind: AnswerKind = "number" if plain_number(row.gold, True) else "latex"
+    return grade(Item(row.where, kind, row.gold, completion.text, completion.finish_reason)).verdict == "correct"
 
 
 class DistillTrainer(Trainer):

@@ -510,7 +510,7 @@ def test_what_cannot_be_distilled_is_refused_before_a_model_is_loaded(write: Wri
 
 
 def test_only_distillation_is_trained_by_this_script_and_only_it_has_a_teacher(write: Write):
-    with pytest.raises(UserError, match="unknown key 'teacher'; it belongs to `stage: distill`"):
+    with pytest.raises(UserError, match="unknown key 'max_truncated'; it belongs to `stage: distill`"):
         preflight.check(read_config(write("refused", stage="sft"), []))
     with pytest.raises(UserError, match="only `stage: distill` is trained here; use scripts/train.sh"):
         script()["main"]([str(write("refused", stage="sft", teacher=None))])
