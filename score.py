@@ -13,7 +13,8 @@ Writes  <stem>.scores.jsonl     {"id": "gsm8k-test-00000", "sample": 0, "extract
     python score.py --dataset gsm8k --pred_path predictions.jsonl --protocol original
     python score.py --dataset gsm8k --pred_path predictions.jsonl --explain gsm8k-test-00012
 
-It needs no model, and the same files give the same bytes. A problem without a prediction counts as wrong. `--protocol
+It needs no model, and the same files give the same bytes. A problem without a prediction counts as wrong. Predictions with
+failed requests are not scored (exit code 3) without --allow_failed. `--protocol
 original` applies the original experiment's rules; use it only to compare with the published table.
 """
 
@@ -47,6 +48,7 @@ def build_parser() -> cli.StageParser:
     add_test_set_arguments(stage)
     stage.add_argument("--pred_path", type=Path, required=True, metavar="JSONL", help="predictions")
     stage.add_argument("--output_path", type=Path, metavar="JSON", help="summary (default <stem>.summary.json)")
+    stage.add_argument("--allow_failed", action="store_true", help="count failed requests as wrong, and say so")
     stage.add_argument("--explain", metavar="ID", help="only show how the predictions for this problem are graded")
     stage.add_argument("--report_to", choices=("none", "wandb"), default="none", help="also send the summary's numbers")
     stage.add_argument(
@@ -101,6 +103,16 @@ def explain(args: argparse.Namespace, problems: Problems, predictions: Predictio
     return 0
 
 
+def failed_requests(pred_path: Path, ids: list[str]) -> str:
+    """Why predictions with failed requests are not scored, and what to do."""
+    shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+    number = "1 request" if len(ids) == 1 else f"{len(ids)} requests"
+    return (
+        f"error: {pred_path}: {number} failed ({shown}), which is no answer of the model; run the same infer_parallel.py "
+        "command again, which asks only for them, or count them as wrong with --allow_failed"
+    )
+
+
 def origin(pred_path: Path) -> Row:
     """Model, adapter, prompt and seed of the predictions, by their manifest; {} without one."""
     if not path_for(pred_path).is_file():
@@ -123,6 +135,9 @@ def main(argv: list[str] | None = None) -> int:
     predictions = Predictions(args.pred_path, args.dataset, problems)
     if args.explain is not None:
         return explain(args, problems, predictions)
+    if predictions.failed and not args.allow_failed:
+        print(failed_requests(args.pred_path, predictions.failed), file=sys.stderr)
+        return cli.SOME_ITEMS_FAILED
     summary_path = args.output_path or args.pred_path.with_suffix(".summary.json")
     stem = summary_path.name.removesuffix(".json").removesuffix(".summary")
     scores_path = summary_path.with_name(f"{stem}.scores.jsonl")

@@ -35,13 +35,13 @@ def trainings(run: Path) -> dict[str, Row]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.StageParser(__doc__, "seed", "dry_run")
+    parser = cli.StageParser(__doc__, "dry_run")
     parser.add_argument("run", type=Path, metavar="RUN", help="a folder under outputs/")
     parser.add_argument(
         "--reference", default="baseline", help="method that the finding compares with (default baseline)"
     )
     args = parser.parse(argv)
-    result = compare(args.run, args.reference, args.seed)
+    result = compare(args.run, args.reference)
     for dataset in result["datasets"]:
         dataset["finding"] = dataset_finding(dataset, args.reference)
     result = {"finding": finding(result), **result, "trainings": trainings(args.run)}

@@ -7,34 +7,27 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import combinations
-from math import lcm
+from itertools import combinations, islice
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, TypedDict
+from typing import Any
 
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row, read_json, read_numbered, require
 from cotkit.core.manifest import difference, path_for
 from cotkit.evaluation import stats
 from cotkit.evaluation.metrics import SCHEMA
+from cotkit.evaluation.paired import OneSample, PairedDifference, SeveralSamples, mean_of_runs
 from cotkit.generation.shards import show
 
 FIRST_METHODS = ("baseline", "strong_baseline")  # the others follow by name
-REPETITIONS = 10_000  # bootstrap samples: the ends of a 95 % interval then vary by about 1 % of its width
-# Several runs: p is at least 2 / samples, and Holm multiplies it by the number of pairs.
-REPETITIONS_PER_PAIR = 1_000
+BY_SEED = re.compile(
+    r"(?:data_)?seed|.*adapter.*|start_from.*"
+)  # a later stage starts from the adapter of its own seed
 SCORE_FIELDS = {"id": str, "sample": int, "verdict": str}
 MODEL_SETTINGS = ("model", "model_files", "model_revision", "adapter", "adapter_files")  # these may differ by method
 
 Counts = tuple[int, int]  # correct samples of a question, and all of them
-
-
-class Bootstrap(TypedDict):
-    """Keyword arguments of both bootstraps in `stats`."""
-
-    seed: int
-    repetitions: int
 
 
 def method_and_seed(stem: str) -> tuple[str, int | None]:
@@ -127,12 +120,36 @@ def load_methods(folder: Path, reference: str) -> dict[str, list[Method]]:
         if reference not in methods:
             choice = f"--reference {next(iter(methods))}; the scored methods are {', '.join(methods)}"
             raise UserError(f"{dataset}: no method {reference!r}; name the one to compare with: {choice}")
+        for runs in methods.values():
+            check_one_recipe(folder, [run.stem for run in runs])
         check_comparable(dataset, [run for runs in methods.values() for run in runs])
         loaded[dataset] = [
             Method(name, sorted(methods[name], key=lambda run: (run.seed is not None, run.seed)))
             for name in sorted(methods, key=lambda name: (name != reference, *method_order(name)))
         ]
     return loaded
+
+
+def check_one_recipe(folder: Path, stems: list[str]) -> None:
+    """Raises UserError if the runs of one method were trained by different recipes: their mean would be of no method."""
+    recipes = {stem: recipe for stem in stems if (recipe := recipe_of(folder / "train" / stem))}
+    for stem, recipe in islice(recipes.items(), 1, None):
+        first, expected = next(iter(recipes.items()))
+        if changed := difference(expected, recipe):
+            raise UserError(
+                f"{folder}: {stem} was trained by another recipe than {first} ({'; '.join(changed)}); one mean over both "
+                f"would describe neither: train the method anew (pipeline.sh --from train), or rename a file's stem"
+            )
+
+
+def recipe_of(adapter: Path) -> Row:
+    """The settings and training data of an adapter, by its manifest, without what differs between seeds; {} without one."""
+    manifest = path_for(adapter)
+    if not manifest.is_file():
+        return {}
+    record = read_json(manifest)
+    settings = {key: value for key, value in record.get("settings", {}).items() if not BY_SEED.fullmatch(key)}
+    return settings | {f"data of {name}": found["sha256"][:12] for name, found in record.get("inputs", {}).items()}
 
 
 def check_comparable(dataset: str, runs: list[Run]) -> None:
@@ -163,24 +180,40 @@ def differing_settings(methods: list[Method]) -> list[str]:
     return [f"{stem} has other settings than {runs[0].stem}: {change}" for stem, change in changes.items() if change]
 
 
+def failed_requests(methods: list[Method]) -> list[str]:
+    """A note for every run with failed requests."""
+    runs = [run for method in methods for run in method.runs]
+    failed = {run.stem: run.summary.get("failed", 0) for run in runs}
+    return [f"{number} requests of {stem} failed; they count as wrong" for stem, number in failed.items() if number]
+
+
 def _some(ids: list[str]) -> str:
     number = f"{len(ids)} question{'s' if len(ids) > 1 else ''}"
     return f"{number} ({', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})"
 
 
-def compare(run: Path, reference: str, seed: int) -> Row:
+def compare(run: Path, reference: str) -> Row:
     """The contents of comparison.json without its sentences; docs/COMPARISON.md describes every field."""
     loaded = load_methods(run, reference)
-    family = sum(len(methods) * (len(methods) - 1) // 2 for methods in loaded.values())
-    several = any(len(method.runs) > 1 for methods in loaded.values() for method in methods)
-    repetitions = max(REPETITIONS, REPETITIONS_PER_PAIR * family) if several else REPETITIONS
-    bootstrap = Bootstrap(seed=seed, repetitions=repetitions)
-    datasets = [_compare_dataset(dataset, methods, family, bootstrap) for dataset, methods in loaded.items()]
-    pairs = [pair for dataset in datasets for pair in dataset["pairs"]]
-    for pair, p_adjusted in zip(pairs, stats.holm([pair["p"] for pair in pairs]), strict=True):
-        detectable = pair["minimum_detectable_difference"]
-        pair["p_adjusted"] = p_adjusted
-        pair["verdict"] = stats.verdict(pair["difference"], pair["low"], pair["high"], p_adjusted, detectable)
+    pairs = [
+        (dataset, method, other) for dataset, methods in loaded.items() for other, method in combinations(methods, 2)
+    ]
+    found = [paired_difference(method, other) for _, method, other in pairs]
+    p_values = [one.p for one in found]
+    levels = stats.holm_levels(p_values)
+    rows: dict[str, list[Row]] = {dataset: [] for dataset in loaded}
+    for (dataset, method, other), one, p_adjusted, level in zip(
+        pairs, found, stats.holm(p_values), levels, strict=True
+    ):
+        detectable = one.detectable(stats.ALPHA / len(pairs))
+        rows[dataset].append(
+            {
+                **describe_pair(method, other, one, level),
+                "p_adjusted": p_adjusted,
+                "minimum_detectable_difference": detectable,
+                "verdict": stats.verdict(one.difference, p_adjusted, detectable),
+            }
+        )
     return {
         "schema": SCHEMA,
         "reference": reference,
@@ -188,38 +221,31 @@ def compare(run: Path, reference: str, seed: int) -> Row:
         "alpha": stats.ALPHA,
         "power": stats.POWER,
         "worth": stats.WORTH,
-        "bootstrap_repetitions": repetitions,
-        "seed": seed,
-        "family": family,
-        "datasets": datasets,
-    }
-
-
-def _compare_dataset(dataset: str, methods: list[Method], family: int, bootstrap: Bootstrap) -> Row:
-    first = methods[0].runs[0]
-    ids = list(first.correct)
-    return {
-        "dataset": dataset,
-        "protocol": first.summary["protocol"],
-        "questions": len(ids),
-        "notes": differing_settings(methods),
-        "methods": [describe_method(method, ids, bootstrap) for method in methods],
-        "pairs": [
-            compare_pair(method, reference, ids, stats.ALPHA / family, bootstrap)
-            for reference, method in combinations(methods, 2)
+        "family": len(pairs),
+        "datasets": [
+            {
+                "dataset": dataset,
+                "protocol": methods[0].runs[0].summary["protocol"],
+                "questions": len(methods[0].runs[0].correct),
+                "notes": [*failed_requests(methods), *differing_settings(methods)],
+                "methods": list(map(describe_method, methods)),
+                "pairs": rows[dataset],
+            }
+            for dataset, methods in loaded.items()
         ],
     }
 
 
-def describe_method(method: Method, ids: list[str], bootstrap: Bootstrap) -> Row:
-    """One method: mean accuracy of its runs, their standard deviation, and each run's summary."""
-    accuracies = [run.summary["accuracy"] for run in method.runs]
-    low, high = (method.runs[0].summary[key] for key in ("accuracy_low", "accuracy_high"))
+def describe_method(method: Method) -> Row:
+    """One method: mean accuracy of its runs with a 95 % interval, their standard deviation, and each run's summary."""
+    summary = method.runs[0].summary
+    mean, low, high = (summary[key] for key in ("accuracy", "accuracy_low", "accuracy_high"))
     if len(method.runs) > 1:
-        low, high = stats.clustered_bootstrap(method.scores(ids), [[0.0] * len(ids)], **bootstrap)[1:3]
+        mean, low, high = mean_of_runs(method.scores(method.runs[0].correct), stats.ALPHA)
+    accuracies = [run.summary["accuracy"] for run in method.runs]
     return {
         "method": method.name,
-        "accuracy": fmean(accuracies),
+        "accuracy": mean,
         "accuracy_low": low,
         "accuracy_high": high,
         "standard_deviation": stdev(accuracies) if len(accuracies) > 1 else None,
@@ -227,55 +253,49 @@ def describe_method(method: Method, ids: list[str], bootstrap: Bootstrap) -> Row
     }
 
 
-def compare_pair(method: Method, reference: Method, ids: list[str], alpha: float, bootstrap: Bootstrap) -> Row:
-    """The paired difference method - reference; `alpha` is the level that a single test of the family must reach."""
-    ours, theirs = method.scores(ids), reference.scores(ids)
-    if len(ours) == len(theirs) == 1:
-        test, p, detectable = _exact_test(method.runs[0], reference.runs[0], ids, alpha)
-        difference, low, high = stats.paired_bootstrap(ours[0], theirs[0], **bootstrap)
-    else:
-        test = "bootstrap of questions and runs"
-        difference, low, high, p = stats.clustered_bootstrap(ours, theirs, **bootstrap)
-        error = (high - low) / (2 * stats.normal_quantile((1 + stats.CONFIDENCE) / 2))
-        shown = error * (stats.normal_quantile(1 - alpha / 2) + stats.normal_quantile(stats.POWER))
-        # Runs without any spread would give 0; a test with this number of questions cannot show less than this.
-        detectable = min(1.0, max(shown, stats.minimum_detectable_difference(len(ids), 0.0, alpha)))
-    means = [[fmean(scores) for scores in zip(*side, strict=True)] for side in (ours, theirs)]
+def paired_difference(method: Method, reference: Method) -> PairedDifference:
+    """The difference method - reference on the same questions."""
+    first, other = method.runs[0].correct, reference.runs[0].correct
+    single = len(method.runs) == len(reference.runs) == 1
+    if single and all(samples == 1 for side in (first, other) for _, samples in side.values()):
+        steps = [first[name][0] - other[name][0] for name in first]
+        return OneSample(steps.count(1), steps.count(-1), len(steps))
+    return SeveralSamples(method.scores(first), reference.scores(first))
+
+
+def describe_pair(method: Method, reference: Method, found: PairedDifference, level: float) -> Row:
+    """A pair's figures; `level` is the one at which Holm's procedure tests it."""
+    ids = list(method.runs[0].correct)
+    means = [[fmean(scores) for scores in zip(*side.scores(ids), strict=True)] for side in (method, reference)]
     both = list(zip(ids, *means, strict=True))
+    low, high = found.interval(stats.ALPHA)
+    verdict_low, verdict_high = found.verdict_interval(level)
     return {
         "method": method.name,
         "reference": reference.name,
-        "difference": difference,
+        "difference": found.difference,
         "low": low,
         "high": high,
-        "test": test,
-        "p": p,
-        "minimum_detectable_difference": detectable,
+        "interval": found.interval_name,
+        "test": found.test,
+        "p": found.p,
+        "level": level,
+        "verdict_low": verdict_low,
+        "verdict_high": verdict_high,
         "wins": [name for name, a, b in both if a > b],
         "losses": [name for name, a, b in both if a < b],
-        "critic": compare_critic(method, reference, bootstrap),
+        "critic": compare_critic(method, reference),
     }
 
 
-def _exact_test(method: Run, reference: Run, ids: list[str], alpha: float) -> tuple[str, float, float]:
-    """(name of the test, p, minimum detectable difference) of two single runs."""
-    samples = method.correct[ids[0]][1], reference.correct[ids[0]][1]
-    unit = lcm(*samples)  # differences of scores are whole multiples of 1 / unit
-    ours, theirs = (unit // number for number in samples)
-    steps = [method.correct[name][0] * ours - reference.correct[name][0] * theirs for name in ids]
-    # With one sample per question this is the share of questions on which the two differ.
-    discordance = fmean((step / unit) ** 2 for step in steps)
-    name = "exact McNemar" if unit == 1 else "exact sign flips"
-    return name, stats.sign_flip_exact(steps), stats.minimum_detectable_difference(len(ids), discordance, alpha)
-
-
-def compare_critic(method: Method, reference: Method, bootstrap: Bootstrap) -> Row | None:
+def compare_critic(method: Method, reference: Method) -> Row | None:
     """The paired difference of the critic's ratings, on the questions that are rated in all runs of both."""
     runs = [*method.runs, *reference.runs]
     rated = [name for name in runs[0].critic if all(name in run.critic for run in runs)]
     if not rated:
         return None
     ours, theirs = ([fmean(run.critic[name] for run in side.runs) for name in rated] for side in (method, reference))
-    difference, low, high = stats.paired_bootstrap(ours, theirs, **bootstrap)
+    apart = [a - b for a, b in zip(ours, theirs, strict=True)]
+    difference, low, high = stats.mean_interval(apart, -4.0, 4.0)  # ratings are from 1 to 5
     reliable = all(run.summary["critic"]["reliable"] for run in runs)
     return {"difference": difference, "low": low, "high": high, "questions": len(rated), "reliable": reliable}

@@ -50,10 +50,10 @@ def _next_best(dataset: Row, best: Row) -> str:
 
 
 def uncertain(pair: Row) -> str:
-    """A difference with its interval and its p-value."""
-    difference, low, high = (100 * pair[key] for key in ("difference", "low", "high"))
+    """A difference with the interval that belongs to its verdict and its p-value."""
+    difference, low, high = (100 * pair[key] for key in ("difference", "verdict_low", "verdict_high"))
     p = "p < 0.001" if pair["p_adjusted"] < 0.001 else f"p {pair['p_adjusted']:.2g}"
-    return f"{difference:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}, {p} after Holm's correction)"
+    return f"{difference:+.1f} points (interval {low:+.1f} to {high:+.1f}, {p} after Holm's correction)"
 
 
 def markdown(comparison: Row) -> str:
@@ -132,10 +132,9 @@ def pairs_table(dataset: Row) -> Table:
     """One row per pair of methods, each on the same questions."""
     columns: dict[str, Callable[[Row], str]] = {
         "pair": lambda pair: f"{pair['method']} against {pair['reference']}",
-        "difference in points [95 %]": lambda pair: (
-            f"{100 * pair['difference']:+.1f} [{100 * pair['low']:+.1f}, {100 * pair['high']:+.1f}]"
+        "difference in points [interval]": lambda pair: (
+            f"{100 * pair['difference']:+.1f} [{100 * pair['verdict_low']:+.1f}, {100 * pair['verdict_high']:+.1f}]"
         ),
-        "p": lambda pair: f"{pair['p']:.2g}",
         "p, Holm": lambda pair: f"{pair['p_adjusted']:.2g}",
         "wins / losses": lambda pair: f"+{len(pair['wins'])} -{len(pair['losses'])}",
         "minimum detectable difference": lambda pair: f"{100 * pair['minimum_detectable_difference']:.1f}",
@@ -171,12 +170,13 @@ def critic_pairs(dataset: Row) -> str:
 
 def reading_help(comparison: Row) -> Iterable[str]:
     """Explains the two tables in two paragraphs."""
-    tests = sorted({pair["test"] for dataset in comparison["datasets"] for pair in dataset["pairs"]})
+    found = [pair for dataset in comparison["datasets"] for pair in dataset["pairs"]]
+    tests, intervals = (", ".join(sorted({pair[key] for pair in found})) or "none" for key in ("test", "interval"))
     yield (
-        f"Intervals: Wilson's for an accuracy, {comparison['bootstrap_repetitions']:,} paired bootstrap samples of the "
-        f"questions (and runs) for a difference. p: {', '.join(tests) or 'no test'}; Holm: adjusted for all "
-        f"{comparison['family']} comparisons here. Minimum detectable difference: the difference that such a test finds in "
-        "4 of 5 cases."
+        f"Interval of an accuracy: Wilson's, 95 %. p, Holm: {tests}, adjusted for all {comparison['family']} comparisons "
+        "here. Interval of a difference: at the level at which Holm's procedure tests the pair, so that 0 lies outside "
+        "exactly if the verdict is better or worse; comparison.json also has the 95 % interval of each single difference "
+        f"({intervals}). Minimum detectable difference: the difference that such a test finds in 4 of 5 cases."
     )
     yield (
         "Words: mean of a complete text, and up to its answer. Runaway text: texts with words after their answer. With "

@@ -64,6 +64,7 @@ class Predictions:
 
     def __init__(self, path: Path, dataset: str, problems: Problems) -> None:
         self.path = path
+        self.failed: list[str] = []  # requests that the engine gave up; their empty text is no answer of the model
         self._line_of = LineIndex()
         samples: set[int] = set()
         for number, row in read_numbered(path):
@@ -78,6 +79,8 @@ class Predictions:
                 raise UserError(f"{where}: id {row['id']!r} {known}; is --limit the same?")
             self._line_of.add(key, number)
             samples.add(row["sample"])
+            if row["finish_reason"] == "error":
+                self.failed.append(row["id"])
         if lines := self._line_of.repeated():
             key = next((row["id"], row.get("sample", 0)) for number, row in read_numbered(path) if number == lines[1])
             raise UserError(f"{path}:{lines[1]}: {show(key)} is already in line {lines[0]}; remove one of the two")

@@ -142,7 +142,7 @@ class ScoreTally:
     def _add_item(self, score: Row) -> None:
         self.verdicts[score["verdict"]] += 1
         self.reasons[score["finish_reason"]] += 1
-        if score["finish_reason"] == "missing":
+        if score["finish_reason"] in ("missing", "error"):
             return
         self.sums.update({key: score[key] for key in ("words", "words_to_answer", "steps", "steps_right")})
         self.sums.update(runaway=score["words"] > score["words_to_answer"], with_steps=score["steps"] > 0)
@@ -152,7 +152,8 @@ class ScoreTally:
     def summary(self) -> Row:
         """All figures. Shares are from 0 to 1; means of words and tokens are over the existing predictions."""
         total, sums = self.verdicts.total(), self.sums
-        made = total - self.reasons["missing"]
+        missing = self.reasons["missing"] + self.reasons["error"]
+        made = total - missing
         ended = made - self.reasons["unknown"]  # those of which the engine said how they ended
         return {
             "schema": SCHEMA,
@@ -161,7 +162,8 @@ class ScoreTally:
             "n": total,
             "questions": self.accuracy.questions.total(),
             "samples": self.samples,
-            "missing": self.reasons["missing"],
+            "missing": missing,
+            "failed": self.reasons["error"],
             **self.accuracy.describe(),
             "at_k": self._at_k(),
             "verdicts": {verdict: self.verdicts[verdict] for verdict in VERDICTS},
@@ -211,7 +213,8 @@ def _share(part: int, whole: int) -> float | None:
 def one_line(summary: Row) -> str:
     """The summary for the terminal."""
     counts = ", ".join(f"{name} {number}" for name, number in summary["verdicts"].items() if number)
-    missing = f", {summary['missing']} without a prediction (counted as wrong)" if summary["missing"] else ""
+    failed = f", {summary['failed']} of them failed requests" if summary["failed"] else ""
+    missing = f", {summary['missing']} without a prediction (counted as wrong{failed})" if summary["missing"] else ""
     return (
         f"{summary['dataset']}: accuracy {summary['accuracy']:.3f} "
         f"[{summary['accuracy_low']:.3f}, {summary['accuracy_high']:.3f}] of {summary['n']}; words "

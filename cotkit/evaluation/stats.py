@@ -7,24 +7,21 @@ over several samples of the question.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from math import ceil, comb, fsum, log2, sqrt
 from statistics import NormalDist, fmean
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    import numpy as np
+from typing import Literal
 
 Verdict = Literal["better", "worse", "no difference shown", "inconclusive"]
 
 ALPHA, POWER, CONFIDENCE = 0.05, 0.8, 0.95
 WORTH = 0.05  # a difference that matters to a reader: five points, about what papers in this field claim
-CHUNK_CELLS = 1_000_000  # counts that a bootstrap draws at a time: 8 MB of int64
 normal_quantile = NormalDist().inv_cdf
+Z_95 = normal_quantile((1 + CONFIDENCE) / 2)
 
 
-def wilson(successes: float, n: float) -> tuple[float, float]:
-    """(low, high), the 95 % interval of a share of `n` independent trials; (0.0, 1.0) when n is 0.
+def wilson(successes: float, n: float, z: float = Z_95) -> tuple[float, float]:
+    """(low, high) of a share of `n` independent trials, 95 % unless another quantile `z` is given; (0.0, 1.0) when n is 0.
 
     Score interval of Wilson, JASA 22 (1927) 209-212. Unlike the normal interval it stays in [0, 1] and keeps its
     coverage near 0, near 1 and for small n. `n` may be fractional (see `clustered_wilson`).
@@ -34,7 +31,6 @@ def wilson(successes: float, n: float) -> tuple[float, float]:
         raise ValueError(f"{successes} successes of {n} trials")
     if n == 0:
         return 0.0, 1.0
-    z = normal_quantile((1 + CONFIDENCE) / 2)
     share, shrink = successes / n, 1 + z * z / n
     centre = (share + z * z / (2 * n)) / shrink
     half = z / shrink * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -68,30 +64,6 @@ def mcnemar_exact(wins: int, losses: int) -> float:
     return float(binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
 
 
-def sign_flip_exact(differences: Sequence[int]) -> float:
-    """Two-sided exact p-value of paired differences that centre on 0, in whole units such as correct samples.
-
-    Without a difference each sign is equally likely: Fisher's randomisation test (The Design of Experiments, 1935,
-    section 21). The sum is distributed as the sum, over the distinct sizes v that occur m times, of
-    v (2 Binomial(m, 1/2) - m), so it is computed exactly, not sampled. Where all sizes are 1 it is McNemar's test.
-    """
-    import numpy as np
-    from scipy.signal import convolve
-    from scipy.stats import binom
-
-    sizes = Counter(abs(value) for value in differences if value)
-    if set(sizes) <= {1}:
-        return mcnemar_exact(sum(value > 0 for value in differences), sum(value < 0 for value in differences))
-    total = np.ones(1)  # total[i]: chance that the positive differences sum to i
-    for size, count in sizes.items():
-        part = np.zeros(size * count + 1)
-        part[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
-        total = convolve(total, part)
-    positive = sum(value for value in differences if value > 0)
-    tail = min(positive, len(total) - 1 - positive)  # the distribution is symmetric
-    return min(1.0, max(0.0, 2 * fsum(total[: tail + 1])))
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values in input order; they control the chance of any false finding in the family.
 
@@ -107,63 +79,37 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def paired_bootstrap(
-    a: Sequence[float], b: Sequence[float], *, seed: int, repetitions: int = 10_000
-) -> tuple[float, float, float]:
-    """(mean(a) - mean(b), low, high) by resampling questions; a[i] and b[i] are the scores of question i.
+def holm_levels(p_values: Sequence[float], alpha: float = ALPHA) -> list[float]:
+    """The level at which Holm's procedure tests each p-value, in input order.
 
-    The interval holds the central 95 % of the resampled differences (percentile interval): Efron and Tibshirani, An
-    Introduction to the Bootstrap (1993), section 13.3. Multinomial counts of the distinct differences are drawn, which
-    is the same distribution as n questions with replacement, takes less work (scores of 0 or 1 have three distinct
-    differences), and does not depend on the order of the questions.
-    Raises ValueError for no questions or lists of unequal length.
+    The i-th smallest of m is tested at alpha / (m - i), until one is not below its level; all later ones keep that level.
+    A p-value is below its level exactly if its adjusted value is below `alpha`, so an interval at this level belongs to
+    the adjusted verdict.
     """
-    import numpy as np
-
-    _check_same_questions(len(a), len(b))
-    values, counts = np.unique(np.asarray(a, float) - np.asarray(b, float), return_counts=True)
-
-    def draw(rng: np.random.Generator, size: int) -> np.ndarray:
-        return rng.multinomial(len(a), counts / len(a), size=size) @ values / len(a)
-
-    return fmean(a) - fmean(b), *_central(_draws(draw, len(values), seed, repetitions))
+    levels, level, rejecting = [0.0] * len(p_values), alpha, True
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        if rejecting:
+            level = alpha / (len(p_values) - rank)
+            rejecting = p_values[index] < level
+        levels[index] = level
+    return levels
 
 
-def clustered_bootstrap(
-    a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], *, seed: int, repetitions: int = 10_000
-) -> tuple[float, float, float, float]:
-    """(difference, low, high, p) of methods trained with several seeds: a[s][i] is the score of question i in run s.
+def mean_interval(values: Sequence[float], low: float, high: float) -> tuple[float, float, float]:
+    """(mean, 95 % interval by Student's t) of values between `low` and `high`; of a single value, the whole range."""
+    from scipy.stats import t
 
-    Questions (shared by a and b) and runs (of a and of b separately; their numbers may differ) are resampled together:
-    the pigeonhole bootstrap of Owen, Annals of Applied Statistics 1 (2007) 386-411. With one run each it is the paired
-    bootstrap, which cannot see the variance between runs. Measured coverage of a 95 % interval with 300 questions and
-    runs that deviate by 0, 2 and 5 points: one run .95 .91 .67, three runs 1.0 .98 .94.
-    p is the smallest two-sided level at which the interval excludes 0, never below 2 / (repetitions + 1).
-    Raises ValueError for no runs, no questions or runs of unequal length.
-    """
-    import numpy as np
+    mean = fmean(values)
+    if len(values) == 1:
+        return mean, low, high
+    error = sqrt(fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+    half = float(t.isf((1 - CONFIDENCE) / 2, len(values) - 1)) * error
+    return mean, max(low, mean - half), min(high, mean + half)
 
-    if not a or not b:
-        raise ValueError("no runs to compare")
-    n = len(a[0])
-    for run in (*a, *b):
-        _check_same_questions(len(run), n)
-    scores = np.concatenate([np.asarray(a, float), np.asarray(b, float)])
-    # As in paired_bootstrap, but of questions that all runs score alike.
-    values, counts = np.unique(scores, axis=1, return_counts=True)
 
-    def draw(rng: np.random.Generator, size: int) -> np.ndarray:
-        by_run = rng.multinomial(n, counts / n, size=size) @ values.T / n
-        means = []
-        for runs in (by_run[:, : len(a)], by_run[:, len(a) :]):
-            count = runs.shape[1]
-            means.append((runs * rng.multinomial(count, np.full(count, 1 / count), size=size)).sum(axis=1) / count)
-        return means[0] - means[1]
-
-    draws = _draws(draw, len(counts), seed, repetitions)
-    beyond = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
-    p_value = min(1.0, 2 * (beyond + 1) / (repetitions + 1))
-    return float(scores[: len(a)].mean() - scores[len(a) :].mean()), *_central(draws), p_value
+def power_factor(alpha: float) -> float:
+    """How many standard errors a difference must have to be shown at `alpha` with a power of 0.8."""
+    return normal_quantile(1 - alpha / 2) + normal_quantile(POWER)
 
 
 def clustered_mean(means: Mapping[float, int]) -> tuple[float, float]:
@@ -226,43 +172,14 @@ def minimum_detectable_difference(n_questions: int, discordance: float, alpha: f
     return min(1.0, max(shown, ceil(1 + log2(1 / alpha)) / n_questions))
 
 
-def verdict(difference: float, low: float, high: float, p_adjusted: float, detectable: float) -> Verdict:
+def verdict(difference: float, p_adjusted: float, detectable: float) -> Verdict:
     """What a comparison shows, by a rule that was fixed before any result was seen.
 
-    1. "better" or "worse": `p_adjusted` is below 0.05 and the interval [low, high] excludes 0 on the side of the
-       difference. Test and bootstrap must agree.
+    1. "better" or "worse", by the sign of the difference: `p_adjusted` is below 0.05.
     2. "inconclusive": otherwise, if `detectable` (see `minimum_detectable_difference`) is above `WORTH`. A difference
        that matters would often have been missed.
     3. "no difference shown": otherwise. A difference of `WORTH` would have been shown with a power of 0.8.
     """
-    if p_adjusted < ALPHA and low > 0 and difference > 0:
-        return "better"
-    if p_adjusted < ALPHA and high < 0 and difference < 0:
-        return "worse"
+    if p_adjusted < ALPHA:
+        return "better" if difference > 0 else "worse"
     return "inconclusive" if detectable > WORTH else "no difference shown"
-
-
-def _draws(
-    draw: Callable[[np.random.Generator, int], np.ndarray], cells: int, seed: int, repetitions: int
-) -> np.ndarray:
-    """`repetitions` draws; each holds `cells` counts in memory."""
-    import numpy as np
-
-    if repetitions < 1:
-        raise ValueError(f"repetitions must be at least 1, not {repetitions}")
-    rng, step = np.random.default_rng(seed), max(1, CHUNK_CELLS // cells)
-    return np.concatenate([draw(rng, min(step, repetitions - start)) for start in range(0, repetitions, step)])
-
-
-def _central(draws: np.ndarray) -> tuple[float, float]:
-    """The central 95 % of the draws."""
-    import numpy as np
-
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def _check_same_questions(left: int, right: int) -> None:
-    if left != right or not left:
-        raise ValueError(f"needs the same questions on both sides and at least one: {left} and {right}")

@@ -27,12 +27,13 @@ WIDTH_INCHES = 7.2
 
 @dataclass(frozen=True)
 class Estimate:
-    """A labelled share or difference of shares with its 95 % interval."""
+    """A labelled share or difference of shares with its interval. A difference is `shown` if the verdict says so."""
 
     label: str
     value: float
     low: float
     high: float
+    shown: bool = False
 
     def percent(self) -> tuple[float, list[list[float]]]:
         """The value, and its distances to both ends as matplotlib's error bars take them."""
@@ -45,12 +46,12 @@ def differences(estimates: Sequence[Estimate], title: str) -> Figure:
     heights = range(len(estimates), 0, -1)
     for height, item in zip(heights, estimates, strict=True):
         value, error = item.percent()
-        fill = COLOURS[0] if item.low > 0 or item.high < 0 else "none"
+        fill = COLOURS[0] if item.shown else "none"
         axes.errorbar(value, height, xerr=error, fmt="o", color=COLOURS[0], mfc=fill, capsize=3)
     axes.axvline(0, color=INK, linewidth=0.8, linestyle="--")
     axes.set_yticks(list(heights), [item.label for item in estimates])
     axes.set_ylim(0.4, len(estimates) + 0.6)
-    axes.set_xlabel("difference in accuracy (percentage points), 95 % interval; filled: 0 lies outside")
+    axes.set_xlabel("difference in accuracy (percentage points) with the verdict's interval; filled: better or worse")
     return figure
 
 

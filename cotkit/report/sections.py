@@ -52,7 +52,13 @@ def _dataset_parts(dataset: Row, finding: str) -> Iterator[str | Table | Picture
     yield Picture(f"{name}-accuracy", figure, alt)
     if dataset["pairs"]:
         differences = [
-            Estimate(f"{pair['method']} − {pair['reference']}", pair["difference"], pair["low"], pair["high"])
+            Estimate(
+                f"{pair['method']} − {pair['reference']}",
+                pair["difference"],
+                pair["verdict_low"],
+                pair["verdict_high"],
+                pair["verdict"] in ("better", "worse"),
+            )
             for pair in dataset["pairs"]
         ]
         title = f"{name}: differences between methods on the same {dataset['questions']} questions"

@@ -216,3 +216,16 @@ def test_a_changed_score_file_is_not_overwritten_in_silence(data_root: Path):
     score(data_root, PREDICTIONS)
     (data_root.parent / "p/method.summary.json").write_text("{}", encoding="utf-8")
     refused(score(data_root, PREDICTIONS, check=False), "was changed after it was written")
+
+
+def test_failed_requests_are_no_wrong_answers(data_root: Path):
+    rows = [*PREDICTIONS[:5], prediction(5, "", finish_reason="error"), prediction(6, "", finish_reason="error")]
+    done = score(data_root, rows, check=False)
+    assert done.returncode == 3
+    assert "2 requests failed (gsm8k-test-00005, gsm8k-test-00006)" in done.stderr and "--allow_failed" in done.stderr
+    assert not (data_root.parent / "p/method.summary.json").exists()
+    done = score(data_root, rows, "--allow_failed")
+    summary = summary_of(data_root)
+    assert (summary["failed"], summary["missing"], summary["n"]) == (2, 3, 8)
+    assert summary["completion_tokens"] == 9, "means are over the predictions that exist"
+    assert "3 without a prediction (counted as wrong, 2 of them failed requests)" in done.stdout
