@@ -31,6 +31,7 @@ from cotkit.grading.formula_parser import MAX_LENGTH, ExpressionError, Node, Too
 from cotkit.grading.inequalities import has_inequality, same_solutions
 from cotkit.grading.normalize import normalize, plain_number, plain_thousands, same_number, without_blanks
 from cotkit.grading.units import DEGREE, PERCENT, Unit, factor
+from cotkit.grading.wording import changing_words, in_digits, without_counted
 
 Truth = bool | None
 Oracle = Callable[[str, str], Truth]
@@ -93,6 +94,9 @@ def compare(gold: str, answer: str, kind: AnswerKind, oracle: Oracle = lambda *_
         return Decision("correct" if option_letter(answer) == letter else "wrong", "choice")
     if len(answer) > MAX_LENGTH:
         return Decision("wrong", "too_long")
+    gold, answer = in_digits(gold), in_digits(without_counted(answer, gold))
+    if (words := changing_words(answer)) and words != changing_words(gold):
+        return Decision("wrong", "words")
     left, right = normalize(gold), normalize(answer)
     if kind in ("number", "choice"):
         left, right = plain_thousands(left), plain_thousands(right)

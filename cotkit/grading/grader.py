@@ -142,7 +142,7 @@ def _complete(found: Extraction, response: str) -> bool:
     """Was the answer of a truncated response written to its end? `#### 12` may be the beginning of `#### 1234`."""
     if found.how in ("answer_line", "statement"):
         return response.find("\n", found.end) >= 0
-    return found.how == "boxed"
+    return found.how in ("boxed", "answer_tag")
 
 
 def _is_ready(entry: Grade | tuple[Task, Future[Decision]]) -> bool:

@@ -30,10 +30,10 @@ _CHARACTERS = {
 _TABLE = str.maketrans(_CHARACTERS)
 
 _THOUSANDS = re.compile(
-    r"(?<![\d.])(?:\d{1,3}(?:(?:,|\{,\}|,?\\[!,;: ]|,?\s)\s?\d{3})+|\d{1,2}(?:,\d\d)+,\d{3}(?!,))(?!\d)"
+    r"(?<![\d.])(?:\d{1,3}(?:(?:,|\{,\}|,?\\[!,;: ]|,?\s|['_])\s?\d{3})+|\d{1,2}(?:,\d\d)+,\d{3}(?!,))(?!\d)"
     r"(?!\s?\\?frac)(?:(?<!\s\d{3})|(?!\s*/\s*\d))"  # `5 121/144` is a mixed number
 )
-_MARKS = re.compile(r"\{,\}|[,\s]|\\[!,;: ]")
+_MARKS = re.compile(r"\{,\}|[,\s'_]|\\[!,;: ]")
 _WRAPPERS = tuple(zip(r"""** __ $$ $ ` \( \[ " ' *""".split(), r"""** __ $$ $ ` \) \] " ' *""".split(), strict=True))
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
 _STOPS = re.compile(r"(?:[\s.;:,~]|(?<!\\)\\(?:[\s,;:>!\\]|q?quad(?![a-zA-Z])|$))+$")
@@ -120,7 +120,7 @@ def without_blanks(text: str) -> str:
 
 
 def plain_thousands(text: str) -> str:
-    r"""Removes thousands marks from numbers: `1,234`, `1{,}234`, `1,\!234`, `1\,234`, `1 234` -> `1234`."""
+    r"""Removes thousands marks from numbers: `1,234`, `1{,}234`, `1,\!234`, `1\,234`, `1 234`, `1'234`, `1_234` -> `1234`."""
     return _THOUSANDS.sub(lambda m: _MARKS.sub("", m[0]), text)
 
 
