@@ -18,12 +18,11 @@ import sys
 from pathlib import Path
 
 from cotkit.core import cli
-from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row
 from cotkit.core.manifest import Input
 from cotkit.core.model_identity import fingerprint
 from cotkit.core.problems import BY_DATASET, add_test_set_arguments, problem_path, read_problems
-from cotkit.generation import engines, options, prompts, runner
+from cotkit.generation import adapters, engines, options, prompts, runner
 from cotkit.generation.types import Completion, Request
 from cotkit.grading.extraction import split_thinking
 
@@ -39,13 +38,6 @@ def build_parser() -> cli.StageParser:
     return parser
 
 
-def check_adapter_folder(lora_path: str) -> None:
-    """Raises UserError if the folder holds no finished adapter."""
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (Path(lora_path) / name).is_file():
-            raise UserError(f"{lora_path}: holds no {name}; give --lora_path the output_dir of a finished training")
-
-
 def prediction_row(problem: Row, request: Request, completion: Completion) -> Row:
     """The record of one prediction; `response` is the complete text that the model wrote."""
     thinking, _ = split_thinking(completion.text)
@@ -59,8 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     path = problem_path(args.data_root, args.dataset, args.split)
     problems = read_problems(path, args.limit)
     engines.check(engine)
-    if args.lora_path is not None:
-        check_adapter_folder(args.lora_path)
+    adapter = None if args.lora_path is None else adapters.read(Path(args.lora_path))
     by_id = {problem["id"]: problem for problem in problems}
     job = runner.Job(
         stage="infer_parallel",
@@ -81,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         to_row=lambda request, completion: prediction_row(by_id[request.id], request, completion),
         engine=engine,
         sampling=sampling,
+        facts={"adapter_base": adapter.base} if adapter else {},
         options=options.run_from(args),
         expects_truncation=args.lora_path is None,  # an untrained student often does not end its texts
     )

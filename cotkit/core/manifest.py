@@ -81,6 +81,7 @@ class Manifest:
         seed: recorded only. If the content depends on it, it is one of the settings too.
         derived: the stage takes seconds, so changed inputs start it anew. Changed settings are refused all the same.
         overwrite: start over, whatever exists.
+        facts: more keys of the record, for the reader; not compared.
     """
 
     stage: str
@@ -91,6 +92,7 @@ class Manifest:
     seed: int | None = None
     derived: bool = False
     overwrite: bool = False
+    facts: Row = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.path = path_for(self.output)
@@ -178,6 +180,7 @@ class Manifest:
             "settings": self.settings,
             "model": model_identity.describe(self.model) if self.model else None,
             "seed": self.seed,
+            **self.facts,
             "inputs": {name: item.describe() for name, item in self.inputs.items()},
             "outputs": outputs,
             "counts": counts,

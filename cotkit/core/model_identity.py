@@ -37,6 +37,22 @@ def _file_mark(file: Path) -> str:
         return hashlib.sha256(head + handle.read()).hexdigest() + f" {size}"
 
 
+def folder_of(model: str) -> Path | None:
+    """The folder of a model on this machine: its own, or the hub cache's; None if it is not here."""
+    folder = Path(model) if Path(model).is_dir() else _cached_snapshot(model)
+    return folder if folder and (folder / "config.json").is_file() else None
+
+
+def is_same(one: str, other: str) -> bool | None:
+    """Whether two names mean the same model; None if they differ and the files of one are not on this machine."""
+    if one.rstrip("/") == other.rstrip("/"):
+        return True
+    folders = [folder_of(name) for name in (one, other)]
+    if None in folders:
+        return None
+    return fingerprint(str(folders[0])) == fingerprint(str(folders[1]))
+
+
 def describe(model: str) -> Row:
     """``{"name", "revision", "chat_template"}`` for a manifest.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cotkit.core.errors import UserError
+from cotkit.generation import adapters
 from cotkit.generation.prompts import Message, render
 from cotkit.generation.types import Completion, Request, Sampling
 from cotkit.grading.extraction import answer_line_end
@@ -109,42 +110,13 @@ def load_model(model_name: str, adapter: str | None, dtype: Any) -> Any:
 
     disable_progress_bar()
     if adapter is not None:
-        check_adapter(model_name, Path(adapter))
+        adapters.check_on_model(model_name, Path(adapter))
     try:
         model = AutoModelForCausalLM.from_pretrained(model_name, dtype=dtype)
     except (OSError, ValueError) as error:
-        raise _not_loadable(model_name, error) from None
+        raise adapters.not_loadable(model_name, error) from None
     if adapter is not None:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     return model
-
-
-def check_adapter(model_name: str, adapter: Path) -> None:
-    """Compares the adapter's shapes with the model's without loading weights. Raises UserError naming the first misfit."""
-    import torch
-    from safetensors import safe_open
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_name))
-    except (OSError, ValueError) as error:
-        raise _not_loadable(model_name, error) from None
-    modules = dict(model.named_modules())
-    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as weights:
-        for name in weights.keys():  # noqa: SIM118  not a dict
-            module_name, found, _ = name.removeprefix("base_model.model.").partition(".lora_A.")
-            if not found:
-                continue
-            module = modules.get(module_name)
-            features = weights.get_slice(name).get_shape()[1]
-            if module is None or module.in_features != features:
-                has = "has no such layer" if module is None else f"has {module.in_features} inputs there"
-                fact = f"{module_name} takes {features} inputs, the model {has}"
-                raise UserError(f"{adapter}: does not fit {model_name}: {fact}")
-
-
-def _not_loadable(model_name: str, error: Exception) -> UserError:
-    return UserError(f"{model_name}: cannot be loaded as a model ({str(error).splitlines()[0]})")

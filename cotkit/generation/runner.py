@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cotkit.core import cli
@@ -41,6 +41,7 @@ class Job:
         to_row: makes the record of a request and its completion.
         expects_truncation: texts run to the limit for another reason than a low limit, or will be asked for again: then a
             high share of truncated texts is stated, but no advice is given.
+        facts: recorded in the manifest beside the settings, from which they follow.
         load: loads the model; called only if this rank has something to generate. By default it loads `engine`.
     """
 
@@ -54,6 +55,7 @@ class Job:
     sampling: Sampling
     options: RunOptions
     expects_truncation: bool = False
+    facts: Row = field(default_factory=dict)
     load: Callable[[], Backend] | None = None
 
 
@@ -78,7 +80,7 @@ class _Run:
         settings = {**engines.describe(job.engine, job.sampling), **job.settings}
         model, seed = engines.model_with_files(job.engine), job.engine.seed
         self.manifest = Manifest(
-            job.stage, job.output, settings, job.inputs, model, seed, overwrite=job.options.overwrite
+            job.stage, job.output, settings, job.inputs, model, seed, overwrite=job.options.overwrite, facts=job.facts
         )
 
     def execute(self) -> int:

@@ -14,10 +14,10 @@ from typing import Any
 
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row
-from cotkit.generation import prompts
+from cotkit.generation import adapters, prompts
 from cotkit.generation.chat_model import encode, load_generation_config, load_tokenizer, turn_end_ids
 from cotkit.training.config import START, DistillOptions, TrainConfig
-from cotkit.training.preflight import ADAPTER_WEIGHTS, distill_options
+from cotkit.training.preflight import distill_options
 from cotkit.training.prompt_parity import Finding, ParityGate, TrainedSequence, check_sequence
 
 # Texts that tokenizers split differently: digits, white space, signs, LaTeX, other scripts, the project's own prompts.
@@ -67,7 +67,7 @@ class TeacherSide:
         self.config, self.options = config, options
         model = str(config.values["model_name_or_path"])
         self.adapter = (
-            options.teacher if (Path(options.teacher) / ADAPTER_WEIGHTS).is_file() else options.teacher_adapter
+            options.teacher if (Path(options.teacher) / adapters.WEIGHTS).is_file() else options.teacher_adapter
         )
         self.is_model = options.teacher not in (START, model, self.adapter)
         self.model = options.teacher if self.is_model else model

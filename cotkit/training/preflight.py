@@ -18,11 +18,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import read_json
-from cotkit.generation import prompts
-from cotkit.generation.chat_model import check_adapter, check_model, encode, load_tokenizer
+from cotkit.generation import adapters, prompts
+from cotkit.generation.chat_model import check_model, encode, load_tokenizer
 from cotkit.training.config import ADAPTERS, DISTILL_KEYS, OWN_KEYS, START, DistillOptions, TrainConfig
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 HALF_PRECISION = ("bf16", "fp16", "pure_bf16", "fp8")
 # What the configuration is parsed without: it needs several processes, an account, or packages for other machines.
 LATER = ("deepspeed", "fsdp", "fsdp_config", "report_to", "preprocessing_num_workers", *HALF_PRECISION)
@@ -207,22 +206,31 @@ def check_precision(config: TrainConfig) -> None:
 
 
 def check_start(config: TrainConfig) -> None:
-    """The adapters that the training starts from are there."""
+    """The adapters that the training starts from are there, and fit the model."""
     for key in filter(config.values.get, ADAPTERS):
-        if not (Path(config.values[key]) / ADAPTER_WEIGHTS).is_file():
+        if not (Path(config.values[key]) / adapters.WEIGHTS).is_file():
             raise UserError(f"{config.where(key)}: {config.values[key]} holds no adapter; train that method first")
+        _check_fit(config, key, "teacher" if key == "teacher_adapter" else "model_name_or_path")
     if config.distills:
         check_teacher(config)
+
+
+def _check_fit(config: TrainConfig, key: str, base: str) -> None:
+    """The adapter that a key names fits the model that the key `base` names."""
+    try:
+        adapters.check(str(config.values[base]), Path(config.values[key]))
+    except UserError as error:
+        raise UserError(f"{config.where(key)}: {error}") from None
 
 
 def check_teacher(config: TrainConfig) -> None:
     """The teacher is there: the start of the student, an adapter for the student's model, or a model."""
     teacher = str(config.values["teacher"])
-    if teacher == START or (Path(teacher) / ADAPTER_WEIGHTS).is_file():
+    if teacher == START or (Path(teacher) / adapters.WEIGHTS).is_file():
         if config.values.get("teacher_adapter"):
             raise UserError(f"{config.where('teacher_adapter')}: needs a model as `teacher`, found {teacher!r}")
         if teacher != START:
-            check_adapter(str(config.values["model_name_or_path"]), Path(teacher))
+            _check_fit(config, "teacher", "model_name_or_path")
         return
     if config.output_dir.parent == Path(teacher).parent:
         raise UserError(f"{config.where('teacher')}: {teacher} holds no adapter; train that method first")

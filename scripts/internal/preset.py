@@ -1,6 +1,6 @@
 """Reads a preset folder for scripts/pipeline.sh.
 
-Checks that every stage has its YAML. Prints the data sets (once they are prepared, those with a test split), the test
+Checks that every stage has its YAML and that they name one student. Prints the data sets (once they are prepared, those with a test split), the test
 files that training problems must not repeat, the methods to train in order, or the number of rounds:
 
     python scripts/internal/preset.py configs/smollm2_cpu datasets
@@ -16,19 +16,42 @@ from pathlib import Path
 
 from cotkit.core import cli
 from cotkit.core.description import prepared_test_sets
+from cotkit.core.errors import UserError
+from cotkit.core.model_identity import is_same
 from cotkit.core.problems import problem_path
-from cotkit.training.config import methods_of
+from cotkit.generation import engines
+from cotkit.generation.options import BACKENDS, EngineOptions
+from cotkit.training.config import BASE, methods_of
 
 STAGE_FILES = ("data.yaml", "teacher.yaml", "filter.yaml", "infer.yaml", "score.yaml")
 OPTIONAL_FILE = "critic.yaml"
 
 
 def datasets_of(preset: Path) -> list[str]:
-    """The test sets of a preset. Raises UserError if a stage's file is missing or cannot be parsed."""
+    """The test sets of a preset. Raises UserError if a stage's file is missing or cannot be parsed, or names a second student."""
     critic = [preset / OPTIONAL_FILE] if (preset / OPTIONAL_FILE).exists() else []
     for path in [*(preset / name for name in STAGE_FILES), *critic, *methods_of(preset)]:
         cli.read_yaml(path)
+    check_student(preset)
     return prepared_test_sets(preset / "data.yaml")
+
+
+def check_student(preset: Path) -> None:
+    """Raises UserError if training, filter and inference do not name the same model: an adapter fits only its own base."""
+    files = [preset / BASE] if (preset / BASE).is_file() else []
+    keys = [(path, "model_name_or_path") for path in [*files, *methods_of(preset, "all")]]
+    keys.append((preset / "filter.yaml", "student_model"))
+    backend = cli.read_yaml(preset / "infer.yaml").get("backend", ("transformers", 1))[0]
+    if backend in BACKENDS and engines.model_with_files(EngineOptions(backend, "any")):
+        keys.append((preset / "infer.yaml", "base_model"))  # a served model may have any name
+    first = None
+    for path, key in keys:
+        value, line = cli.read_yaml(path).get(key, (None, 1))
+        for name in value.values() if isinstance(value, dict) else [value]:  # by data set
+            place = f"{path}:{line}: {key}: {name}"
+            if first and name and not is_same(str(name), first[0]):
+                raise UserError(f"{place} is another student than {first[1]}; write the same model in both lines")
+            first = first or (name and (str(name), place))
 
 
 def test_paths_of(preset: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cotkit.core.errors import UserError
-from cotkit.generation import chat_model, options
+from cotkit.generation import adapters, chat_model, options
 from cotkit.generation.backends import continuous_batching, kv_slots
 from cotkit.generation.backends import transformers_backend as backend
 from cotkit.generation.options import EngineOptions
@@ -220,7 +220,7 @@ def test_a_misfit_adapter_is_refused_by_name(tiny_adapter: Path, tmp_path: Path)
     with pytest.raises(
         UserError, match=r"does not fit .*layers\.0\.self_attn\.q_proj takes 32 inputs, the model has 16"
     ):
-        chat_model.check_adapter(str(tmp_path), tiny_adapter)
+        adapters.check(str(tmp_path), tiny_adapter)
 
 
 @pytest.mark.parametrize(

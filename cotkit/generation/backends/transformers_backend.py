@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cotkit.core.errors import UserError
-from cotkit.generation import chat_model
+from cotkit.generation import adapters, chat_model
 from cotkit.generation.options import EngineOptions
 from cotkit.generation.prompts import Message, render
 from cotkit.generation.types import Sampling
@@ -30,6 +31,8 @@ GPU_CACHE_SHARE = 0.6
 
 def check(options: EngineOptions) -> None:
     chat_model.check_model(options.model)
+    if options.adapter is not None:
+        adapters.check(options.model, Path(options.adapter))
 
 
 def preview(options: EngineOptions, messages: list[Message], sampling: Sampling) -> str:

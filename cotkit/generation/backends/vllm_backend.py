@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cotkit.core.errors import UserError
-from cotkit.generation import chat_model
+from cotkit.generation import adapters, chat_model
 from cotkit.generation.backends.transformers_backend import preview
 from cotkit.generation.chat_model import ActiveRow, answered, decode, encode, turn_end_ids
 from cotkit.generation.options import EngineOptions
@@ -66,6 +66,8 @@ def check(options: EngineOptions) -> None:
             "--backend vllm: vLLM is not installed here; it has an environment of its own, requirements-vllm.txt"
         )
     chat_model.check_model(options.model)
+    if options.adapter is not None:
+        adapters.check(options.model, Path(options.adapter))
 
 
 def load(options: EngineOptions, sampling: Sampling) -> VllmBackend:
@@ -74,7 +76,7 @@ def load(options: EngineOptions, sampling: Sampling) -> VllmBackend:
 
     tokenizer = chat_model.load_tokenizer(options.model)
     if options.adapter is not None:
-        chat_model.check_adapter(options.model, Path(options.adapter))
+        adapters.check_on_model(options.model, Path(options.adapter))
     try:
         generation = GenerationConfig.from_pretrained(options.model)
     except OSError:  # without one, the model's configuration names the end token
