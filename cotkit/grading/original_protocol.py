@@ -1,7 +1,7 @@
 """The original experiment's grading rules. Use them only to compare with its published table.
 
-The answer is the text after the first `####` of a response up to the end of that line, else the last line that is not
-empty. Math-Verify compares it with the gold answer as bare strings, so many LaTeX golds cannot score. A missing,
+The answer is the text behind the last `####` of the first line that has one, or the next line with text if the marker
+ends its line; else the last line that is not empty. Math-Verify compares it with the gold answer as bare strings, so many LaTeX golds cannot score. A missing,
 truncated or unreadable answer is wrong. Words are counted over the whole response: `end` is its length.
 """
 
@@ -18,9 +18,11 @@ _INTEGER = re.compile(r"-?[1-9]\d{0,14}", re.ASCII)
 
 def extract_original(response: str) -> tuple[str, str]:
     """(answer, how): the text of the answer line, else the last line that is not empty, else ""."""
-    _, marker, rest = response.partition("####")
-    if marker:
-        return rest.split("\n", 1)[0].strip(), "answer_line"
+    first = response.find("####")
+    line_end = response.find("\n", first)
+    last = response.rfind("####", 0, None if line_end < 0 else line_end)
+    if first >= 0 and (behind := response[last + 4 :].strip()):
+        return behind.split("\n", 1)[0].strip(), "answer_line"
     lines = [line.strip() for line in response.split("\n") if line.strip()]
     return (lines[-1], "last_line") if lines else ("", "none")
 

@@ -15,6 +15,11 @@ from cotkit.grading.original_protocol import extract_original, grade_original
         ("a\n#### 18 dollars\n#### 7", "18 dollars", "answer_line"),
         ("a\nso it is 18\n\n", "so it is 18", "last_line"),
         ("a #### x", "x", "answer_line"),
+        ("a\n#### 5 #### 6\n#### 7", "6", "answer_line"),
+        ("####\n42", "42", "answer_line"),
+        ("a ####\n\n  42 eggs\nb", "42 eggs", "answer_line"),
+        ("so it is 18\n####", "####", "last_line"),
+        ("####\n#### 5", "#### 5", "answer_line"),
         ("", "", "none"),
     ],
 )
