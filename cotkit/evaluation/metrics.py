@@ -13,6 +13,7 @@ from functools import partial
 from itertools import accumulate
 
 from cotkit.core.datasets import AnswerKind, kind_of
+from cotkit.core.finish_reasons import canonical
 from cotkit.core.jsonl import Row
 from cotkit.equations.checker import find_steps
 from cotkit.evaluation import stats
@@ -141,7 +142,7 @@ class ScoreTally:
 
     def _add_item(self, score: Row) -> None:
         self.verdicts[score["verdict"]] += 1
-        self.reasons[score["finish_reason"]] += 1
+        self.reasons[canonical(score["finish_reason"]) or score["finish_reason"]] += 1
         if score["finish_reason"] in ("missing", "error"):
             return
         self.sums.update({key: score[key] for key in ("words", "words_to_answer", "steps", "steps_right")})

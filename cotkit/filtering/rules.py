@@ -16,6 +16,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from cotkit.core.errors import UserError
+from cotkit.core.finish_reasons import is_truncated
 from cotkit.core.jsonl import Row
 from cotkit.equations.coverage import answer_occurs
 from cotkit.filtering import text_quality
@@ -88,7 +89,7 @@ def failed(record: Record) -> str | None:
 @rule(keep(GOOD), reject(TEXT, finish_reason="length"))
 def truncated(record: Record) -> str | None:
     """The text was truncated at the token limit."""
-    limit_reached = record.row["finish_reason"] == "length"
+    limit_reached = is_truncated(record.row["finish_reason"])
     return f"truncated after {record.row['completion_tokens']} tokens" if limit_reached else None
 
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cotkit.core.datasets import AnswerKind
+from cotkit.core.finish_reasons import is_truncated
 from cotkit.grading.equivalence import Decision, compare, compare_numbers, gold_problem
 from cotkit.grading.extraction import Extraction, extract
 from cotkit.grading.normalize import plain_number
@@ -32,7 +33,7 @@ MAX_PLAIN = 40  # characters of a response that may be a plain number
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One response and its gold answer. `finish_reason` is the engine's; `length` means truncated."""
+    """One response and its gold answer. `finish_reason` is the engine's, in its own spelling (core/finish_reasons.py)."""
 
     id: str
     kind: AnswerKind
@@ -115,7 +116,7 @@ def check_gold(gold: str, kind: AnswerKind) -> bool:
 
 def _settle(item: Item) -> Grade | Task:
     """The grade of an item that needs no computer algebra, else the task that completes it."""
-    response, truncated = item.response, item.finish_reason == "length"
+    response, truncated = item.response, is_truncated(item.finish_reason)
     if len(response) < MAX_PLAIN and not truncated and (settled := _settle_numbers(item)) is not None:
         return settled
     found = extract(response, item.kind)

@@ -109,10 +109,18 @@ def test_f27_an_address_without_its_path_is_pointed_out(tmp_path: Path):
     assert "HTTP 404: it is broken (does the address end in /v1?)" in rows[0]["error"]
 
 
-def test_f27_a_text_cut_at_the_token_limit(tmp_path: Path):
-    with ChatServer(text="3+4", reason="length") as server:
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "MAX_TOKENS"])
+def test_f27_a_text_cut_at_the_token_limit(reason: str, tmp_path: Path):
+    with ChatServer(text="3+4", reason=reason) as server:
         code, rows = teach(tmp_path, server)
     assert (code, rows[0]["finish_reason"], rows[0]["response"]) == (0, "length", "3+4")
+
+
+@pytest.mark.parametrize("reason", ["end_turn", "eos_token"])
+def test_f27_an_end_in_the_words_of_another_engine(reason: str, tmp_path: Path):
+    with ChatServer(text="3+4", reason=reason) as server:
+        code, rows = teach(tmp_path, server)
+    assert (code, rows[0]["finish_reason"], rows[0]["response"]) == (0, "stop", "3+4")
 
 
 def test_f27_retry_after_is_honoured(tmp_path: Path):

@@ -93,6 +93,40 @@ def test_input_and_output_must_differ(tmp_path: Path) -> None:
     assert done.returncode == 1 and read(source) == ROWS
 
 
+def test_many_unreadable_golds_are_ten_lines_and_a_count(tmp_path: Path) -> None:
+    rows = [{"id": f"bad-{n:03}", "dataset": "gsm8k", "gold": "", "response": "#### 5"} for n in range(250)]
+    done = run("--input", write(tmp_path / "in.jsonl", rows), "--output", tmp_path / "out.jsonl")
+    lines = done.stderr.strip().split("\n")
+    assert done.returncode == 3 and len(lines) == 11
+    assert [line.split(": ")[1].split()[0] for line in lines[:10]] == [f"bad-{n:03}" for n in range(10)]
+    assert "250" in lines[-1] and len(read(tmp_path / "out.jsonl")) == 250
+
+
+@pytest.mark.parametrize("text", ["", "\n\n"])
+def test_a_file_without_rows_is_an_error_of_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text(text)
+    done = run("--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
+    assert done.returncode == 1 and not (tmp_path / "out.jsonl").exists()
+    assert len(done.stderr.strip().split("\n")) == 1 and "in.jsonl: holds no rows" in done.stderr
+
+
+def test_finish_reasons_of_other_engines(tmp_path: Path) -> None:
+    reasons = ["MAX_TOKENS", "max_tokens", "length", "end_turn", "EOS_TOKEN", "", None, "because", "because"]
+    rows: list[dict[str, object]] = [
+        {"id": str(n), "dataset": "gsm8k", "gold": "18", "response": "#### 18", "finish_reason": reason}
+        for n, reason in enumerate(reasons)
+    ]
+    done = run("--input", write(tmp_path / "in.jsonl", rows), "--output", tmp_path / "out.jsonl")
+    assert [row["verdict"] for row in read(tmp_path / "out.jsonl")] == ["truncated"] * 3 + ["correct"] * 6
+    assert done.returncode == 0 and "'because' is not known: 2 texts" in done.stderr
+
+
+def test_a_finish_reason_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    rows = [ROWS[0] | {"finish_reason": 5}]
+    done = run("--input", write(tmp_path / "in.jsonl", rows), "--output", tmp_path / "out.jsonl")
+    assert done.returncode == 1 and "in.jsonl:1: field 'finish_reason'" in done.stderr
+
+
 def test_limit(tmp_path: Path) -> None:
     done = run("--input", write(tmp_path / "in.jsonl", ROWS), "--output", tmp_path / "out.jsonl", "--limit", "2")
     assert done.returncode == 0 and len(read(tmp_path / "out.jsonl")) == 2

@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cotkit.core.errors import UserError
+from cotkit.core.finish_reasons import canonical
 from cotkit.generation.backends.server_pool import AttemptError, Blame, Pool
 from cotkit.generation.options import EngineOptions
 from cotkit.generation.prompts import Message, plain_text
@@ -225,17 +226,18 @@ class Reply:
         """
         if not self.reason:
             raise AttemptError("the text ended without a finish reason")
-        if self.reason not in ("stop", "length", "answer"):
-            blame = Blame.ITEM if self.reason == "content_filter" else Blame.EITHER
+        reason = canonical(self.reason)
+        if reason not in ("stop", "length", "answer"):
+            blame = Blame.ITEM if reason == "filtered" else Blame.EITHER
             raise AttemptError(f"the text ended with finish reason {self.reason[:30]!r}", blame)
         prompt, written = (_count(self.usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
         if not self.text and not self.thinking and (written is None or written > 1):  # 1: only the end-of-turn token
             raise AttemptError("the answer has no content")
         text = self.text
         if self.thinking:  # back to where the model wrote it; truncated thinking has no end
-            text = f"<think>\n{self.thinking}" + (f"\n</think>\n\n{text}" if text or self.reason != "length" else "")
+            text = f"<think>\n{self.thinking}" + (f"\n</think>\n\n{text}" if text or reason != "length" else "")
         tokens = self.pieces if written is None else written
-        return Completion(without_lone_surrogates(text), self.reason, prompt or 0, tokens)
+        return Completion(without_lone_surrogates(text), reason, prompt or 0, tokens)
 
 
 def _count(value: Any) -> int | None:
