@@ -266,7 +266,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse(argv)
     own = read_own(parser, args)
-    known = [name for name in dict.fromkeys(args.dataset or []) if isinstance(name, str)]
+    known = dict.fromkeys(name for name in args.dataset or [] if isinstance(name, str))
     if not own and not known:
         parser.error(
             f"--dataset is needed: one of {', '.join(DATASETS)}; or your own problems: --name NAME --input FILE"

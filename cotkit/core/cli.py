@@ -171,7 +171,7 @@ class StageParser(argparse.ArgumentParser):
             if action is None:
                 raise UserError(f"{config}:{line}: unknown key {key!r}{nearest(key, actions)}")
             if self._entries and action.dest == self._entries[0]:
-                converted[action.dest] = [self._entry(action, item, at) for item, at in _items(config, key, value)]
+                converted[action.dest] = [self._entry(action, item, at) for item, at in listed(config, key)]
                 continue
             for found in self._selected(action, value, f"{config}:{line}: {key}"):
                 converted[action.dest] = found
@@ -264,11 +264,12 @@ def rounds_of(config: Path, key: str = "rounds") -> list[Values]:
     return rounds
 
 
-def _items(config: Path, key: str, value: Any) -> list[tuple[Any, str]]:
-    """The items of a list in a YAML file, or a single value, each with its place."""
+def listed(config: Path, key: str) -> list[tuple[Any, str]]:
+    """The items of a list in a YAML file, each with its place (``file:line``); a single value is a list of one."""
+    value, line = read_yaml(config).get(key, ([], 1))
     if not isinstance(value, list):
-        return [(value, f"{config}:{read_yaml(config)[key][1]}")]
-    return [(item, f"{config}:{line}") for item, line in zip(value, item_lines(config, key), strict=True)]
+        return [(value, f"{config}:{line}")]
+    return [(item, f"{config}:{at}") for item, at in zip(value, item_lines(config, key), strict=True)]
 
 
 def item_lines(config: Path, key: str) -> list[int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-from cotkit.core.cli import nearest, read_yaml
+from cotkit.core.cli import listed, nearest, read_yaml
 from cotkit.core.datasets import BOXED, DATASETS, DESCRIPTION_FILE, AnswerKind, Columns
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row, read_json
@@ -113,13 +113,14 @@ def datasets_of(config: Path) -> list[str]:
     Raises:
         UserError: with file and line, for a name that is not in the table or a description without a name.
     """
-    listed, line = read_yaml(config).get("dataset", ([], 1))
     names = []
-    for item in listed if isinstance(listed, list) else [listed]:
+    for item, where in listed(config, "dataset"):
         name = item.get("name") if isinstance(item, dict) else item
-        if not isinstance(name, str) or not isinstance(item, dict) and name not in DATASETS:
-            raise UserError(f"{config}:{line}: no data set {name!r}{nearest(str(name), DATASETS)}")
-        names.append(name)
+        if name is None:
+            raise UserError(f"{where}: a description needs a name, as in - {{name: bakery, input: bakery.csv, ...}}")
+        if not isinstance(item, dict) and name not in DATASETS:
+            raise UserError(f"{where}: no data set {name!r}{nearest(str(name), DATASETS)}")
+        names.append(str(name))
     return names
 
 
