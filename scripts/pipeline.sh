@@ -109,7 +109,7 @@ enter data
 source_args=()
 [[ -z "$source_dir" ]] || source_args=(--source "$source_dir")
 python scripts/prepare_data.py --config "$preset/data.yaml" "${source_args[@]}" "${redo[@]}"
-listed="$(read_preset datasets)" # those that have a test split
+listed="$(read_preset test_sets)"
 mapfile -t datasets <<<"$listed"
 
 enter teacher

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cotkit.core import cli
-from cotkit.core.description import prepared_test_sets
+from cotkit.core.description import test_sets_of
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row, read, read_json
 from cotkit.core.manifest import path_for
@@ -135,7 +135,7 @@ class CostPlan:
                 config = read_config(path, [], self.run, seed)
                 trained.append(config.output_dir.name)
                 yield self._train(config)
-        for dataset in prepared_test_sets(self.preset / "data.yaml"):
+        for dataset in test_sets_of(self.preset / "data.yaml"):
             yield from self._evaluation(dataset, trained)
 
     def _teacher(self) -> CostLine:

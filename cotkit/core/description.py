@@ -124,8 +124,8 @@ def datasets_of(config: Path) -> list[str]:
     return names
 
 
-def prepared_test_sets(config: Path) -> list[str]:
-    """The data sets of a data.yaml without those that are prepared and have no test split: they are only trained on.
+def test_sets_of(config: Path) -> list[str]:
+    """The data sets of a data.yaml without those that are prepared and have no test split, which only train.
 
     Raises:
         UserError: as `datasets_of` does, or if none is left.

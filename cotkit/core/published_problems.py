@@ -46,6 +46,9 @@ def published_split(name: str, split: str, raw_root: Path | None) -> list[Row]:
         if source.without and row.get(source.without[0]) == source.without[1]:
             continue
         problem = numbered(name, split, number, problem_values(row, source.columns, dataset.kind))
+        # Training data may have rows without an answer, which are removed with those of the test set.
+        if not problem["question"].strip() or not problem["answer"] and not dataset.disjoint_from:
+            raise UserError(f"{name}: row {number} of {split} has no question or no answer; correct the source")
         for field in ("question", "solution", "answer"):
             if found := control_character(problem[field]):
                 raise UserError(f"{name}: row {number} of {split}: the {field} holds {found}; correct the source")

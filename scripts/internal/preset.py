@@ -1,9 +1,10 @@
 """Reads a preset folder for scripts/pipeline.sh.
 
-Checks that every stage has its YAML and that they name one student. Prints the data sets (once they are prepared, those with a test split), the test
-files that training problems must not repeat, the methods to train in order, or the number of rounds:
+Checks that every stage has its YAML and that they name one student. Prints the data sets, the prepared ones that have a
+test split, the test files that training problems must not repeat, the methods to train in order, or the number of rounds:
 
     python scripts/internal/preset.py configs/smollm2_cpu datasets
+    python scripts/internal/preset.py configs/smollm2_cpu test_sets
     python scripts/internal/preset.py configs/smollm2_cpu test_paths
     python scripts/internal/preset.py configs/smollm2_cpu methods --methods all
     python scripts/internal/preset.py configs/smollm2_cpu rounds
@@ -14,8 +15,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from cotkit.core import cli
-from cotkit.core.description import prepared_test_sets
+from cotkit.core import cli, description
 from cotkit.core.errors import UserError
 from cotkit.core.model_identity import is_same
 from cotkit.core.problems import problem_path
@@ -28,12 +28,12 @@ OPTIONAL_FILE = "critic.yaml"
 
 
 def datasets_of(preset: Path) -> list[str]:
-    """The test sets of a preset. Raises UserError if a stage's file is missing or cannot be parsed, or names a second student."""
+    """The data sets of a preset. Raises UserError for a stage's file that is missing, not YAML, or names a second student."""
     critic = [preset / OPTIONAL_FILE] if (preset / OPTIONAL_FILE).exists() else []
     for path in [*(preset / name for name in STAGE_FILES), *critic, *methods_of(preset)]:
         cli.read_yaml(path)
     check_student(preset)
-    return prepared_test_sets(preset / "data.yaml")
+    return description.datasets_of(preset / "data.yaml")
 
 
 def check_student(preset: Path) -> None:
@@ -58,19 +58,21 @@ def test_paths_of(preset: Path) -> list[Path]:
     """The test files of the preset's data sets; none if filter.yaml names its own, with `test_paths`."""
     if "test_paths" in cli.read_yaml(preset / "filter.yaml"):
         return []
-    return [problem_path(Path("data"), name) for name in datasets_of(preset)]
+    return [problem_path(Path("data"), name) for name in description.test_sets_of(preset / "data.yaml")]
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.StageParser(__doc__)
     parser.add_argument("preset", type=Path, help="folder such as configs/smollm2_cpu")
-    parser.add_argument("what", choices=("datasets", "test_paths", "methods", "rounds"))
+    parser.add_argument("what", choices=("datasets", "test_sets", "test_paths", "methods", "rounds"))
     parser.add_argument("--methods", metavar="LIST", help="a,b,c or all (default: the key `methods` of train.yaml)")
     args = parser.parse(argv)
     if args.what == "rounds":
         print(len(cli.rounds_of(args.preset / "teacher.yaml")))
     elif args.what == "datasets":
         print("\n".join(datasets_of(args.preset)))
+    elif args.what == "test_sets":
+        print("\n".join(description.test_sets_of(args.preset / "data.yaml")))
     elif args.what == "test_paths":
         print("\n".join(map(str, test_paths_of(args.preset))))
     else:

@@ -130,3 +130,27 @@ def test_a_finish_reason_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_limit(tmp_path: Path) -> None:
     done = run("--input", write(tmp_path / "in.jsonl", ROWS), "--output", tmp_path / "out.jsonl", "--limit", "2")
     assert done.returncode == 0 and len(read(tmp_path / "out.jsonl")) == 2
+
+
+def test_formulas_that_a_json_reader_damaged_are_graded_as_they_were_written(tmp_path: Path):
+    r"""In JSON, ``"\frac"`` with one backslash is a form feed and ``rac``."""
+    rows = [
+        {"id": "gold", "dataset": "math500", "gold": "\x0crac{1}{2}", "response": "0.5"},
+        {"id": "answer", "dataset": "math500", "gold": "0.5", "response": "So \x08oxed{\x0crac{1}{2}}."},
+        {"id": "both", "dataset": "math500", "gold": "3 \times 4", "response": "$\\boxed{12}$"},
+    ]
+    write(tmp_path / "in.jsonl", rows)
+    assert run("--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl").returncode == 0
+    lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    graded = [json.loads(line) for line in lines]
+    assert [row["verdict"] for row in graded] == ["correct"] * 3
+    assert [row["response"] for row in graded] == [row["response"] for row in rows]
+
+
+def test_a_gold_answer_with_a_control_character_is_refused_by_line(tmp_path: Path):
+    rows = [{"id": "a", "dataset": "math500", "gold": gold, "response": "5"} for gold in ("5", "5\x0cunny")]
+    write(tmp_path / "in.jsonl", rows)
+    done = run("--input", tmp_path / "in.jsonl", "--output", tmp_path / "out.jsonl")
+    assert done.returncode == 1
+    assert "in.jsonl:2: the gold answer holds the control character U+000C before 'unny'" in done.stderr
+    assert not (tmp_path / "out.jsonl").exists()

@@ -4,13 +4,14 @@ import json
 import math
 import re
 import runpy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
-from conftest import ROOT, SHARED_DATA, raw_data, raw_rows, read_rows, refused, run_script, write_rows
+from conftest import ROOT, SHARED_DATA, problem, raw_data, raw_rows, read_rows, refused, run_script, write_rows
 
 from cotkit.core.datasets import DATASETS, DataSet, Published
 from cotkit.core.own_problems import last_boxed
@@ -260,3 +261,46 @@ def test_a_new_data_set_is_one_entry_of_the_table(tmp_path: Path, monkeypatch: p
     args = ["--source", str(tmp_path), "--data_root", str(tmp_path / "data"), "--dataset", "sums"]
     assert script["main"](args) == 0
     assert read_rows(tmp_path / "data/sums/test.jsonl")[0]["answer"] == "2"
+
+
+@pytest.mark.parametrize(
+    "row", [{"question": "How many?", "answer": "It is 5."}, {"answer": "#### 5"}, {"question": "How many?"}]
+)
+def test_a_published_row_without_question_or_answer_is_refused(tmp_path: Path, row: dict[str, str]):
+    write_rows(tmp_path / "gsm8k/train.jsonl", [row])
+    done = prepare(tmp_path, "gsm8k", "--source", tmp_path, check=False)
+    refused(done, "gsm8k: row 0 of train has no question or no answer")
+
+
+@pytest.mark.slow
+def test_one_entry_of_the_table_is_enough_for_all_stages(tmp_path: Path):
+    """A copy of the code with one more entry prepares, teaches, filters, infers and scores it."""
+    for name in ("cotkit", "scripts"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ("teacher_cot.py", "filter_teacher_cot.py", "infer_parallel.py", "score.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    entry = """
+    "bakery": DataSet(
+        "number",
+        {
+            split: Published("someone/bakery", "0" * 40, (f"{split}.jsonl",), Columns(), split)
+            for split in ("train", "test")
+        },
+    ),
+"""
+    table = tmp_path / "cotkit/core/datasets.py"
+    start = "DATASETS: dict[str, DataSet] = {"
+    table.write_text(table.read_text(encoding="utf-8").replace(start, start + entry), encoding="utf-8")
+    for split, numbers in (("train", range(6)), ("test", range(10, 14))):
+        write_rows(tmp_path / f"{split}.jsonl", [problem(number) for number in numbers])
+    shared = {"cwd": tmp_path, "PYTHONPATH": str(tmp_path)}
+    fake = ("--backend", "fake")
+    run_script("scripts/prepare_data.py", "--dataset", "bakery", "--source", tmp_path, **shared)
+    words = ("--model_name", "none", "--input_path", "data/bakery/train.jsonl", "--output_path", "t.jsonl")
+    run_script("teacher_cot.py", *words, *fake, **shared)
+    run_script("filter_teacher_cot.py", "--input_path", "t.jsonl", "--output_path", "kept.jsonl", **shared)
+    words = ("--dataset", "bakery", "--base_model", "none", "--output_path", "p.jsonl")
+    run_script("infer_parallel.py", *words, *fake, **shared)
+    run_script("score.py", "--dataset", "bakery", "--pred_path", "p.jsonl", **shared)
+    assert [row["id"] for row in read_rows(tmp_path / "p.scores.jsonl")] == [f"bakery-test-{n:05d}" for n in range(4)]
+    assert "answer_kind" not in read_rows(tmp_path / "t.jsonl")[0]

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 import runpy
 import subprocess
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from conftest import ROOT, read_rows, refused, run_script, write_rows
 from faults.faults_tools import Pipeline, edit_yaml, make_preset, write_yaml
 
+from cotkit.core import description
 from cotkit.core.errors import UserError
 
 MAIN = runpy.run_path(str(ROOT / "scripts/prepare_data.py"), run_name="prepare_data")["main"]
@@ -364,15 +366,23 @@ def test_the_preset_s_test_sets_are_those_with_a_test_split(tmp_path: Path):
     entry = {"name": "bakery", "input": "bakery.csv", **DESCRIBED, "split": "train:0.9,dev:0.1"}
     describe(preset, entry, "amc23", source=str(tmp_path / "raw"))
     write_csv(preset / "bakery.csv", [bakery(number) for number in range(10)])
-    assert preset_script(preset, "datasets").stdout.split() == ["bakery", "amc23"]  # nothing is prepared yet
     run(tmp_path, "--config", preset / "data.yaml")
-    assert preset_script(preset, "datasets").stdout.split() == ["amc23"]
+    assert preset_script(preset, "datasets").stdout.split() == ["bakery", "amc23"]
+    assert preset_script(preset, "test_sets").stdout.split() == ["amc23"]
     describe(preset, entry)
-    refused(preset_script(preset, "datasets", check=False), "data.yaml: no data set has a test split")
-    describe(preset, "amc24")
-    refused(preset_script(preset, "datasets", check=False), "no data set 'amc24'; did you mean 'amc23'?")
-    describe(preset, {"input": "x.csv"})
-    refused(preset_script(preset, "datasets", check=False), "data.yaml:3: a description needs a name")
+    refused(preset_script(preset, "test_sets", check=False), "data.yaml: no data set has a test split")
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("amc24", "data.yaml:3: no data set 'amc24'; did you mean 'amc23'?"),
+        ({"input": "x.csv"}, "data.yaml:3: a description needs a name"),
+    ],
+)
+def test_unknown_names_of_a_preset_are_refused_by_line(tmp_path: Path, entry: Any, says: str):
+    with pytest.raises(UserError, match=re.escape(says)):
+        description.datasets_of(describe(tmp_path / "preset", entry))
 
 
 @pytest.mark.slow
