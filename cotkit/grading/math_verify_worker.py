@@ -1,13 +1,14 @@
 """The worker process of worker_pool.py: compares answers by Math-Verify, with vetoes and under limits.
 
-A parent process imports Math-Verify once and forks the child that answers, so that a killed child is replaced in
-milliseconds. The child writes `{"ready": true, "pid": N}`. Then it reads lines of JSON, `[gold, answer, kind]`, and
-writes `{"started": true}` and the outcome for each.
+It imports Math-Verify once and writes `{"ready": true}`. For each line of JSON that it reads, `[gold, answer, kind]`, it
+forks a child and writes the child's outcome. So each comparison starts from the same memory, whatever was compared
+before, and its budget is CPU time: other processes change neither. The kernel kills a child that exceeds its budget.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import re
@@ -16,13 +17,15 @@ import sys
 from typing import Any, BinaryIO
 
 from cotkit.grading.equivalence import Decision, compare
+from cotkit.grading.worker_pool import BUDGET_S
 
 MEMORY_BYTES = 320 * 2**20  # address space of a process; an ordinary comparison needs about 150 MB of it
 ORIGINAL = "original"  # given as the kind, asks for the original experiment's protocol
-RECYCLE_AFTER = 2000  # comparisons after which a new child goes on, since sympy's caches only grow
 DIGITS = 200  # to which two numbers that Math-Verify calls equal must agree
-ORPHAN_CPU_S = 5.0
-RECYCLED = 17  # exit code of a child after RECYCLE_AFTER comparisons
+WARM_UP = (
+    (r"\frac{\sqrt{2}}{3}+\lfloor x \rfloor", r"\lceil x \rceil+x^{2}"),
+    (r"\int_0^1 x e^x dx", r"\int_0^{\pi} \sin^2 x dx"),
+)
 
 _SUBSCRIPT = re.compile(r"_\s*\{?\s*(\w+)")
 _COMMANDS = re.compile(r"\\text\s*\{[^{}]*\}|\\[a-zA-Z]+")
@@ -142,20 +145,19 @@ def _limit_process() -> None:
             resource.setrlimit(limit, (value, value))
 
 
-def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
-    """Answers RECYCLE_AFTER requests. Exits with 0 at the end of the input."""
-    _reply(replies, {"ready": True, "pid": os.getpid()})
-    for _ in range(RECYCLE_AFTER):
-        line = requests.readline()
-        if not line:
-            sys.exit(0)
-        gold, answer, kind = json.loads(line)
-        _reply(replies, {"started": True})
-        # The pool kills this process after a second. If the pool is gone, the timer's signal ends it.
-        signal.setitimer(signal.ITIMER_VIRTUAL, ORPHAN_CPU_S)
-        outcome = answer_one(gold, answer, kind)
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+def _answer_in_child(line: bytes, replies: BinaryIO) -> None:
+    """Forks a child that answers one question; replies in its place if it is killed."""
+    child = os.fork()
+    if child == 0:
+        signal.setitimer(signal.ITIMER_PROF, BUDGET_S)  # its signal ends the process, in C code too
+        outcome = answer_one(*json.loads(line))
+        signal.setitimer(signal.ITIMER_PROF, 0)
         _reply(replies, {"verdict": outcome.verdict, "rule": outcome.rule})
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if status:
+        out_of_time = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF
+        _reply(replies, {"verdict": "grader_timeout", "rule": "time_budget" if out_of_time else "worker_died"})
 
 
 def _reply(replies: BinaryIO, message: dict[str, object]) -> None:
@@ -167,19 +169,20 @@ def main() -> int:
     os.dup2(2, 1)  # so that nothing a library prints enters the protocol
     sys.setrecursionlimit(3000)
     try:
-        _math_verify_equal(r"\frac{\sqrt{2}}{3}+x^{2}", r"\int_0^1 x dx+\sum_{n=1}^{3} n")  # builds the parser's tables
+        import math_verify  # noqa: F401
     except ImportError as error:
         _reply(replies, {"error": f"{error}; install math-verify"})
         return 1
+    for question in WARM_UP:  # builds the parser's tables and imports what sympy imports late, once for all children
+        answer_one(*question, "latex")
     _limit_process()
-    while True:
-        child = os.fork()
-        if child == 0:
-            _serve(os.fdopen(0, "rb", buffering=0), replies)
-            os._exit(RECYCLED)
-        status = os.waitpid(child, 0)[1]
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) != RECYCLED:
-            return 0
+    gc.collect()
+    gc.freeze()  # so that a child's collections do not copy the parent's memory
+    _reply(replies, {"ready": True})
+    with os.fdopen(0, "rb", buffering=0) as requests:
+        for line in requests:
+            _answer_in_child(line, replies)
+    return 0
 
 
 if __name__ == "__main__":

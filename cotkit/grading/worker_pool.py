@@ -1,8 +1,9 @@
 """Worker processes that can be killed, for the comparisons that need computer algebra.
 
-A worker is `python -m cotkit.grading.math_verify_worker`: one line of JSON in, one line of JSON out. It reports when it
-starts on an answer. From then on it has BUDGET_S of wall time, then it is killed and replaced, which costs this one
-answer. The pool works from threads, notebooks, forked processes and programs on standard input.
+A worker is `python -m cotkit.grading.math_verify_worker`: one line of JSON in, one line of JSON out. It bounds the CPU time
+of each comparison, so that the load of the machine and the number of workers change no verdict. The pool only replaces a
+worker that is gone, or stuck for STUCK_S. The pool works from threads, notebooks, forked processes and programs on
+standard input.
 
 The library pebble is not used: its workers run the main program again, inherit the tokens in its environment, and send
 pickles, which must not be read from a process that has worked on a model's text.
@@ -24,8 +25,10 @@ from pathlib import Path
 
 from cotkit.grading.equivalence import Decision
 
-BUDGET_S = 1.0  # wall time of one comparison; ordinary ones take 1 to 50 ms
-STARTUP_S = 60.0  # importing sympy and building the parser's tables takes about 2 s on an idle core
+BUDGET_S = 2.0  # CPU time of one comparison. Ordinary ones take 5 to 50 ms; between 1 and 3 s there are hardly any
+STUCK_S = 120.0  # wall time of one comparison; reached only if a worker gets no CPU time
+STARTUP_S = 120.0  # importing sympy and building the parser's tables takes about 3 s on an idle core
+CLOSE_S = 1.0  # for an idle worker to end by itself
 MAX_KNOWN = 65_536  # outcomes kept, about 300 bytes each
 MAX_REPLY = 4096  # bytes; a reply has about 60
 
@@ -43,11 +46,11 @@ class WorkerError(RuntimeError):
 
 
 class _Lost(Exception):
-    """The worker is silent or gone; the message is the rule that the item gets."""
+    """The worker is silent or gone."""
 
 
 class _Worker:
-    """A parent process, the child that it forks to answer, and the pipes to both. One thread at a time may use it."""
+    """A worker process with the children that it forks, and the pipes to it. One thread at a time may use it."""
 
     def __init__(self) -> None:
         path = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
@@ -58,56 +61,40 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment | {"PYTHONPATH": os.pathsep.join([str(_ROOT), *path])},
-            start_new_session=True,  # Ctrl-C reaches the main program only
+            start_new_session=True,  # Ctrl-C reaches the main program only, and a kill its children too
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         self._poll = select.poll()
         self._poll.register(self._stdout, select.POLLIN)
         self._buffer = b""
-        self.pid: int | None = None  # of the child; None until it has reported
+        self._ready = False
+        self.pid = self._process.pid
         self.gone = False
 
     def ask(self, question: Question) -> Decision:
-        """The outcome of one comparison. The next call gets a new child if this one dies or is killed for its time."""
+        """The outcome of one comparison. A worker that is `gone` after it must be replaced."""
+        if not self._ready:
+            self._await_ready()
         try:
-            if self.pid is None:
-                self._await_ready()
             self._stdin.write(json.dumps(question).encode() + b"\n")
             self._stdin.flush()
-            message = self._line(STARTUP_S)
-            if "ready" in message:  # the child had answered its last question when this one arrived
-                self.pid, message = int(str(message["pid"])), self._line(STARTUP_S)
-            message = self._line(BUDGET_S)
-        except (_Lost, BrokenPipeError) as loss:
-            self._kill_child()
-            # A dead child alone is reported by its parent: an end of the output means that both are dead.
-            self.gone = not isinstance(loss, _Lost) or str(loss) == "worker_died"
-            return Decision("grader_timeout", "worker_died" if self.gone else str(loss))
-        if "ready" in message:
-            self.pid = int(str(message["pid"]))
+            message = self._line(STUCK_S)
+        except (_Lost, BrokenPipeError):
+            self.gone = True
             return Decision("grader_timeout", "worker_died")
         return Decision(str(message["verdict"]), str(message["rule"]))
 
     def _await_ready(self) -> None:
-        message: dict[str, object] = {}
-        while "ready" not in message:  # a child that was killed may have left a reply
-            try:
-                message = self._line(STARTUP_S)
-            except _Lost as loss:
-                raise WorkerError(
-                    f"a grader worker did not start ({loss}); try: python -m cotkit.grading.math_verify_worker"
-                ) from None
-            if "error" in message:
-                raise WorkerError(f"a grader worker did not start: {message['error']}")
-        self.pid = int(str(message["pid"]))
-
-    def _kill_child(self) -> None:
-        """Kills the child; its parent forks the next one."""
-        if self.pid is not None:
-            with contextlib.suppress(ProcessLookupError):  # it died by itself
-                os.kill(self.pid, signal.SIGKILL)
-        self.pid = None
+        try:
+            message = self._line(STARTUP_S)
+        except _Lost as loss:
+            raise WorkerError(
+                f"a grader worker did not start ({loss}); try: python -m cotkit.grading.math_verify_worker"
+            ) from None
+        if "error" in message:
+            raise WorkerError(f"a grader worker did not start: {message['error']}")
+        self._ready = True
 
     def _line(self, seconds: float) -> dict[str, object]:
         deadline = time.monotonic() + seconds
@@ -115,21 +102,24 @@ class _Worker:
             ready = self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
             chunk = os.read(self._stdout.fileno(), MAX_REPLY) if ready else b""
             if not chunk:
-                raise _Lost("worker_died" if ready else "time_budget")
+                raise _Lost("it died" if ready else f"no answer in {seconds:.0f} s")
             self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
         message: dict[str, object] = json.loads(line)
         return message
 
     def close(self) -> None:
-        """Ends both processes: a child stops at the end of its input, and its parent stops with it."""
+        """Ends the worker: it stops at the end of its input, and is killed with its child if it does not."""
         with contextlib.suppress(OSError):  # unsent bytes for a process that is gone
             self._stdin.close()
-        self._kill_child()
-        try:
-            self._process.wait(timeout=BUDGET_S)
-        except subprocess.TimeoutExpired:  # still starting
-            self._process.kill()
+        if not self.gone:
+            try:
+                self._process.wait(timeout=CLOSE_S)
+            except subprocess.TimeoutExpired:  # still starting, or at work
+                self.gone = True
+        if self.gone:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
             self._process.wait()
         self._stdout.close()
 
@@ -166,8 +156,8 @@ class GraderPool:
             return self._known[question]
 
     def pids(self) -> list[int]:
-        """The process ids of the children."""
-        return [worker.pid for worker in self._workers if worker.pid is not None]
+        """The process ids of the workers."""
+        return [worker.pid for worker in self._workers]
 
     def close(self) -> None:
         """Stops the workers. Waits for comparisons under way, which end within their budget. May be called twice."""
