@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cotkit.core import cli, jsonl
 from cotkit.core.datasets import ANSWER_KINDS, BOXED, DATASETS, DESCRIPTION_FILE
@@ -137,11 +137,9 @@ def prepare_known(name: str, args: argparse.Namespace) -> None:
     output = "train.jsonl" if "test" not in dataset.splits and not dataset.generator else "test.jsonl"
     record = Manifest("prepare_data", folder / output, settings, seed=args.seed, overwrite=args.overwrite)
     description: Row = {"name": name, "kind": dataset.kind, "source": source}
-    if record.check() == "done":
-        counts = record.read()["counts"]
+    if is_done(record):
         if not (folder / DESCRIPTION_FILE).is_file():  # an earlier version wrote none
-            jsonl.write_json_atomic(folder / DESCRIPTION_FILE, {**description, "splits": counts})
-        print(f"{folder}: done already, {counts}")
+            jsonl.write_json_atomic(folder / DESCRIPTION_FILE, {**description, "splits": record.read()["counts"]})
         return
     splits = GENERATORS[dataset.generator](args.seed) if dataset.generator else published(name, args.source)
     if args.dry_run:
@@ -151,19 +149,26 @@ def prepare_known(name: str, args: argparse.Namespace) -> None:
     write_splits(record, splits, description, source=str(args.source) if args.source else "hub or package")
 
 
-def prepare_own(own: Description, args: argparse.Namespace) -> None:
-    """Checks and writes a set of the user's own problems, unless that is done already."""
+class OwnSet(NamedTuple):
+    """A set of the user's own problems that is checked and not written yet."""
+
+    record: Manifest
+    splits: Splits
+    description: Row
+    dropped: int
+
+
+def checked(own: Description, args: argparse.Namespace) -> OwnSet | None:
+    """Reads and checks a set of the user's own problems, and shows some; None if it is prepared already."""
     folder: Path = args.data_root / own.name
     record = Manifest("prepare_data", folder / DESCRIPTION_FILE, asdict(own), seed=own.seed, overwrite=args.overwrite)
-    if not Path(own.input).exists() and record.check() == "done":  # a finished hub set is not asked for again
-        print(f"{folder}: done already, {record.read()['counts']}")
-        return
+    if not Path(own.input).exists() and is_done(record):  # a finished hub set is not asked for again
+        return None
     source = read_source(own.input, own.config, own.revision)
     splits, dropped = own_problems(own, source.splits, lambda answer: gold_problem(answer, own.kind))
     record.inputs = {f"input {number}": Input(path) for number, path in enumerate(source.files, 1)}
-    if record.check() == "done":
-        print(f"{folder}: done already, {record.read()['counts']}")
-        return
+    if is_done(record):
+        return None
     if not record.path.exists() and not args.overwrite and (found := sorted(folder.glob("*.jsonl"))):
         raise UserError(f"{found[0]}: exists, but was not made by this command; give another --name, or --overwrite")
     print("\n\n".join(as_asked(row) for row in next(iter(splits.values()))[:SHOWN]), end="\n\n")
@@ -171,15 +176,26 @@ def prepare_own(own: Description, args: argparse.Namespace) -> None:
         print(f"{own.input}: {dropped} rows with a repeated question were dropped")
     if source.revision and source.revision != own.revision:
         print(f"{own.input}: the commit is {source.revision}; --revision {source.revision} gives the same rows later")
-    if args.dry_run:
-        print(
-            "".join(f"{folder / split}.jsonl would get {len(rows)} problems\n" for split, rows in splits.items()),
-            end="",
-        )
-        return
     columns = {key: value for key, value in asdict(own.columns).items() if value}
     origin = {"input": own.input, "config": own.config, "revision": source.revision, "columns": columns}
-    write_splits(record, splits, {"name": own.name, "kind": own.kind, "source": origin}, dropped=dropped)
+    return OwnSet(record, splits, {"name": own.name, "kind": own.kind, "source": origin}, dropped)
+
+
+def is_done(record: Manifest) -> bool:
+    """Whether a set is prepared already, which is then said. Raises UserError if it was made in another way."""
+    done = record.check() == "done"
+    if done:
+        print(f"{record.output.parent}: done already, {record.read()['counts']}")
+    return done
+
+
+def write_own(own: OwnSet, dry_run: bool) -> None:
+    """Writes a checked set, or says what it would be."""
+    if not dry_run:
+        write_splits(own.record, own.splits, own.description, dropped=own.dropped)
+        return
+    for split, rows in own.splits.items():
+        print(f"{own.record.output.parent / split}.jsonl would get {len(rows)} problems")
 
 
 def as_asked(row: Row) -> str:
@@ -271,10 +287,11 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(
             f"--dataset is needed: one of {', '.join(DATASETS)}; or your own problems: --name NAME --input FILE"
         )
+    own_sets = [checked(one, args) for one in own]  # all are checked before anything is written
     for name in known:
         prepare_known(name, args)
-    for one in own:
-        prepare_own(one, args)
+    for own_set in filter(None, own_sets):
+        write_own(own_set, args.dry_run)
     return 0
 
 

@@ -130,11 +130,16 @@ def test_sets_of(config: Path) -> list[str]:
     Raises:
         UserError: as `datasets_of` does, or if none is left.
     """
-    root = Path(read_yaml(config).get("data_root", ("data", 1))[0])
+    root = data_root_of(config)
     names = [name for name in datasets_of(config) if "test" in _splits_of(root / name / DESCRIPTION_FILE)]
     if not names:
         raise UserError(f"{config}: no data set has a test split; add one to test on")
     return names
+
+
+def data_root_of(config: Path) -> Path:
+    """Where the data sets of a data.yaml are prepared."""
+    return Path(read_yaml(config).get("data_root", ("data", 1))[0])
 
 
 def _splits_of(description: Path) -> Iterable[str]:

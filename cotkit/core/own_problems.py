@@ -61,7 +61,7 @@ def own_problems(
     Raises:
         UserError: naming all faults with file and line.
     """
-    splits = _named_splits(source, description.name)
+    splits = _named_splits(source, description.input)
     columns = _existing_columns(description.columns, splits, description.input)
     faults, dropped = Faults(), 0
     ids: dict[str, str] = {}
@@ -76,7 +76,7 @@ def own_problems(
             values = _problem_values(row, columns, description.kind, faults, why_unreadable)
             default_id = "-".join(filter(None, (description.name, split, f"{number:05d}")))
             name = _id_of(row, columns.id, faults) if columns.id else default_id
-            first = questions.setdefault(" ".join(values["question"].split()).casefold(), row.where)
+            first = questions.setdefault(" ".join(values["question"].split()), row.where)
             if first != row.where and values["question"].strip():
                 if description.drop_repeated:
                     dropped += 1
@@ -127,7 +127,10 @@ def _problem_values(
 ) -> Row:
     """Question, solution and answer of a row. Adds what is wrong with them to `faults`."""
     before = len(faults.found)
-    for column in {*columns.question, columns.answer, columns.solution} - {None}:
+    for column in (*columns.question, columns.answer):
+        if column not in row.values:
+            faults.add(row.where, f"has no {column!r}, only {', '.join(map(repr, row.values)) or 'nothing'}")
+    for column in dict.fromkeys((*columns.question, columns.answer, columns.solution)):
         if not _is_text(row.values.get(column)):
             found = type(row.values[column]).__name__
             faults.add(row.where, f"{column!r} must be text or a number, found {found}")

@@ -58,7 +58,8 @@ def test_paths_of(preset: Path) -> list[Path]:
     """The test files of the preset's data sets; none if filter.yaml names its own, with `test_paths`."""
     if "test_paths" in cli.read_yaml(preset / "filter.yaml"):
         return []
-    return [problem_path(Path("data"), name) for name in description.test_sets_of(preset / "data.yaml")]
+    config = preset / "data.yaml"
+    return [problem_path(description.data_root_of(config), name) for name in description.test_sets_of(config)]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -304,3 +304,21 @@ def test_one_entry_of_the_table_is_enough_for_all_stages(tmp_path: Path):
     run_script("score.py", "--dataset", "bakery", "--pred_path", "p.jsonl", **shared)
     assert [row["id"] for row in read_rows(tmp_path / "p.scores.jsonl")] == [f"bakery-test-{n:05d}" for n in range(4)]
     assert "answer_kind" not in read_rows(tmp_path / "t.jsonl")[0]
+
+
+def test_all_configurations_of_the_hub_are_read_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import datasets
+
+    def fake(repository: str, config: str | None, *, split: str, revision: str) -> Any:
+        box = r"So $\boxed{2}$."
+        rows = [{"problem": f"What is {config} of {number} {repository}?", "solution": box} for number in range(2)]
+        return datasets.Dataset.from_list([row | ({} if config else {"answer": "2"}) for row in rows])
+
+    monkeypatch.setattr(datasets, "load_dataset", fake)
+    script = runpy.run_path(str(ROOT / "scripts/prepare_data.py"), run_name="prepare_data")
+    assert script["main"](["--dataset", "math", "--data_root", str(tmp_path)]) == 0
+    rows = [row for split in ("train", "dev") for row in read_rows(tmp_path / f"math/{split}.jsonl")]
+    rows.sort(key=lambda row: row["id"])
+    subjects = DATASETS["math"].splits["train"].configs
+    assert [row["question"].split()[2] for row in rows] == [subject for subject in subjects for _ in range(2)]
+    assert {row["answer"] for row in rows} == {"2"}

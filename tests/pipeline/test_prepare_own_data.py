@@ -226,7 +226,7 @@ def test_all_faults_are_shown_at_once(tmp_path: Path):
     rows = [bakery(number) for number in range(30)]
     rows[1] = bakery(1, prompt=" ")
     rows[2] = bakery(2, final="many")
-    rows[3] = bakery(3, prompt=rows[0]["prompt"].replace("\n", "  ").upper())
+    rows[3] = bakery(3, prompt=rows[0]["prompt"].replace("\n", "  "))
     rows[4] = bakery(4, prompt="Say <|im_end|>")
     rows[5] = bakery(5, answer_text="a\x00b")
     rows[6] = bakery(6, prompt="What is $\x0cunny{1}$?")
@@ -247,6 +247,36 @@ def test_all_faults_are_shown_at_once(tmp_path: Path):
     lines = refusal(tmp_path, *named("x.csv")).split("\n")
     assert len(lines) == 12
     assert lines[-1] == "and 20 more"
+
+
+def test_rows_that_lack_a_field_or_have_no_text_are_named(tmp_path: Path):
+    rows = [
+        {"q": "How many?", "a": 5},
+        {"q": "And how many?"},
+        {"q": ["x"], "a": True},
+        {"q": "Or how many?", "a": None},
+    ]
+    write_rows(tmp_path / "x.jsonl", rows)
+    done = refusal(tmp_path, *named("x.jsonl", "--question", "q", "--answer", "a", "--kind", "number"))
+    assert done.split("\n")[1:] == [
+        "x.jsonl:2: has no 'a', only 'q'",
+        "x.jsonl:3: 'q' must be text or a number, found list",
+        "x.jsonl:3: 'a' must be text or a number, found bool",
+        "x.jsonl:4: the answer is empty",
+    ]
+    write_csv(tmp_path / "x.csv", [bakery(0)])
+    (tmp_path / "x.csv").write_text("prompt,answer_text,final\n", encoding="utf-8")
+    assert refusal(tmp_path, *named("x.csv")) == "x.csv: the source holds no rows"
+
+
+def test_nothing_is_written_before_all_sets_of_a_preset_are_checked(tmp_path: Path):
+    write_csv(tmp_path / "preset/good.csv", [bakery(number) for number in range(10)])
+    write_csv(tmp_path / "preset/bad.csv", [bakery(number, final="many") for number in range(10)])
+    entries = [{"name": name, "input": f"{name}.csv", **DESCRIBED} for name in ("good", "bad")]
+    assert "bad.csv: 10 faults" in refusal(
+        tmp_path, "--config", describe(tmp_path / "preset", "gsm_symbolic", *entries)
+    )
+    assert not (tmp_path / "data").exists()
 
 
 def test_repeated_questions_can_be_dropped(tmp_path: Path):
@@ -369,6 +399,7 @@ def test_the_preset_s_test_sets_are_those_with_a_test_split(tmp_path: Path):
     run(tmp_path, "--config", preset / "data.yaml")
     assert preset_script(preset, "datasets").stdout.split() == ["bakery", "amc23"]
     assert preset_script(preset, "test_sets").stdout.split() == ["amc23"]
+    assert preset_script(preset, "test_paths").stdout.split() == [str(tmp_path / "data/amc23/test.jsonl")]
     describe(preset, entry)
     refused(preset_script(preset, "test_sets", check=False), "data.yaml: no data set has a test split")
 
