@@ -40,9 +40,9 @@ def build_parser() -> cli.StageParser:
 
 def prediction_row(problem: Row, request: Request, completion: Completion) -> Row:
     """The record of one prediction; `response` is the complete text that the model wrote."""
-    thinking, _ = split_thinking(completion.text)
+    thinking, _ = split_thinking(completion.response)
     row = {"id": request.id, "sample": request.sample, "dataset": problem["dataset"]}
-    return {**row, "response": completion.text, "thinking": thinking, **completion.record()}
+    return {**row, "response": completion.response, "thinking": thinking, **completion.record()}
 
 
 def main(argv: list[str] | None = None) -> int:

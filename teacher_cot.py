@@ -90,7 +90,7 @@ def check_solutions(files: dict[Path, list[Row]]) -> None:
 
 def teacher_row(problem: Row, request: Request, completion: Completion, model: str) -> Row:
     """The record of one teacher sample. A closed think block goes to `thinking`, the rest of the text to `response`."""
-    thinking, response = split_thinking(completion.text)
+    thinking, response = split_thinking(completion.response)
     row = {**problem, "sample": request.sample, "response": response, "thinking": thinking}
     return {**row, **completion.record(model=model)}
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 _NAMES = (
     r"(?:\w{1,20}[:_])?(?:think(?:ing)?|thoughts?|reason(?:ing)?|analysis|reflection|scratchpad|inner_monologue)"
     r"|(?:anti?|internal_)?thinking|internal_thoughts?"
 )
+_HARMONY_TOKENS = {"<|start|>", "<|channel|>", "<|message|>", "<|end|>"}
 _HARMONY = r"(?:<\|end\|>\s*)?(?:<\|start\|>assistant\s*)?<\|channel\|>\s*{}[^<>\n]*<\|message\|>"
 
 # Opening mark, closing mark, an example of a model that writes them. Case and blanks inside a tag do not matter.
@@ -62,6 +63,13 @@ def opened_by(prompt: str) -> str:
     found = list(MARK.finditer(prompt))
     is_open = found and found[-1]["open"] and not prompt[found[-1].end() :].strip()
     return prompt[found[-1].start() :] if is_open else ""
+
+
+def is_part(token: str, tokens: Iterable[str]) -> bool:
+    """Is a special token of a tokenizer, which has these `tokens`, a mark or a piece of one?"""
+    if MARK.fullmatch(token):
+        return True
+    return token in _HARMONY_TOKENS and set(tokens) >= _HARMONY_TOKENS
 
 
 def _name(mark: str) -> str:

@@ -66,7 +66,7 @@ _SCORE_LINE = re.compile(
     r"(?:\*\*)?Score(?:\*\*)?\s*:\s*(?:\*\*)?\s*([1-5])\s*(?:/\s*5)?\s*(?:\*\*)?\.?", re.IGNORECASE
 )
 # What a tokenizer or a chat template could read as a control token: <|im_end|>, </s>, <think>, [INST].
-_MARKUP = re.compile(r"<(?=[|/A-Za-z])|\[(?=/?[A-Z]{3,}\])")
+_MARKUP = re.compile(r"<(?=[|/A-Za-z])|\[(?=/?[A-Z]{3,}\])|◁(?=/?think)")
 
 
 def chosen(problems: Iterable[Row], limit: int) -> list[Row]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from cotkit.core import think_marks
 from cotkit.core.errors import UserError
 from cotkit.generation import adapters
 from cotkit.generation.prompts import Message, render
@@ -14,20 +16,24 @@ from cotkit.grading.extraction import answer_line_end
 
 # Any of these ends the model's turn. An adapter is trained to end with <|im_end|>, but a base model's generation config
 # knows only <|endoftext|>. <|im_start|> begins a new turn, so everything from there on is runaway text.
+PROMPT_END = 16  # tokens at the end of a prompt that may open a thought
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|im_start|>", "<|eot_id|>", "</s>")
 
 
 class ActiveRow:
-    """One request while it is being decoded; `need` is the most tokens that it can have, prompt included."""
+    """One request while it is being decoded; `need` is the most tokens that it can have, prompt included.
 
-    def __init__(self, request: Request, prompt: list[int], sampling: Sampling) -> None:
-        self.request, self.prompt = request, prompt
+    `opened` is the mark of a thought that the prompt leaves open.
+    """
+
+    def __init__(self, request: Request, prompt: list[int], sampling: Sampling, opened: str = "") -> None:
+        self.request, self.prompt, self.opened = request, prompt, opened
         self.need = len(prompt) + request.budget(sampling)
         self.tokens: list[int] = []
         self.generator: Any = None  # the row's own torch.Generator, where the backend draws the tokens
 
     def finished(self, reason: str, text: str) -> Completion:
-        return Completion(text, reason, len(self.prompt), len(self.tokens))
+        return Completion(text, reason, len(self.prompt), len(self.tokens), opened=self.opened)
 
     def failed(self, error: str) -> Completion:
         return Completion("", "error", len(self.prompt), len(self.tokens), error)
@@ -77,21 +83,41 @@ def encode(tokenizer: Any, messages: list[Message], thinking: bool) -> list[int]
     return tokenizer(render(tokenizer, messages, thinking), add_special_tokens=False)["input_ids"]
 
 
+def opened_thought(tokenizer: Any, prompt: Sequence[int]) -> str:
+    """The mark of a thought that a prompt leaves open at its end, as some chat templates do; "" if there is none."""
+    return think_marks.opened_by(tokenizer.decode(prompt[-PROMPT_END:]))
+
+
 def decode(tokenizer: Any, tokens: Sequence[int]) -> str:
-    """The text exactly as the model wrote it: some tokenizers would remove spaces before punctuation."""
+    """The text exactly as the model wrote it: some tokenizers would remove spaces before punctuation.
+
+    Special tokens are left out, but not those that mark a thought: without them it would read as part of the answer.
+    """
+    special, kept = _special_ids(tokenizer)
+    if kept.intersection(tokens):
+        tokens = [token for token in tokens if token in kept or token not in special]
+        return tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def answered(tokenizer: Any, tokens: Sequence[int]) -> str | None:
+@lru_cache(maxsize=8)
+def _special_ids(tokenizer: Any) -> tuple[frozenset[int], frozenset[int]]:
+    """The ids of a tokenizer's special tokens, and of those that mark thoughts."""
+    special = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    kept = (i for i, content in special.items() if think_marks.is_part(content, special.values()))
+    return frozenset(special), frozenset(kept)
+
+
+def answered(tokenizer: Any, tokens: Sequence[int], opened: str = "") -> str | None:
     """The text up to the end of its first answer line if the last token may have completed that line; else None.
 
-    A newline completes an answer line, so the whole text is decoded only after a token that holds one.
+    An answer line inside a thought does not count, even if the prompt `opened` the thought. A newline completes an answer line, so the whole text is decoded only after a token that holds one.
     """
     if "\n" not in decode(tokenizer, tokens[-1:]):
         return None
     text = decode(tokenizer, tokens)
-    end = answer_line_end(text)
-    return None if end is None else text[:end]
+    end = answer_line_end(opened + text)
+    return None if end is None else text[: end - len(opened)]
 
 
 def turn_end_ids(tokenizer: Any, generation_config: Any) -> set[int]:

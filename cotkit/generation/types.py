@@ -61,6 +61,12 @@ class Completion:
     prompt_tokens: int
     completion_tokens: int
     error: str | None = None
+    opened: str = ""  # the mark of a thought that the prompt left open, such as "<think>\n"
+
+    @property
+    def response(self) -> str:
+        """The text as rows keep it: a thought that the prompt opened begins with its mark, so that readers know it."""
+        return self.opened + self.text
 
     def record(self, **more: Any) -> dict[str, Any]:
         """The fields of this completion that every record has, then `more`, then `error` if there is one."""

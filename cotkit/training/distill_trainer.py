@@ -134,7 +134,7 @@ def is_correct(row: DistillRow, completion: Completion) -> bool:
     """Whether a completion's answer is the gold answer of its row. A training row does not say what kind its answer has:
     one that is a plain number is graded as a number, every other as a formula."""
     kind: AnswerKind = "number" if plain_number(row.gold, True) else "latex"
-    return grade(Item(row.where, kind, row.gold, completion.text, completion.finish_reason)).verdict == "correct"
+    return grade(Item(row.where, kind, row.gold, completion.response, completion.finish_reason)).verdict == "correct"
 
 
 class DistillTrainer(Trainer):

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from cotkit.core import think_marks
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row, read
 from cotkit.generation import prompts
@@ -212,7 +213,7 @@ def cause_of_difference(gate: ParityGate, sequence: TrainedSequence, trained: li
         return f"the rows' wording, which is not that of cotkit/generation/prompts.py: {rerun}"
     common = len(os.path.commonprefix([trained, served]))
     rest = gate.serving.decode(trained[common:] + served[common:])
-    if common >= min(len(trained), len(served)) and "think>" in rest:
+    if common >= min(len(trained), len(served)) and think_marks.MARK.search(rest):
         keys = f"{config.where('enable_thinking')} or {config.where('template')}"
         return f"{keys}; inference has thinking: {gate.thinking}"
     return config.where("template")
@@ -225,10 +226,11 @@ def check_answer(gate: ParityGate, sequence: TrainedSequence) -> Iterator[Findin
     expected = tokenizer.decode(tokenizer(sequence.answer, add_special_tokens=False)["input_ids"])
     shown = f"\n    trained {text[:60]!r}\n    row     {expected[:60]!r}"
     template, enable_thinking = gate.config.where("template"), gate.config.where("enable_thinking")
-    if ("<think>" in text) > ("<think>" in expected):
+    trained, wanted = (sum(not mark.closes for mark in think_marks.marks(each)) for each in (text, expected))
+    if trained > wanted:
         what = f"a think block that the row does not have is trained on{shown}"
         yield Finding(sequence.where, what, f"{enable_thinking}: set it to false, or take another template")
-    elif ("<think>" in text) < ("<think>" in expected):
+    elif trained < wanted:
         change = f"{enable_thinking}: set it to true, or take another template"
         yield Finding(sequence.where, f"its think block is deleted{shown}", change)
     elif not text.startswith(expected):

@@ -112,6 +112,31 @@ def test_a_text_ends_after_its_answer_line(tiny_model: Path, stop: bool):
     assert (done.finish_reason, done.text.rstrip("\n")) == ("answer", "#### x\n3+4=7\n#### 7")
 
 
+OPENS_A_THOUGHT = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}{{ 'assistant\n<think>\n' }}"
+
+
+def test_no_text_ends_at_an_answer_line_inside_a_thought_that_the_prompt_opened(tiny_model: Path):
+    engine = load(tiny_model, Sampling(200))
+    engine.tokenizer.chat_template = OPENS_A_THOUGHT
+    prompt = chat_model.encode(engine.tokenizer, REQUESTS[0].messages, thinking=True)
+    row = engine._fresh(REQUESTS[0], prompt)
+    tokens = engine.tokenizer.encode("maybe\n#### 17\nno</think>\n#### 18\nmore\n")
+    done = next(filter(None, (engine._advance(row, token) for token in tokens)))
+    assert done.text.rstrip("\n") == "maybe\n#### 17\nno</think>\n#### 18"
+    assert (done.finish_reason, done.response) == ("answer", "<think>\n" + done.text)
+    row = engine._fresh(REQUESTS[0], prompt)
+    assert not any(engine._advance(row, token) for token in engine.tokenizer.encode("maybe\n#### 17\nno\n"))
+    assert engine._fresh(REQUESTS[0], engine.tokenizer.encode("<think>\n\n</think>\n\n")).opened == ""
+
+
+def test_special_tokens_that_mark_a_thought_stay_in_the_text(tiny_model: Path):
+    tokenizer = chat_model.load_tokenizer(str(tiny_model))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
+    tokens = tokenizer.encode("[THINK]a[/THINK]b<|im_end|>")
+    assert chat_model.decode(tokenizer, tokens) == "[THINK]a[/THINK]b"
+    assert chat_model.decode(tokenizer, tokenizer.encode("b<|im_end|>")) == "b"
+
+
 def test_a_prompt_longer_than_the_context_fails_alone(tiny_model: Path):
     long = Request("long", 0, [{"role": "user", "content": "7 " * 1100}])
     results = {request.id: result for request, result in load(tiny_model, Sampling(8)).generate([long, *REQUESTS])}

@@ -116,6 +116,16 @@ def test_f27_a_text_cut_at_the_token_limit(reason: str, tmp_path: Path):
     assert (code, rows[0]["finish_reason"], rows[0]["response"]) == (0, "length", "3+4")
 
 
+def test_a_text_is_not_ended_inside_a_thought_that_the_server_did_not_mark(tmp_path: Path):
+    thought = "maybe\n#### 17\nno"
+    with ChatServer(text=f"{thought}</think>\n#### 18\nmore") as server:
+        _, rows = teach(tmp_path, server, more=("--thinking",))
+    assert (rows[0]["thinking"], rows[0]["response"].strip()) == (thought, "#### 18")
+    with ChatServer(text=thought + "\n", reason="length") as server:
+        _, rows = teach(tmp_path, server, more=("--thinking", "--overwrite"))
+    assert (rows[0]["thinking"], rows[0]["response"]) == ("", f"<think>\n{thought}\n")
+
+
 @pytest.mark.parametrize("reason", ["end_turn", "eos_token"])
 def test_f27_an_end_in_the_words_of_another_engine(reason: str, tmp_path: Path):
     with ChatServer(text="3+4", reason=reason) as server:

@@ -21,7 +21,7 @@ from transformers import DynamicCache
 
 from cotkit.generation.backends.kv_slots import Slots, use_grouped_attention
 from cotkit.generation.backends.sampling import choose
-from cotkit.generation.chat_model import ActiveRow, answered, decode, encode, turn_end_ids
+from cotkit.generation.chat_model import ActiveRow, answered, decode, encode, opened_thought, turn_end_ids
 from cotkit.generation.types import Completion, Request, Sampling
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class Decoder:
         return sorted(rows, key=lambda row: (-len(row.prompt), row.request.key))
 
     def _fresh(self, request: Request, prompt: list[int]) -> ActiveRow:
-        row = ActiveRow(request, prompt, self.sampling)
+        row = ActiveRow(request, prompt, self.sampling, opened_thought(self.tokenizer, prompt))
         if self.sampling.temperature > 0:
             row.generator = torch.Generator().manual_seed(request.seed(self.seed))
         return row
@@ -229,7 +229,7 @@ class Decoder:
         row.tokens.append(token)
         if token in self.turn_ends:
             return row.finished("stop", decode(self.tokenizer, row.tokens[:-1]))
-        if self.sampling.stop_at_answer and (text := answered(self.tokenizer, row.tokens)) is not None:
+        if self.sampling.stop_at_answer and (text := answered(self.tokenizer, row.tokens, row.opened)) is not None:
             return row.finished("answer", text)
         if len(row.tokens) >= row.request.budget(self.sampling):
             return row.finished("length", decode(self.tokenizer, row.tokens))

@@ -24,7 +24,7 @@ from typing import Any
 from cotkit.core.errors import UserError
 from cotkit.generation import adapters, chat_model
 from cotkit.generation.backends.transformers_backend import preview
-from cotkit.generation.chat_model import ActiveRow, answered, decode, encode, turn_end_ids
+from cotkit.generation.chat_model import ActiveRow, answered, decode, encode, opened_thought, turn_end_ids
 from cotkit.generation.options import EngineOptions
 from cotkit.generation.types import Completion, Request, Sampling
 
@@ -206,7 +206,7 @@ class VllmBackend:
         while True:
             while len(running) < self.window and (request := next(waiting, None)) is not None:
                 prompt = encode(self.tokenizer, request.messages, self.sampling.thinking)
-                row = ActiveRow(request, prompt, self.sampling)
+                row = ActiveRow(request, prompt, self.sampling, opened_thought(self.tokenizer, prompt))
                 if row.need > self.context:
                     yield request, row.too_long(self.context)
                 else:
@@ -255,7 +255,7 @@ class VllmBackend:
         """Adds new tokens to a row; returns its completion if they end it."""
         for token in output.token_ids:
             row.tokens.append(token)
-            if self.sampling.stop_at_answer and (text := answered(self.tokenizer, row.tokens)) is not None:
+            if self.sampling.stop_at_answer and (text := answered(self.tokenizer, row.tokens, row.opened)) is not None:
                 return row.finished("answer", text)
         if output.finish_reason == "stop":
             return row.finished("stop", decode(self.tokenizer, row.tokens[:-1]))
