@@ -94,9 +94,9 @@ def tiny_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-# Rows of GSM8K train with an equation that is false as written, each read by eye; 3411 is a running total.
-FALSE_IN_GSM8K = {167, 168, 198, 224, 502, 716, 1817, 3002, 3334, 3409, 3411, 3859, 4593, 4691, 4973, 5195, 5350}
-FALSE_IN_GSM8K |= {5781, 6157, 6256, 6700, 6713, 6760, 6812, 6842, 7178, 7444}
+# Rows of GSM8K that a rule rejects for a fault of the published solution, each read by eye: split -> rule -> numbers.
+FAULTS_IN_GSM8K = json.loads((SAMPLE_DATA / "gsm8k/faults.json").read_text(encoding="utf-8"))
+FALSE_IN_GSM8K = set(FAULTS_IN_GSM8K["train"]["wrong_steps"])
 
 
 def raw_data(name: str) -> Path:

@@ -1,16 +1,12 @@
-"""Decides whether an equation that is false as written may be true as people write: other readings, reasons for doubt."""
+"""Decides whether an equation that is false in every reading may still be what a careful person writes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from fractions import Fraction
-from typing import NamedTuple
 
-from cotkit.equations.arithmetic import OPERATORS, Number, Reader, Side
-
-# Relative and absolute error allowed: sums of floats printed with 16 digits (8.499999999999998) are no wrong steps.
-NOISE, LARGEST_NOISE = Fraction(1, 10**12), Fraction(1, 10**6)
+from cotkit.equations.arithmetic import OPERATORS, Side
+from cotkit.equations.readings import EquationLine
 
 # Each entry holds units of one kind. A text may mix several of them: 2 hours * 60 = 120 minutes, 50 cents * 4 = $2.
 _UNITS = [
@@ -19,108 +15,163 @@ _UNITS = [
         ("second|sec|minute|min|hour|hr|day|week|month|year|decade", r"\bcentur(?:y|ies)\b"),
         ("inche|inch|foot|feet|yard|mile|cm|mm|km|centimeter|millimeter|meter|kilometer|ft", r"['′″]"),
         ("ounce|oz|pound|lb|gram|kg|kilogram|ton|mg", "kilos?"),
-        ("cup|pint|quart|gallon|liter|litre|ml|milliliter|tablespoon|teaspoon|tbsp|tsp|ounce|oz", "fl"),
+        ("cup|pint|quart|gallon|liter|litre|ml|milliliter|tablespoon|teaspoon|tbsp|tsp|ounce|oz", r"\bfl\b"),
         ("cent|dollar|buck|penny|pennie|nickel|dime|quarter", "[$€£¢]"),
         ("dozen|pair|hundred|thousand|million|billion|half|halve|third", "percent|%"),
     )
 ]
+# How many smaller units a unit holds, where people leave the smaller one out: 4 * 15 = 1 hour.
+_HOLDS = {"minute": {60}, "hour": {60, 3600}, "day": {24, 1440}, "week": {7, 168}, "month": {30}, "year": {12, 52, 365}}
+_HOLDS |= {"foot": {12}, "feet": {12}, "yard": {36}, "mile": {5280, 1760}, "meter": {100, 1000}, "kilometer": {1000}}
+_HOLDS |= {"pound": {16}, "kg": {1000}, "kilogram": {1000}, "ton": {1000, 2000}, "gallon": {16, 128}, "liter": {1000}}
 # A name whose number is no quantity: Day 1 * 2, Weeks 1-2.
 _LABEL = re.compile(
     r"\b(?:step|day|week|month|year|part|case|problem|question|equation|round|chapter|page|number|no|stage)s?$",
     re.IGNORECASE,
 )
+# The same only where a sum follows: Bus 1 + 2 = 30 + 40.
+_COUNTED = re.compile(
+    r"\b(?:game|level|floor|room|team|group|class|grade|bus|car|train|shop|store|machine|player|box|bag|jar|tank|table|row"
+    r"|column|side|set|option|plan|phase|lap|trip|item|shift|test|exam|quiz|book|section|unit|lesson|trial|turn|worker)$",
+    re.IGNORECASE,
+)
 _LEFT_OVER = re.compile(
-    r"[^=]{0,80}?(?:\band \(?\$?[0-9]+/|\bremain|\bleft|\bfull\b|\bwhole\b|\bround|\bnearest|\bcomplete)"
+    r"[^=]{0,80}?(?:\band \(?\$?[0-9]+/|\bremain|\bleft|\bfull\b|\bwhole\b|\bround(?:ed|ing)?\b|\bnearest|\bcomplete)"
+)
+_WHOLE = re.compile(r"\b(?:full|whole|complete|round)[^=.;]{0,60}$")  # before an equation
+_ABOUT = re.compile(r"[^=]{0,60}?\b(?:rounded|rounding|nearest|approximately|about|roughly|estimate[ds]?)\b")
+_CALLED_WRONG = re.compile(
+    r"[\s,]*(?:(?:which|that) )?(?:is|was|would be) (?:wrong|incorrect|false|not (?:right|correct|enough))\b"
+)
+_WITHOUT_SIGN = re.compile(
+    r"[^=.]{0,24}?\b(?:short|fewer|less|under|below|behind|debt|loss|lost|owed?|down|deficit|colder|ago)\b"
 )
 _ADDED_PERCENT = re.compile(r"[-+–−] *\$?[0-9.]+ *(?:%|percent)")
-_JOINS = re.compile(
-    r"\b(?:and|to|from|with|by|than|into|over|of)(?: (?:the|a|an|his|her|their|its|those|these|another|all))*$"
-)
 _MULTIPLE = re.compile(r"(?:times|plus|minus|divided)(?: by)? (?:the|his|her|their|its|that|what|this)\b")
+_PART_OF = re.compile(r"(?:of|as|times as)\b")
+_MONTH = re.compile(
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
+    r"|nov(?:ember)?|dec(?:ember)?)\b",
+    re.IGNORECASE,
+)
+_DATES = re.compile(r"[01]?\d/[0-3]?\d ?[-–] ?[01]?\d/[0-3]?\d ?= ?\d+ days?\b")
+_RANGE = re.compile(r"[12]\d{3}[-–][12]\d{3}\b")
+_ONE_WORD = re.compile(r"(?:\\[a-z]+\{\s*)?[^\W\d_]+\s*\}?")
+_POWER_WORD = re.compile(r"\b(?:squared|cubed)\b")
+_LARGE = re.compile(r"\b(?:hundred|thousand|million|billion|trillion|cents?|percent)\b|%|¢", re.IGNORECASE)
+_NEARBY = 200  # characters
+_POWERS_OF_TEN = frozenset(Fraction(10) ** power for power in (-9, -6, -3, -2, 2, 3, 6, 9))
 _RATE = re.compile(r"\b(?:each|per|a|an|every|in|of|for|to)\b")
 
 
-class EquationLine(NamedTuple):
-    """One line, or the inside of one calculator mark, and how to read it."""
-
-    text: str
-    reader: Reader
-    mark: bool  # it is the inside of a calculator mark
-    continues: bool  # its expression may continue in the next line
-
-
-def agree(left: Side, right: Side) -> bool:
-    """Whether the values are equal or one side is the other one rounded."""
-    a, b = left.value, right.value
-    if a == b or abs(a - b) <= min(LARGEST_NOISE, NOISE * max(abs(a), abs(b))):
-        return True
-    return _rounds_to(a, right) or _rounds_to(b, left)
-
-
-def _rounds_to(exact: Number, written: Side) -> bool:
-    """Whether `written`, one number with d > 0 decimals, is `exact` rounded or truncated to d decimals."""
-    if written.operators or not written.decimals or exact == int(exact):
-        return False
-    gap, unit = abs(exact - written.value), Fraction(1, 10**written.decimals)
-    return 2 * gap <= unit or (gap < unit and abs(written.value) < abs(exact))
-
-
-def other_readings(line: EquationLine, left: Side, right: Side) -> Iterator[tuple[Side, Side]]:
-    """Both sides under every other common reading of percent signs, `a / b/c`, a leading dash and the right side's end."""
-    tokens = line.reader.tokens[left.first : right.after]  # only these: a line may hold many false equations
-    kinds, latex = [token.kind for token in tokens], line.reader.latex
-    equals, first, ends = left.after - left.first, right.first - left.first, [len(tokens)]
-    if line.reader.kinds[right.after] != "eq":
-        inside = (at for at in range(first + 1, len(tokens)) if kinds[at] in ("word", "of", "op"))
-        apart = (at for at in inside if tokens[at].text not in "+*/^²³×·" and tokens[at - 1].end < tokens[at].start)
-        ends += list(apart)[:1]
-    variants: list[dict[str, int]] = [{}, {"fractions": True}] + [{"percent": 1}] * ("pct" in kinds)
-    lefts, rights = [], []
-    for variant in variants:
-        reader = Reader(tokens[:equals], latex, **variant)
-        lefts += [side for at in range(1 + (kinds[0] == "op")) if (side := reader.side(at)) and side.after == equals]
-        for end in ends:
-            side = Reader(tokens[:end], latex, **variant).side(first)
-            rights += [side] if side and side.after == end else []
-    yield from ((a, b) for a in lefts for b in rights)
-
-
-def doubtful(line: EquationLine, before: Side | None, left: Side, right: Side) -> bool:
+def doubtful(line: EquationLine, left: Side, right: Side) -> bool:
     """Whether a false equation may be true as people write. Such an equation is no step."""
-    tokens, kinds = line.reader.tokens, line.reader.kinds
-    start, end = tokens[left.first].start, tokens[right.last].end
-    previous = tokens[left.first - 1] if left.first else None
+    reader = line.reader
+    inside = reader.kinds[left.first : right.last + 1]
     if left.ambiguous or right.ambiguous:
         return True
-    inside = kinds[left.first : right.last + 1]
+    start, end = reader.tokens[left.first].start, reader.tokens[right.last].end
     if _ADDED_PERCENT.search(line.text, start, end) and inside.count("pct") < inside.count("num"):
         return True  # $50 - 10% = $45
-    alone = not left.operators
-    label = previous.text if previous and previous.kind == "word" else ""
-    if label and (alone or _LABEL.search(label) or (before and _linked(line, before, left, right))):
+    if _names_a_value(line, left, right) or _goes_on(line, left, right) or _is_compound(line, left, right):
         return True
-    if alone and kinds[left.after - 1] == "word":
-        return True  # a name for a quantity (4 bedrooms = 121 * 4) or a conversion (14 hours = 14 * 60)
-    if previous and previous.text == "," and tokens[left.first - 2].kind == "num" and len(tokens[left.first].text) == 3:
+    if reader.latex and any(token.text in "xX" for token in reader.tokens[left.first : right.after]):
+        return True  # a variable rather than a product: 3x \left(2\right)
+    if _rounds(line, left, right, start, end) or _CALLED_WRONG.match(line.text, end):
+        return True
+    if left.value == -right.value and (_WITHOUT_SIGN.match(line.text, end) or _RANGE.match(line.text, start)):
+        return True  # 5 - 8 = 3 short, 2010-2020 = 10 years
+    return _scaled_nearby(line, left, right) or _mixes_units(line, left, right)
+
+
+def _names_a_value(line: EquationLine, left: Side, right: Side) -> bool:
+    """Whether the left side may be a name: Day 1 * 2, the cost of 3, 4 bedrooms, 1%, the last of 3, 4, 5, a ratio 2 : 3."""
+    reader, first, alone = line.reader, left.first, not left.operators
+    kind, text = (reader.kinds[first - 1], reader.tokens[first - 1].text) if first else ("", "")
+    earlier = reader.kinds[first - 2] if first > 1 else ""
+    if kind == "word" and (
+        alone or _LABEL.search(text) or (earlier == reader.kinds[first] == "num" and _is_unit(text))
+    ):
+        return True  # the last: 5 ft 6 in + 3 in
+    if kind == "word" and right.operators and _COUNTED.search(text):
+        return True
+    if alone and (
+        kind == "of" or reader.kinds[left.after - 1] in ("word", "pct") or (text == "," and earlier == "num")
+    ):
+        return True
+    if text == "," and earlier == "num" and len(reader.tokens[first].text) == 3:
         return True  # 14, 400 / 80 = 180
-    if right.value == 1 and "word" in kinds[left.first : left.after]:
+    return text == ":" and earlier == "num" and _is_ratio(line, first - 1)
+
+
+def _is_count(line: EquationLine, left: Side) -> bool:
+    """Whether the left side adds or subtracts whole numbers, and not shares of 100."""
+    tokens = line.reader.tokens[left.first : left.after]
+    operators = {OPERATORS.get(token.text, token.text) for token in tokens if token.kind == "op"}
+    numbers = {token.text for token in tokens if token.kind == "num"}
+    plain = operators <= {"+", "-"} and all(map(str.isdigit, numbers)) and "100" not in numbers
+    return plain and not any(token.kind == "pct" for token in tokens)
+
+
+def _is_unit(text: str) -> bool:
+    """Whether the token is one unit with smaller ones below it: ft of 5 ft 6 in."""
+    return _ONE_WORD.fullmatch(text) is not None and any(units.search(text) for units in _UNITS)
+
+
+def _goes_on(line: EquationLine, left: Side, right: Side) -> bool:
+    """Whether words after the right side may belong to it: 2*3 = 6 times the number, 1/5 of the class, 5 ft 9 in, 2 : 3."""
+    reader, after = line.reader, right.after
+    kind, text = reader.kinds[after], reader.tokens[after].text if after < len(reader.tokens) else ""
+    if kind == "word" and _MULTIPLE.match(text):
+        return True
+    part = reader.kinds[right.last] == "pct" or (right.operators and 0 < right.value < 1) or text.startswith("times as")
+    if part and _PART_OF.match(text) and _is_count(line, left):
+        return True  # 50 + 10 = 20% of the total
+    if kind == "num" and _is_unit(reader.tokens[after - 1].text):
+        return True
+    return text == ":" and reader.kinds[after + 1] == "num" and _is_ratio(line, after)
+
+
+def _is_ratio(line: EquationLine, colon: int) -> bool:
+    """Whether a colon between numbers makes a ratio, 2 : 3 or 2:3, and no label, Step 2: 3 * 4."""
+    return line.reader.tight(colon) == line.reader.tight(colon + 1)
+
+
+def _is_compound(line: EquationLine, left: Side, right: Side) -> bool:
+    """Whether a unit on one of the sides makes the equation another one: a conversion, a date, a power, an unknown rate."""
+    reader = line.reader
+    words = [token for token in reader.tokens[left.first : right.after] if token.kind == "word"]
+    if right.value == 1 and any(token.start < reader.tokens[left.after].start for token in words):
         return True  # a conversion factor: 3 feet / 1 yard = 1
-    if kinds[right.after] == "word" and _MULTIPLE.match(tokens[right.after].text):
-        return True  # 2*3 = 6 times the number
-    near = not right.operators and abs(left.value - right.value) < 1
-    if near and (_LEFT_OVER.match(line.text, end) or tokens[left.first].text[-1] == "["):
-        return True  # the text states a rounding, or the brackets mean the integer part
-    return _mixes_units(line, left, right)
+    if any(_POWER_WORD.search(token.text) for token in words):
+        return True  # 3 squared + 4 squared
+    unit = reader.tokens[right.after - 1]
+    if _MONTH.match(unit.text):
+        return True  # 28 June + 5 days = 3 July
+    if unit.kind == "word" and " / " in unit.text:  # 5 pages / 2 minutes = 40 pages / time
+        below = unit.text.rpartition(" / ")[2].split()[0].rstrip("s").lower()
+        return below not in line.text[: reader.tokens[left.after].start].lower()
+    return _DATES.match(line.text, reader.tokens[left.first].start) is not None  # 12/25 - 12/20 = 5 days
 
 
-def _linked(line: EquationLine, before: Side, left: Side, right: Side) -> bool:
-    """Whether words join the earlier expression `before` to `left`: adds 20 + 10 cards to the 29 + 24 cards = 83."""
-    between = line.reader.tokens[before.last + 1 : left.first]
-    if any(token.kind not in ("word", "of") for token in between):
+def _rounds(line: EquationLine, left: Side, right: Side, start: int, end: int) -> bool:
+    """Whether the text says that the right side is rounded, or the left side is the integer part of what it holds."""
+    if right.operators:
         return False
-    a, b, c = before.value, left.value, right.value
-    joined = _JOINS.search(" ".join(token.text for token in between)) is not None
-    return joined and (c in (a + b, a - b, b - a, a * b) or c * b == a or c * a == b)
+    gap = abs(left.value - right.value)
+    before = line.text[max(0, start - 80) : start]
+    is_whole = right.value == int(right.value) and left.value != int(left.value)
+    if gap < 1 and is_whole and (line.text[start] == "[" or _LEFT_OVER.match(line.text, end) or _WHOLE.search(before)):
+        return True
+    return gap * 20 <= abs(left.value) and _ABOUT.match(line.text, end) is not None
+
+
+def _scaled_nearby(line: EquationLine, left: Side, right: Side) -> bool:
+    """Whether the sides differ by a scale word that stands nearby: 5 thousand dollars a day: 5 * 3 = $15,000."""
+    if not left.value or Fraction(right.value) / left.value not in _POWERS_OF_TEN:
+        return False
+    start, end = (line.reader.tokens[at].start for at in (left.first, right.last))
+    return _LARGE.search(line.text, max(0, start - _NEARBY), end + _NEARBY) is not None
 
 
 def _mixes_units(line: EquationLine, left: Side, right: Side) -> bool:
@@ -138,4 +189,7 @@ def _mixes_units(line: EquationLine, left: Side, right: Side) -> bool:
         )
         if (on_left and on_right - on_left) or (adds and len(on_left) > 1):
             return True
+        factors = set[int]().union(*(_HOLDS.get(unit, ()) for unit in on_right)) if not on_left else ()
+        if right.value and factors and left.value / Fraction(right.value) in factors:
+            return True  # 4 * 15 = 1 hour
     return False

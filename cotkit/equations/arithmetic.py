@@ -12,6 +12,10 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+from cotkit.equations.scale_words import scale_of
+
+Number = int | Fraction
+
 # GSM8K's calculator marks, 48/2 = <<48/2=24>>24; group 1 is the inside.
 CALCULATOR_MARK = re.compile(r"<<([^<>\n]*)>>")
 
@@ -28,14 +32,14 @@ _TOKEN = re.compile(
                  | \.[0-9]++ ) (?![.,:]?[0-9]) )
     | (?P<vulgar> [½¼¾⅓⅔⅛] )
     | (?P<op> \*\* | \\(?:times|cdot|div)(?![A-Za-z]) | [+*·⋅×÷−–²³] | \^(?!\{{?\\circ) | -(?![{_LETTER}])
-            | /(?!\s?[{_LETTER}]) | (?<![{_LETTER}]){_TIMES_X}
+            | /(?!\s?(?:[{_LETTER}]|\\(?:text|mathrm)\{{)) | (?<![{_LETTER}]){_TIMES_X}
             | (?:times|multiplied\ by|plus|minus|divided\ by)\b{_OPERAND} )
     | (?P<of> of\b )
     | (?P<pct> \\?% | percent\b )
     | (?P<other> [<>!:]= | =[=>]+ )
     | (?P<eq> = )
     | (?P<word> (?:-|/\s?)?{_WORD} (?:(?:\s?/\s?|[ ])(?!{_TIMES_X}|{_OPERATOR_WORD}){_WORD})* (?:\^[0-9]|[²³])?
-              | \\(?:text|mathrm|mbox|textbf)\{{[^{{}}]*\}} | \^\{{?\\circ\}}? | [°¢] )
+              | (?:/\s?)?\\(?:text|mathrm|mbox|textbf)\{{[^{{}}]*\}} | \^\{{?\\circ\}}? | [°¢] )
     | (?P<frac> \\[dt]?frac(?![A-Za-z]) )
     | (?P<lp> (?:\\left\s*)?[(\[{{] ) | (?P<rp> (?:\\right\s*)?[)\]}}] )
     | (?P<stop> [.,;:?—→•"“”|] | \\\\ | \\quad )
@@ -55,6 +59,7 @@ _SHORT_WORDS = (
 )
 _SHORT = frozenset(_SHORT_WORDS.split())
 _ORDINAL = re.compile(r"(?:st|nd|rd|th|am|pm)\b", re.IGNORECASE)  # ordinals and times of day are no quantities
+_UNKNOWN = re.compile(rf"/\s?(?![aI]\b)[{_LETTER}]\b")  # 6 jars / T minutes: a proportion with an unknown
 # A phrase with one of these words belongs to the sentence and is no unit: the expression ends before it.
 _SENTENCE = re.compile(
     r"\b(?:and|or|so|then|is|are|was|were|be|has|have|had|because|since|which|that|this|these|if|when|while|for|to|in|on|at|from|by|with|than"
@@ -67,9 +72,13 @@ def role(phrase: str, tight: bool, latex: bool) -> Literal["unit", "sentence", "
     """What a phrase after a number is. `tight`: no blank between the two. `latex`: the line has LaTeX commands."""
     if len(phrase) > 80:
         return "sentence"
+    if "/" in phrase and _UNKNOWN.search(phrase):
+        return "variable"
     if phrase[0] in "\\^°¢":
         return "unit"
     bare = phrase.lstrip("-/ ")
+    if bare[0] == "\\":
+        return "unit"
     head = re.split(r"[ /'’^²³-]", bare, maxsplit=1)[0]
     if _ORDINAL.match(bare) or (phrase[0] == "/" and phrase[-1] == "s"):
         return "variable"
@@ -78,6 +87,8 @@ def role(phrase: str, tight: bool, latex: bool) -> Literal["unit", "sentence", "
     if len(head) > 1 and _SENTENCE.fullmatch(head):
         return "sentence"
     glued = tight and bare == phrase
+    if glued and len(head) > 3 and head[0].isupper():
+        return "variable"  # 3/4Papillon = 12
     if len(head) > 1 and len(head) <= (3 if glued or latex else 2) and head not in _SHORT:
         return "variable"
     if _SENTENCE.search(bare):
@@ -101,8 +112,6 @@ def tokenize(line: str) -> list[Token]:
     """The tokens of one line, given without its line end. Leaves out blanks, `$` and bold marks."""
     return [Token(m.lastgroup or "", m[0], m.start(), m.end()) for m in _TOKEN.finditer(line) if m.lastgroup != "skip"]
 
-
-Number = int | Fraction
 
 MAX_DIGITS = 40  # of one number; with MAX_OPERANDS it bounds a value to about 2,500 digits
 MAX_OPERANDS = 64  # of one side
@@ -129,14 +138,18 @@ class Side(NamedTuple):
 class Reader:
     """Parses one line's tokens. A method returns None if it cannot read; the position `at` is then undefined."""
 
-    def __init__(self, tokens: list[Token], latex: bool, *, percent: int = 100, fractions: bool = False) -> None:
-        """With `percent` 1, 20% is 20. With `fractions`, a tight `1/2` is one number, so 14 ÷ 1/2 is 28."""
-        self.tokens, self.latex, self.percent, self.fractions = tokens, latex, percent, fractions
+    def __init__(
+        self, tokens: list[Token], latex: bool, *, percent: int = 100, fractions: bool = False, scales: bool = False
+    ) -> None:
+        """With `percent` 1, 20% is 20. With `fractions`, `1/2` is one number, so 14 ÷ 1/2 is 28. With `scales`, 2 dozen is 24."""
+        self.tokens, self.latex, self.percent, self.fractions, self.scales = tokens, latex, percent, fractions, scales
         self.read = 0
         self.kinds = [token.kind for token in tokens] + ["end"] * 4
 
     def side(self, first: int) -> Side | None:
         """The longest expression that starts at token `first`; None if none does."""
+        if first >= len(self.tokens):
+            return None
         if self.kinds[first] not in _STARTS and self.tokens[first].text not in ("-", "–", "−"):
             return None
         if self.read > MAX_REREAD * len(self.tokens) + 1000:
@@ -229,7 +242,10 @@ class Reader:
             self.last = self.at - 1
             if self.percent != 1:
                 value, self.decimals = _divide(value, self.percent), self.decimals + 2
-        return value if self._unit() else None
+        unit_at = self.at
+        if not self._unit():
+            return None
+        return value * scale_of(self.tokens[unit_at].text) if self.scales and self.at > unit_at else value
 
     def _unit(self) -> bool:
         """Skips a unit after an operand. Returns False if the word is a variable or an ordinal."""
@@ -301,8 +317,12 @@ class Reader:
         return 0
 
     def _tight_fraction(self, at: int) -> Fraction | None:
-        """The value of `1/2`, written without blanks, at tokens `at` to `at + 2`; None if it is not there."""
-        if self.kinds[at : at + 3] != ["num", "op", "num"] or not (self.tight(at + 1) and self.tight(at + 2)):
+        """The value of `1/2` at tokens `at` to `at + 2`; None if it is not there. Without `fractions`, it has no blanks."""
+        if self.kinds[at : at + 3] != ["num", "op", "num"]:
+            return None
+        if not (self.tight(at + 1) and self.tight(at + 2)) and not (
+            self.fractions and at and self.tokens[at - 1].text == "/"
+        ):
             return None
         top, slash, bottom = (token.text for token in self.tokens[at : at + 3])
         if slash != "/" or not (top.isdigit() and bottom.isdigit()) or len(top + bottom) > 6 or not int(bottom):

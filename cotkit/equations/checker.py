@@ -2,14 +2,14 @@
 
 `find_steps("He pays 3 x $4 = $12.")` gives one step that holds. Each `=` is judged alone: the longest expression that
 ends at it is compared with the longest that starts at it. A chain `a = b = c` is two steps, a against b and b against
-c, so the running total `2+3=5*2=10` has one wrong step (5 is not 10). GSM8K's calculator marks `<<48/2=24>>` are
-separate steps, and the text around them is read as if they were blanks.
+c. In the running total `2+3=5*2=10`, the first one holds only as people write, and `Step.running` says so. GSM8K's
+calculator marks `<<48/2=24>>` are separate steps, and the text around them is read as if they were blanks.
 
 A step is reported only if both sides are certain: numbers, operators, brackets, percent signs, LaTeX fractions and
 units (`3 apples + 4 apples = 7 apples`). An equation is no step if a variable, an unknown symbol or a dangling operator
-is beside it, or if nothing is computed (`1 hour = 60 minutes`). If a false equation has another common reading (percent
-as a unit, `5 more than 3+4 = 12`, hours against minutes), it is judged by that reading or is no step: a right step must
-never be called wrong.
+is beside it, or if nothing is computed (`1 hour = 60 minutes`). A false equation is right if another common reading makes
+it true (`readings.py`) or if it carries a rounding on (`rounding.py`), and no step if it is in doubt (`ambiguity.py`): a
+right step must never be called wrong.
 """
 
 from __future__ import annotations
@@ -18,14 +18,32 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cotkit.equations.ambiguity import EquationLine, agree, doubtful, other_readings
-from cotkit.equations.arithmetic import CALCULATOR_MARK, Reader, Side, Token, plain_value, single_letter, tokenize
+from cotkit.equations.ambiguity import doubtful
+from cotkit.equations.arithmetic import (
+    CALCULATOR_MARK,
+    Number,
+    Reader,
+    Side,
+    Token,
+    plain_value,
+    single_letter,
+    tokenize,
+)
+from cotkit.equations.readings import (
+    EquationLine,
+    agree,
+    is_running_total,
+    products_with_earlier,
+    true_in_another_reading,
+)
+from cotkit.equations.rounding import is_carried_rounding
 
 # Words that compute with the expression after them, as in `twice 3+4 = 14` or `half of the 12+2 = 7`.
 _COMPUTES = re.compile(
     r"\b(?:twice|thrice|double|triple|half|thirds?|quarters?|fourths?|fifths?|tenths?|times|plus|minus|negative|squared?"
-    r"|cubed?|root|(?:divided|multiplied) by|factorial|remainder|modulo|mod|log)"
-    r"(?: (?:the|a|an|as|that|those|these|this|his|her|their|its|all|of))*$"
+    r"|cubed?|root|(?:divided|multiplied) by|factorial|remainder|modulo|mod|log|choose|floor|ceil(?:ing)?|gcd|lcm)"
+    r"(?: (?:the|a|an|as|that|those|these|this|his|her|their|its|all|of))*[\s}]*$",
+    re.IGNORECASE,
 )
 # The commonest equations, `3 boxes x $4 = $12`: numbers, operators and one-word units. True ones need no parser.
 _NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3}){1,8}|0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?|\.[0-9]{1,15}"
@@ -46,12 +64,16 @@ _OPEN_START = re.compile(r"[\s&]*(?:\\quad\s*)?(?:[+/×÷·]|\\(?:times|cdot|div
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One equation: `text`, which is `[start:end]` of the reasoning text, and whether it is true."""
+    """One equation: `text`, which is `[start:end]` of the reasoning text, and whether it is true.
+
+    `running`: it is true only as a running total, `2+3=5*2` of `2+3=5*2=10`.
+    """
 
     text: str
     start: int
     end: int
     holds: bool
+    running: bool = False
 
 
 def find_steps(text: str) -> list[Step]:
@@ -73,7 +95,8 @@ def find_steps(text: str) -> list[Step]:
             continued = i > 0 and _ends_openly(lines[i - 1])
             continues = i + 1 < len(lines) and _OPEN_START.match(lines[i + 1]) is not None
             continues = continues and line.lstrip()[:1] not in _LIST
-            steps += _line_steps(text, line, offset, continued=continued, continues=continues)
+            equals_next = i + 1 < len(lines) and lines[i + 1].lstrip(" \t&$").startswith("=")
+            steps += _line_steps(text, line, offset, continued=continued, continues=continues, equals_next=equals_next)
         offset += len(line) + 1
     return steps
 
@@ -83,6 +106,22 @@ def wrong_steps(text: str) -> list[Step]:
     return [step for step in find_steps(text) if not step.holds]
 
 
+def expression_values(text: str) -> Iterator[Number]:
+    """The values of all expressions of a text, equations or not: 41 of `Total: 14 + 7 + 20`, 23 of `half of 46`."""
+    for line in text.split("\n"):
+        reader = Reader(tokenize(line), "\\" in line)
+        at = 0
+        while at < len(reader.tokens):
+            side = reader.side(at)
+            if side is None:
+                at += 1
+                continue
+            scaled = Reader(reader.tokens[at : side.after], reader.latex, scales=True).side(0)
+            yield from (side.value, scaled.value) if scaled else (side.value,)
+            yield from products_with_earlier(reader, side)
+            at = side.after
+
+
 def _ends_openly(line: str) -> bool:
     """Whether the next line continues the expression at this line's end."""
     end = line.rstrip()[-1:]
@@ -90,11 +129,18 @@ def _ends_openly(line: str) -> bool:
 
 
 def _line_steps(
-    text: str, line: str, offset: int, *, mark: bool = False, continued: bool = False, continues: bool = False
+    text: str,
+    line: str,
+    offset: int,
+    *,
+    mark: bool = False,
+    continued: bool = False,
+    continues: bool = False,
+    equals_next: bool = False,
 ) -> Iterator[Step]:
     """The steps of one line or mark that starts at `offset` of `text`.
 
-    `continued`: the line continues the previous one's expression. `mark`, `continues`: see `EquationLine`.
+    `continued`: the line continues the previous one's expression. The others: see `EquationLine`.
     """
     plain = [] if continued or continues else _plain_steps(line)
     if plain:
@@ -103,11 +149,9 @@ def _line_steps(
         return
     tokens = tokenize(line)
     reader = Reader(tokens, "\\" in line)
-    read = EquationLine(line, reader, mark, continues)
+    read = EquationLine(line, reader, mark, continues, equals_next, text)
     kinds, at = reader.kinds, 0
     left: Side | None = None  # the latest expression, if an = follows it
-    before: Side | None = None  # the expression before `latest`
-    latest: Side | None = None
     while at < len(tokens):
         side = reader.side(at)
         if side is None:
@@ -115,13 +159,13 @@ def _line_steps(
             continue
         after_equals = at > 0 and kinds[at - 1] == "eq"
         if after_equals and left and left.after == at - 1 and _ends_cleanly(read, side):
-            holds = _judge(read, before, left, side)
-            if holds is not None:
+            judged = _judge(read, left, side)
+            if judged is not None:
                 start, end = offset + tokens[left.first].start, offset + tokens[side.last].end
-                yield Step(text[start:end], start, end, holds)
+                yield Step(text[start:end], start, end, *judged)
         starts = after_equals or (_starts_cleanly(tokens, at) if at else not continued)
         left = side if starts and kinds[side.after] == "eq" else None
-        before, latest, at = latest, side, side.after
+        at = side.after
 
 
 def _plain_steps(line: str) -> list[tuple[int, int]]:
@@ -174,10 +218,14 @@ def _ends_cleanly(line: EquationLine, side: Side) -> bool:
     return kind in ("eq", "word", "rp", "of") or (kind == "end" and not continues)
 
 
-def _judge(line: EquationLine, before: Side | None, left: Side, right: Side) -> bool | None:
-    """Whether left equals right; None if nothing is computed or another reading is possible."""
+def _judge(line: EquationLine, left: Side, right: Side) -> tuple[bool, bool] | None:
+    """(whether left equals right, whether only as a running total); None if nothing is computed or in doubt."""
     if not (left.operators or right.operators):
-        return False if line.mark and left.value != right.value else None
-    if agree(left, right) or any(agree(*sides) for sides in other_readings(line, left, right)):
-        return True
-    return None if doubtful(line, before, left, right) else False
+        return (False, False) if line.mark and left.value != right.value else None
+    if agree(left, right) or true_in_another_reading(line, left, right):
+        return True, False
+    if is_running_total(line, left, right):
+        return True, True
+    if is_carried_rounding(line, left, right):
+        return True, False
+    return None if doubtful(line, left, right) else (False, False)

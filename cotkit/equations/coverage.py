@@ -3,35 +3,131 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from functools import lru_cache
+from math import prod
 
 from cotkit.core.number_words import NUMBER_WORDS
-from cotkit.equations.checker import find_steps
+from cotkit.equations.arithmetic import MAX_DIGITS
+from cotkit.equations.checker import expression_values, find_steps
+from cotkit.equations.scale_words import SCALES
 
 _WHOLE = re.compile(r"-?\d+")
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
-_SPACED = re.compile(r"\d{1,3}(?: \d{3})+(?!\d)")  # a number with blanks between its thousands: 80 000
+# Thousands with other marks between them: 80 000, 1'000, 1_000, 1.000; LaTeX's {,} and \, are replaced before.
+_GROUPED = re.compile(r"\d{1,3}(?:[ \u00a0\u2009\u202f'’_.]\d{3})+(?!\d)")
+_LATEX_GAP = re.compile(r"\{,\}|,?\\[,!;:](?=,?\d)")
+_SCALED = re.compile(r"(\d[\d,]*(?:\.\d+)?|\.\d+)[ -]?(k|m|mn|bn|[a-z]{4,9})\b", re.IGNORECASE)
+_LETTER_SCALES = {"k": 10**3, "m": 10**6, "mn": 10**6, "bn": 10**9}
 _COMPUTED = re.compile(r"[+*/^×÷]")
-_OTHER_WORDS = {0: ("no", "none", "nothing"), 1: ("once", "a"), 2: ("twice", "both"), 12: ("dozen",)}
+_OTHER_WORDS = {
+    0: "no none nothing zero empty same equal equally",
+    1: "once a an single only itself",
+    2: "twice both pair couple double",
+    3: "thrice triple trio",
+    4: "quadruple",
+}
+_ORDINALS = (
+    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth"
+    " sixteenth seventeenth eighteenth nineteenth twentieth"
+).split()
+_WORDS = {word: number for number, words in _OTHER_WORDS.items() for word in words.split()}
+_WORDS |= {word: number for number, word in enumerate(NUMBER_WORDS)}
+_WORDS |= {word: number for number, word in enumerate(_ORDINALS, start=1)}
+_TENS = {
+    word: 10 * number for number, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
+}
+_TENS |= {f"{word[:-1]}ieth": number for word, number in _TENS.items()}
+# What is asked for in words: the sum of 14, 7 and 20; subtract 5 from 20.
+_LIST = r"((?:\$?\d[\d,.]*[^\d.;\n=<>]{1,30}){1,8}\$?\d[\d,]*(?:\.\d+)?)"
+_ASKED = (
+    (re.compile(rf"\b(?:sum|total|add(?:s|ing)?)\b[^\d.;\n=<>]{{0,30}}{_LIST}", re.IGNORECASE), "+"),
+    (re.compile(rf"\b(?:product|multipl(?:y|ies|ying))\b[^\d.;\n=<>]{{0,30}}{_LIST}", re.IGNORECASE), "*"),
+    (
+        re.compile(
+            rf"\b(?:difference|subtract(?:s|ing)?|deduct(?:s|ing)?)\b[^\d.;\n=<>]{{0,30}}{_LIST}", re.IGNORECASE
+        ),
+        "-",
+    ),
+    (
+        re.compile(rf"\b(?:quotient|divid(?:e|es|ing)|split(?:s|ting)?)\b[^\d.;\n=<>]{{0,30}}{_LIST}", re.IGNORECASE),
+        "/",
+    ),
+)
 
 
 def answer_occurs(answer: str, text: str) -> bool | None:
-    """Whether a whole number is in the text: in digits, as dollars for cents ($0.25 for 25), or as a word up to 12.
+    """Whether a text states a whole number or writes the last calculation that gives it.
 
-    None for an answer of another kind, since it can be written in too many ways. Ignores the sign: 5 - 8 leaves "3 too
-    few".
+    It may be written in digits, as dollars for cents ($0.25 for 25), with a scale word (1.5 million), as a cardinal or
+    ordinal word, or as an expression that is not evaluated (14 + 7 + 20). None for an answer of another kind, since it can be
+    written in too many ways. Ignores the sign: 5 - 8 leaves "3 too few".
     """
-    if not _WHOLE.fullmatch(answer):
+    if not _WHOLE.fullmatch(answer) or len(answer) > MAX_DIGITS:
         return None
     wanted = float(answer.lstrip("-"))
-    found = {float(number.replace(",", "")) for number in _NUMBER.findall(text)}
-    found |= {float(number.replace(" ", "")) for number in _SPACED.findall(text)}
-    if wanted in found or wanted / 100 in found:
+    ways = (_in_digits, _with_marks_or_scales)  # the first is fast, and nearly always enough
+    if any({wanted, wanted / 100} & way(text) for way in ways):
         return True
-    if wanted > 12:
-        return False
-    words = {NUMBER_WORDS[int(wanted)], *_OTHER_WORDS.get(int(wanted), ())}
-    return not words.isdisjoint(re.findall(r"[a-z]+", text.lower()))
+    return wanted in _in_words(text) or _is_computed(Fraction(abs(int(answer))), text)
+
+
+def _in_digits(text: str) -> set[float]:
+    return {float(number.replace(",", "")) for number in _NUMBER.findall(text)}
+
+
+def _with_marks_or_scales(text: str) -> set[float]:
+    """The numbers with other marks than commas between their thousands, and those with a scale word after them."""
+    text = _LATEX_GAP.sub("", text)
+    found = _in_digits(text) | {float(re.sub(r"\D", "", number)) for number in _GROUPED.findall(text)}
+    for number, word in _SCALED.findall(text):
+        scale = _LETTER_SCALES.get(word.lower()) or SCALES.get(word.lower())
+        found |= {float(number.replace(",", "")) * float(scale)} if scale else set()
+    return found
+
+
+def _in_words(text: str) -> set[float]:
+    """The numbers of a text in words: cardinals and ordinals, one hundred and twenty-five."""
+    found: set[float] = set()
+    total = part = 0.0  # of the number that is being read
+    text = text.lower().replace("half a dozen", "six")
+    for word in [*re.findall(r"[a-z]+", text), ""]:
+        if word in _WORDS:
+            found.add(float(_WORDS[word]))
+            part += _WORDS[word]
+        elif word in _TENS:
+            part += _TENS[word]
+        elif word in ("hundred", "dozen"):
+            part = (part or 1) * float(SCALES[word])
+        elif word in SCALES and SCALES[word] >= 1:
+            total, part = total + (part or 1) * float(SCALES[word]), 0.0
+        elif word != "and":
+            total = part = 0.0
+        found |= {part, total + part} if total or part else set()
+    return found
+
+
+def _is_computed(goal: Fraction, text: str) -> bool:
+    """Whether an expression of the text has this value, though the value itself is not written."""
+    if any(abs(value) in (goal, goal / 100) for value in expression_values(text)):
+        return True
+    for pattern, operator in _ASKED:
+        for match in pattern.finditer(text):
+            found = _NUMBER.findall(match[1])
+            numbers = [Fraction(number.replace(",", "")) for number in found if len(number) <= MAX_DIGITS]
+            if len(numbers) > 1 and goal in _combined(numbers, operator):
+                return True
+    return False
+
+
+def _combined(numbers: list[Fraction], operator: str) -> set[Fraction]:
+    """The numbers joined by an operator; a difference and a quotient of two, in either order."""
+    if operator == "+":
+        return {sum(numbers, Fraction(0))}
+    if operator == "*":
+        return {Fraction(prod(numbers))}
+    a, b = numbers[:2]
+    return {abs(a - b)} if operator == "-" else {a / b, b / a} if a and b else set()
 
 
 def computes_all_results(solution: str, text: str) -> bool:

@@ -111,6 +111,8 @@ def build_parser(doc: str | None) -> cli.StageParser:
         else:
             text += "" if value is None else f", default {value:g}"
             add(f"--{name}", type=kind, default=value, metavar="X", help=text)
+    text = "also reject running totals, `12 - 3 = 9 * 5 = 45`, where each = goes on from the last value"
+    add("--reject_running_totals", action="store_true", help=text)
     add("--test_paths", nargs="*", type=Path, default=[], metavar="JSONL", help="test problems, kept out of training")
     add("--ngram", type=cli.positive_int, default=NGRAM, metavar="N", help=f"words of an n-gram, default {NGRAM}")
     text = "texts that a rule must keep or reject, tried with these parameters at the start"

@@ -42,6 +42,7 @@ class Parameters:
     max_foreign: float = 0.02
     max_overlap: float = 0.5
     max_similarity: float = 0.9
+    reject_running_totals: bool = False
     keep_thinking: bool = False
 
 

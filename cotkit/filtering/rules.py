@@ -249,10 +249,13 @@ def wrong_answer(record: Record) -> str | None:
     reject("He has 3+1=5 apples.\n#### 5"),
     reject("20% of 50 = 20\n" + GOOD),
     reject("17/2 = 8\n" + GOOD),
+    keep("He has 4+1=5*2=10 legs.\n" + GOOD),
+    reject("He has 4+1=5*2=10 legs.\n" + GOOD, reject_running_totals=True),
 )
-def wrong_steps(record: Record) -> str | None:
-    """An equation in the reasoning is false."""
-    return "; ".join(step.text for step in record.steps if not step.holds)[:300] or None
+def wrong_steps(record: Record, reject_running_totals: bool) -> str | None:
+    """An equation in the reasoning is false in every common reading."""
+    wrong = (step for step in record.steps if not step.holds or (step.running and reject_running_totals))
+    return "; ".join(step.text for step in wrong)[:300] or None
 
 
 @rule(

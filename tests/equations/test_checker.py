@@ -4,6 +4,7 @@ import re
 from fractions import Fraction
 
 import pytest
+from equations.line_cases import LINES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,7 +51,7 @@ CASES = [
     ("so 52 - 15 = <<37=37>>37", RIGHT),
     ("so 52 - 15 = <<38=37>>37", [False, True]),
     # chains: each side against the next
-    ("2+3=5*2=10", [False, True]),
+    ("2+3=5*2=10", [True, True]),  # a running total
     ("2+3=5=4+1", [True, True]),
     ("3 x 4 = 12 = 6 x 2", [True, True]),
     ("4/5 * 1/4 = 1/5 = 20%", [True, True]),
@@ -120,7 +121,6 @@ CASES = [
     ("4ac = 400 - 4ac = 0", []),
     ("half of 12 + 3 = 9", []),
     ("twice 3+4 = 14", []),
-    ("adds 20 + 10 cards to the 29 + 24 cards = 83", []),
     ("his 25 classmates + his 1 teacher + 1 himself = 27 people", []),
     ("$\\frac{3}{4} \\times 20 = 15$ and $\\frac{15}{20} = 75\\%$", [True, True]),
     ("3 + 4 >= 8", []),
@@ -136,6 +136,7 @@ CASES = [
     ("", []),
     ("= 5", []),
     ("3 + 4 =", []),
+    ("adds 20 + 10 cards to the 29 + 24 cards = 83", RIGHT),
     # LaTeX
     (r"$12 \times 3 = 36$", RIGHT),
     (r"$12 \times 3 = 37$", WRONG),
@@ -167,6 +168,21 @@ CASES = [
 @pytest.mark.parametrize("text, expected", CASES)
 def test_cases(text, expected):
     assert [step.holds for step in find_steps(text)] == expected
+
+
+@pytest.mark.parametrize(("kind", "line", "kept"), LINES, ids=lambda value: str(value)[:50])
+def test_lines_as_teachers_write_them(kind, line, kept):
+    assert (not wrong_steps(line)) == kept, kind
+
+
+def test_a_running_total_says_so():
+    assert [(step.text, step.running) for step in find_steps("2+3=5*2=10 and 1+1=2")] == [
+        ("2+3=5*2", True),
+        ("5*2=10", False),
+        ("1+1=2", False),
+    ]
+    assert [step.running for step in find_steps("2 + 3 = 5 * 2\n= 10")] == [True]
+    assert [step.holds for step in find_steps("2 + 3 = 5 * 2\nSo it is 10")] == [False]
 
 
 def test_table_is_large_enough():

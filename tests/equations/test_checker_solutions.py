@@ -89,6 +89,10 @@ HOSTILE = {
     "blanks": "1 + 1" + " " * 100_000 + "= 2",
     "percent": "1% of " * 20_000 + "1 = 1",
     "many lines": "3 + 4 = 8 apples\n" * 6_000,
+    "scaled": "3 + 4 = 700 percent and " * 4_000,
+    "roundings": "1/7 + 0.33 = 0.5, " * 5_000,
+    "quantities": "1 a " * 20_000 + "of 1 + 1 = 3",
+    "joined": "3 boxes of 1 + 1 = 3 and " * 4_000,
     "false with units": "2 hours * 60 = 121 minutes, " * 4_000,
 }
 
