@@ -6,6 +6,7 @@
 #   bash scripts/pipeline.sh configs/qwen2_1.5b
 #   bash scripts/pipeline.sh [PRESET] --limit 4           a quick try, in outputs/<preset>-limit4
 #   bash scripts/pipeline.sh [PRESET] --from train        repeats this stage and all later ones
+#   bash scripts/pipeline.sh [PRESET] --overwrite         starts over: the same as --from data
 #   bash scripts/pipeline.sh [PRESET] --source DIR        raw data files instead of the hub
 #   bash scripts/pipeline.sh [PRESET] --output_root DIR   instead of outputs
 #   bash scripts/pipeline.sh [PRESET] --methods a,b|all   instead of the methods that the preset's train.yaml lists
@@ -30,6 +31,10 @@ while [[ $# -gt 0 ]]; do
       esac
       shift 2
       ;;
+    --overwrite)
+      from="data"
+      shift
+      ;;
     --seeds)
       shift
       while [[ "${1:-}" =~ ^[0-9]+$ ]]; do
@@ -38,7 +43,7 @@ while [[ $# -gt 0 ]]; do
       done
       [[ ${#seeds[@]} -gt 0 ]] || usage "--seeds needs whole numbers, as in --seeds 1 2 3"
       ;;
-    -*) usage "unknown option $1; known are --limit N, --from STAGE, --source DIR, --output_root DIR," \
+    -*) usage "unknown option $1; known are --limit N, --from STAGE, --overwrite, --source DIR, --output_root DIR," \
       "--methods LIST, --seeds N ..." ;;
     *)
       [[ -z "$preset" ]] || usage "one preset is expected, found $preset and $1"
@@ -55,13 +60,19 @@ preset="${preset:-configs/smollm2_cpu}"
 bash scripts/setup.sh
 
 read_preset() { python scripts/internal/preset.py "$preset" "$@"; }
-read_preset datasets >/dev/null # refuses a preset that cannot work
 listed="$(read_preset methods ${wanted:+--methods "$wanted"})"
 mapfile -t methods <<<"$listed"
 
 name="$(basename -- "$preset")"
 run="$output_root/$name${limit:+-limit$limit}"
+# A preset that was checked and not edited since is not checked again.
+checked="$run/logs/preset-checked" words="$preset $wanted"
+if [[ "$(cat "$checked" 2>/dev/null)" != "$words" || -n "$(find "$preset" -name '*.yaml' -newer "$checked" -print -quit)" ]]; then
+  say "preset"
+  python scripts/check_preset.py "$preset" --run "$run" ${wanted:+--methods "$wanted"}
+fi
 mkdir -p "$run/logs"
+printf '%s\n' "$words" >"$checked"
 limits=()
 [[ -z "$limit" ]] || limits=(--limit "$limit")
 

@@ -122,9 +122,13 @@ def build_parser(doc: str | None) -> cli.StageParser:
 
 def read_options(doc: str | None, argv: list[str] | None) -> FilterOptions:
     """Reads and checks the command line. Raises UserError for flags that contradict each other."""
+    return options_of(build_parser(doc), argv)
+
+
+def options_of(parser: cli.StageParser, argv: list[str] | None) -> FilterOptions:
+    """As `read_options`, with a parser of `build_parser`."""
     flags = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(build_parser(doc).parse(argv)).items()
+        name: tuple(value) if isinstance(value, list) else value for name, value in vars(parser.parse(argv)).items()
     }
     if flags["max_tokens"] is not None and flags["student_model"] is None:
         raise UserError("--max_tokens needs --student_model, whose tokenizer counts")

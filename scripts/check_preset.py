@@ -1,0 +1,224 @@
+"""Checks a preset as a whole before anything runs: every YAML with the parser of what will read it, and all together.
+
+Reads   <preset>/*.yaml, <preset>/train/*.yaml and, where they exist, the models, problem files and training sets that
+        they name; writes nothing
+
+    python scripts/check_preset.py configs/smollm2_cpu
+    python scripts/check_preset.py configs/smollm2_study --methods all --run outputs/smollm2_study
+
+scripts/pipeline.sh runs it first. All faults are printed, one line each with the place to change; the exit code is then 1.
+Training YAMLs go through LLaMA-Factory's own parser, which takes some seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cotkit.core import cli
+from cotkit.core.description import datasets_of, prepared_test_sets
+from cotkit.core.errors import UserError
+from cotkit.filtering import options
+from cotkit.generation.chat_model import check_model
+from cotkit.training import preflight
+from cotkit.training.config import methods_of, read_config
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = {  # YAML -> script, and the flags that scripts/pipeline.sh gives it
+    "data": ("scripts/prepare_data.py", ()),
+    "teacher": ("teacher_cot.py", ("--output_path", "none")),
+    "infer": ("infer_parallel.py", ("--output_path", "none")),
+    "score": ("score.py", ("--pred_path", "none")),
+    "critic": ("scripts/critic.py", ("--pred_path", "none")),
+}
+BY_TEST_SET = ("infer", "score", "critic")
+OPTIONAL = ("critic",)
+LEAST_FREE_BYTES = 2 * 2**30  # adapters, checkpoints and texts of a small run
+
+
+class Preset:
+    """A preset's files, parsed. `faults` collects what is wrong; what depends on a faulty file is not checked."""
+
+    def __init__(self, folder: Path, methods: str | None, run: Path) -> None:
+        self.folder, self.run, self.faults = folder, run, list[str]()
+        self.test_sets: list[str] = self.tried(prepared_test_sets, self.file("data")) or []
+        self.teacher = [self.stage("teacher", "--round", str(number)) for number in self._rounds()]
+        self.filter: options.FilterOptions | None = self.tried(self._filter)
+        self.data = self.stage("data")
+        self.by_test_set = {
+            (stage, name): self.stage(stage, "--dataset", name)
+            for stage in BY_TEST_SET
+            if stage not in OPTIONAL or self.file(stage).exists()
+            for name in self.test_sets
+        }
+        paths = self.tried(methods_of, folder, methods) or []
+        self.trainings = [config for path in paths if (config := self.tried(read_config, path, [], run))]
+
+    def file(self, stage: str) -> Path:
+        return self.folder / f"{stage}.yaml"
+
+    def tried(self, action: Callable[..., Any], *words: Any) -> Any:
+        """The result of an action; None if it raises UserError, whose text becomes a fault."""
+        try:
+            return action(*words)
+        except UserError as error:
+            if str(error) not in self.faults:
+                self.faults.append(str(error))
+            return None
+
+    def stage(self, name: str, *flags: str) -> argparse.Namespace | None:
+        """A stage's flags as its own parser reads them from its YAML."""
+        script, usual = STAGES[name]
+        return self.tried(parsed, script, "--config", str(self.file(name)), *usual, *flags)
+
+    def _rounds(self) -> range:
+        rounds = self.tried(cli.rounds_of, self.file("teacher")) or [{}]
+        return range(1, len(rounds) + 1)
+
+    def _filter(self) -> options.FilterOptions:
+        parser, file = options.build_parser(None), str(self.file("filter"))
+        parser.error = refusing(file)
+        found = options.options_of(parser, ["--config", file, "--input_path", "none", "--output_path", "none"])
+        options.check_examples(found)
+        return found
+
+    def check(self) -> list[str]:
+        """All faults."""
+        for config in self.trainings:
+            for find in (preflight.check_keys, preflight.check_evaluation, preflight.parse_arguments):
+                self.tried(find, config)
+            if Path(str(config.values["model_name_or_path"])).is_dir():
+                self.tried(preflight.check_template, config)
+        for find in (students, models, problem_files, training_sets, lengths, output_folder):
+            self.faults += (fault for fault in find(self) if fault not in self.faults)
+        return self.faults
+
+
+def parsed(script: str, *words: str) -> argparse.Namespace:
+    """The flags of a stage. Raises UserError also where argparse would print its usage."""
+    parser = runpy.run_path(str(ROOT / script), run_name="stage")["build_parser"]()
+    parser.error = refusing(words[1])
+    return parser.parse(list(words))
+
+
+def refusing(file: str) -> Callable[[str], None]:
+    """What replaces a parser's `error`: the message names the file."""
+
+    def refuse(message: str) -> None:
+        raise UserError(f"{file}: {message}")
+
+    return refuse
+
+
+def students(preset: Preset) -> Iterator[str]:
+    """Train, filter and infer name one student; the prompts and end tokens of another would not fit."""
+    named = {
+        str(config.where("model_name_or_path")): str(config.values["model_name_or_path"]) for config in preset.trainings
+    }
+    for (stage, _), flags in preset.by_test_set.items():
+        if stage == "infer" and flags:
+            named[f"{preset.file('infer')}: base_model"] = flags.base_model
+    if preset.filter and preset.filter.student_model:
+        named[f"{preset.file('filter')}: student_model"] = preset.filter.student_model
+    if len({same_model(name) for name in named.values()}) > 1:
+        yield "; ".join(f"{where} is {name}" for where, name in named.items()) + ": all of these must be one student"
+
+
+def same_model(name: str) -> str:
+    """Two spellings of one folder are one model."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def models(preset: Preset) -> Iterator[str]:
+    """The folders of models exist; names on the hub are not looked up."""
+    named = [(flags.model_name, flags.backend) for flags in preset.teacher if flags]
+    named += [
+        (flags.base_model, flags.backend)
+        for (stage, _), flags in preset.by_test_set.items()
+        if flags and stage == "infer"
+    ]
+    for name in dict.fromkeys(name for name, backend in named if backend in ("transformers", "vllm")):
+        try:
+            check_model(name)
+        except UserError as error:
+            yield str(error)
+
+
+def problem_files(preset: Preset) -> Iterator[str]:
+    """Every problem file exists, or is a split of a data set that data.yaml prepares."""
+    try:
+        made = set(datasets_of(preset.file("data")))
+    except UserError:
+        return  # a fault already
+    root = preset.data.data_root if preset.data else Path("data")
+    first = preset.teacher[0] if preset.teacher else None
+    wanted = [("teacher", path) for path in (first.input_path if first else ())]
+    if preset.filter:
+        wanted += [
+            ("filter", path)
+            for path in (*preset.filter.problems_path, *preset.filter.dev_path, *preset.filter.test_paths)
+        ]
+    for stage, path in wanted:
+        prepared = path.parent.name in made and path.parent.parent.resolve() == root.resolve()
+        if not path.is_file() and not prepared:
+            yield f"{preset.file(stage)}: {path} does not exist, and data.yaml prepares no such data set"
+
+
+def training_sets(preset: Preset) -> Iterator[str]:
+    """Every set that a method trains or is evaluated on is declared in filter.yaml."""
+    if preset.filter is None:
+        return
+    declared = [*preset.filter.sets, *(["gold_dev"] if preset.filter.dev_path else [])]
+    for config in preset.trainings:
+        for key in ("dataset", "eval_dataset"):
+            for name in filter(None, str(config.values.get(key) or "").replace(" ", "").split(",")):
+                if name not in declared:
+                    where = "needs dev_path" if name == "gold_dev" else "does not declare it in `sets`"
+                    yield f"{config.where(key)}: {preset.file('filter')} {where}{cli.nearest(name, declared)}"
+
+
+def lengths(preset: Preset) -> Iterator[str]:
+    """The filter's longest row fits into the training, and training truncates nothing."""
+    longest = preset.filter.parameters.max_tokens if preset.filter else None
+    for config in preset.trainings:
+        cutoff = config.values.get("cutoff_len")
+        if longest and isinstance(cutoff, int) and longest > cutoff:
+            yield f"{config.where('cutoff_len')}: filter.yaml keeps rows of up to {longest} tokens (max_tokens), which would be truncated"
+
+
+def output_folder(preset: Preset) -> Iterator[str]:
+    """The run's folder can be written, and the disk has room."""
+    folder = next(path for path in (preset.run, *preset.run.absolute().parents) if path.exists())
+    if not os.access(folder, os.W_OK | os.X_OK):
+        yield f"{folder}: cannot be written; --output_root DIR uses another folder"
+    elif (free := shutil.disk_usage(folder).free) < LEAST_FREE_BYTES:
+        yield f"{folder}: the disk has {free / 2**30:.1f} GiB left, and a run needs at least {LEAST_FREE_BYTES / 2**30:.0f}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.StageParser(__doc__)
+    parser.add_argument("preset", type=Path, metavar="PRESET", help="a folder below configs/")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="the run's folder (default outputs/<preset>)")
+    parser.add_argument("--methods", metavar="LIST", help="a,b,c or all (default: the key `methods` of train.yaml)")
+    args = parser.parse(argv)
+    if not args.preset.is_dir():
+        raise UserError(f"{args.preset}: no such folder; presets are the folders below configs/")
+    preset = Preset(args.preset, args.methods, args.run or Path("outputs") / args.preset.resolve().name)
+    faults = preset.check()
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    if not faults:
+        print(
+            f"{args.preset}: {len(preset.trainings)} trainings, test sets {', '.join(preset.test_sets)}: no fault found"
+        )
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
