@@ -22,12 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from cotkit.core import cli
-from cotkit.core.description import datasets_of, prepared_test_sets
+from cotkit.core.description import datasets_of, test_sets_of
 from cotkit.core.errors import UserError
+from cotkit.core.model_identity import is_same
 from cotkit.filtering import options
+from cotkit.generation import engines
 from cotkit.generation.chat_model import check_model
+from cotkit.generation.options import BACKENDS, EngineOptions
 from cotkit.training import preflight
-from cotkit.training.config import methods_of, read_config
+from cotkit.training.config import BASE, methods_of, read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {  # YAML -> script, and the flags that scripts/pipeline.sh gives it
@@ -47,7 +50,7 @@ class Preset:
 
     def __init__(self, folder: Path, methods: str | None, run: Path) -> None:
         self.folder, self.run, self.faults = folder, run, list[str]()
-        self.test_sets: list[str] = self.tried(prepared_test_sets, self.file("data")) or []
+        self.test_sets: list[str] = self.tried(test_sets_of, self.file("data")) or []
         self.teacher = [self.stage("teacher", "--round", str(number)) for number in self._rounds()]
         self.filter: options.FilterOptions | None = self.tried(self._filter)
         self.data = self.stage("data")
@@ -95,7 +98,8 @@ class Preset:
                 self.tried(find, config)
             if Path(str(config.values["model_name_or_path"])).is_dir():
                 self.tried(preflight.check_template, config)
-        for find in (students, models, problem_files, training_sets, lengths, output_folder):
+        self.tried(lambda: self.faults.extend(students(self.folder)))  # an unreadable file is a fault already
+        for find in (models, problem_files, training_sets, lengths, output_folder):
             self.faults += (fault for fault in find(self) if fault not in self.faults)
         return self.faults
 
@@ -116,23 +120,21 @@ def refusing(file: str) -> Callable[[str], None]:
     return refuse
 
 
-def students(preset: Preset) -> Iterator[str]:
-    """Train, filter and infer name one student; the prompts and end tokens of another would not fit."""
-    named = {
-        str(config.where("model_name_or_path")): str(config.values["model_name_or_path"]) for config in preset.trainings
-    }
-    for (stage, _), flags in preset.by_test_set.items():
-        if stage == "infer" and flags:
-            named[f"{preset.file('infer')}: base_model"] = flags.base_model
-    if preset.filter and preset.filter.student_model:
-        named[f"{preset.file('filter')}: student_model"] = preset.filter.student_model
-    if len({same_model(name) for name in named.values()}) > 1:
-        yield "; ".join(f"{where} is {name}" for where, name in named.items()) + ": all of these must be one student"
-
-
-def same_model(name: str) -> str:
-    """Two spellings of one folder are one model."""
-    return str(Path(name).resolve()) if Path(name).is_dir() else name
+def students(folder: Path) -> Iterator[str]:
+    """Train, filter and infer name one student: an adapter fits only its own base."""
+    trainings = [path for path in (folder / BASE, *sorted((folder / "train").glob("*.yaml"))) if path.is_file()]
+    keys = [*((path, "model_name_or_path") for path in trainings), (folder / "filter.yaml", "student_model")]
+    backend = cli.read_yaml(folder / "infer.yaml").get("backend", ("transformers", 1))[0]
+    if backend in BACKENDS and engines.model_with_files(EngineOptions(backend, "any")):
+        keys.append((folder / "infer.yaml", "base_model"))  # a served model may have any name
+    first = None
+    for path, key in keys:
+        value, line = cli.read_yaml(path).get(key, (None, 1))
+        for name in value.values() if isinstance(value, dict) else [value]:  # by data set
+            place = f"{path}:{line}: {key}: {name}"
+            if first and name and not is_same(str(name), first[0]):
+                yield f"{place} is another student than {first[1]}; write the same model in both lines"
+            first = first or (name and (str(name), place))
 
 
 def models(preset: Preset) -> Iterator[str]:

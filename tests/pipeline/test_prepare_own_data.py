@@ -397,7 +397,6 @@ def test_the_preset_s_test_sets_are_those_with_a_test_split(tmp_path: Path):
     describe(preset, entry, "amc23", source=str(tmp_path / "raw"))
     write_csv(preset / "bakery.csv", [bakery(number) for number in range(10)])
     run(tmp_path, "--config", preset / "data.yaml")
-    assert preset_script(preset, "datasets").stdout.split() == ["bakery", "amc23"]
     assert preset_script(preset, "test_sets").stdout.split() == ["amc23"]
     assert preset_script(preset, "test_paths").stdout.split() == [str(tmp_path / "data/amc23/test.jsonl")]
     describe(preset, entry)

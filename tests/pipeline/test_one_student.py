@@ -1,4 +1,4 @@
-"""What scripts/internal/preset.py refuses before the first stage."""
+"""A preset names one student in train, filter and infer, or scripts/check_preset.py refuses it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from cotkit.core.errors import UserError
 
-script = runpy.run_path(str(ROOT / "scripts/internal/preset.py"))
+students = runpy.run_path(str(ROOT / "scripts/check_preset.py"), run_name="check_preset")["students"]
 PRESETS = sorted(path.parent for path in ROOT.glob("configs/*/data.yaml"))
 
 
@@ -25,6 +25,11 @@ def preset(tmp_path: Path) -> Path:
     return tmp_path / "preset"
 
 
+def check_student(preset: Path) -> None:
+    for fault in students(preset):
+        raise UserError(fault)
+
+
 def replace(path: Path, old: str, new: str) -> None:
     text = path.read_text(encoding="utf-8")
     assert old in text
@@ -33,7 +38,7 @@ def replace(path: Path, old: str, new: str) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.name)
 def test_the_presets_name_one_student(preset: Path):
-    script["check_student"](preset)
+    check_student(preset)
 
 
 @pytest.mark.parametrize(
@@ -62,10 +67,10 @@ def test_the_presets_name_one_student(preset: Path):
     ],
 )
 def test_another_student_is_refused(preset: Path, name: str, old: str, new: str, says: str):
-    script["datasets_of"](preset)
+    check_student(preset)
     replace(preset / name, old, new)
     with pytest.raises(UserError, match=says):
-        script["datasets_of"](preset)
+        check_student(preset)
 
 
 def test_models_are_compared_by_their_files(preset: Path, tiny_model: Path, tmp_path: Path):
@@ -76,10 +81,10 @@ def test_models_are_compared_by_their_files(preset: Path, tiny_model: Path, tmp_
         ("infer.yaml", tmp_path / "copy"),
     ]:
         replace(preset / name, "owner/student", f"'{model}'")
-    script["check_student"](preset)
+    check_student(preset)
     (tmp_path / "copy/config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="copy is another student than"):
-        script["check_student"](preset)
+        check_student(preset)
 
 
 @pytest.mark.parametrize(("backend", "compared"), [("vllm", True), ("openai", False), ("fake", False)])
@@ -87,11 +92,11 @@ def test_a_served_student_may_have_any_name(preset: Path, backend: str, compared
     replace(preset / "infer.yaml", "base_model: owner/student", f"base_model: served\nbackend: {backend}")
     if compared:
         with pytest.raises(UserError, match="base_model: served is another student"):
-            script["check_student"](preset)
+            check_student(preset)
     else:
-        script["check_student"](preset)
+        check_student(preset)
 
 
 def test_a_filter_without_a_student_is_fine(preset: Path):
     replace(preset / "filter.yaml", "student_model: owner/student\n", "")
-    script["check_student"](preset)
+    check_student(preset)
