@@ -1,4 +1,4 @@
-"""Compares the scored methods of one run in pairs on the same questions: differences, intervals, tests, verdicts.
+"""Compares the scored methods of a run in pairs on the same questions: differences, intervals, tests, verdicts.
 
 Reads   <run>/predictions/<dataset>/<method>.summary.json and .scores.jsonl   (see score.py); with several training
         runs of a method, their names are <method>.seed<k>.summary.json and .scores.jsonl
@@ -6,6 +6,8 @@ Writes  <run>/comparison.json and comparison.md; the first sentence of both is t
 
     python scripts/compare.py outputs/smollm2_cpu
     python scripts/compare.py outputs/qwen2_1.5b --reference strong_baseline
+    python scripts/compare.py outputs/qwen2_1.5b --format latex --columns method accuracy accuracy_low accuracy_high
+    python scripts/compare.py outputs/first outputs/second                     prints; a name in both gets its run in front
 
 Every pair of methods is tested, with Holm's correction over all pairs of all data sets. docs/COMPARISON.md explains the
 figures, the fields of comparison.json and the verdicts.
@@ -19,6 +21,7 @@ from pathlib import Path
 from cotkit.core import cli
 from cotkit.core.files import write_if_changed
 from cotkit.core.jsonl import Row, json_bytes, read_json
+from cotkit.evaluation import paper_tables
 from cotkit.evaluation.comparison import compare
 from cotkit.evaluation.comparison_tables import COMPARED_COUNTS, dataset_finding, finding, markdown
 
@@ -34,21 +37,44 @@ def trainings(run: Path) -> dict[str, Row]:
     return found
 
 
+def renaming(text: str) -> tuple[str, str]:
+    """An argparse type: METHOD=NAME."""
+    method, equals, name = text.partition("=")
+    if not (method and equals and name):
+        raise ValueError(text)
+    return method, name
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = cli.StageParser(__doc__, "dry_run")
-    parser.add_argument("run", type=Path, metavar="RUN", help="a folder under outputs/")
+    parser.add_argument(
+        "run", nargs="+", type=Path, metavar="RUN", help="a folder under outputs/; several are printed only"
+    )
     parser.add_argument(
         "--reference", default="baseline", help="method that the finding compares with (default baseline)"
     )
+    parser.add_argument(
+        "--format", choices=paper_tables.FORMATS, help="print one table of the methods instead of the whole comparison"
+    )
+    names = ", ".join(paper_tables.COLUMNS)
+    parser.add_argument(
+        "--columns", nargs="+", metavar="COLUMN", default=paper_tables.COLUMNS, help=f"of that table: {names}"
+    )
+    parser.add_argument(
+        "--names", nargs="+", metavar="METHOD=NAME", type=renaming, default=[], help="other names in that table"
+    )
     args = parser.parse(argv)
-    result = compare(args.run, args.reference)
+    runs = list(dict.fromkeys(args.run))
+    result = compare(runs, args.reference)
     for dataset in result["datasets"]:
         dataset["finding"] = dataset_finding(dataset, args.reference)
-    result = {"finding": finding(result), **result, "trainings": trainings(args.run)}
+    result = {"finding": finding(result), **result, "trainings": trainings(runs[0]) if len(runs) == 1 else {}}
     text = markdown(result)
-    if not args.dry_run:
-        write_if_changed(args.run / "comparison.json", json_bytes(result))
-        write_if_changed(args.run / "comparison.md", text.encode("utf-8"))
+    if len(runs) == 1 and not args.dry_run:
+        write_if_changed(runs[0] / "comparison.json", json_bytes(result))
+        write_if_changed(runs[0] / "comparison.md", text.encode("utf-8"))
+    if args.format:
+        text = paper_tables.text(paper_tables.rows(result, args.columns, dict(args.names)), args.format)
     print(text, end="")
     return 0
 

@@ -107,27 +107,64 @@ def read_scores(path: Path) -> tuple[dict[str, Counts], dict[str, float]]:
     return {name: (right[name], number) for name, number in samples.items()}, critic
 
 
-def load_methods(folder: Path, reference: str) -> dict[str, list[Method]]:
-    """Data set -> its methods, the reference first. Raises UserError if they cannot be compared."""
+def read_methods(folder: Path) -> dict[str, dict[str, list[Run]]]:
+    """Data set -> method -> its runs, of one run folder. Raises UserError if there are none, or of different recipes."""
     found: dict[str, dict[str, list[Run]]] = {}
     for path in sorted((folder / "predictions").glob("*/*.summary.json")):
         run = load_run(path)
         found.setdefault(path.parent.name, {}).setdefault(method_and_seed(run.stem)[0], []).append(run)
     if not found:
         raise UserError(f"{folder}: no predictions/<dataset>/<method>.summary.json; run score.py first")
+    for methods in found.values():
+        for runs in methods.values():
+            check_one_recipe(folder, [run.stem for run in runs])
+    return found
+
+
+def merged_methods(folders: list[Path]) -> tuple[dict[str, dict[str, list[Run]]], list[str]]:
+    """The methods of several run folders on their common data sets, and notes on methods of one name.
+
+    A method that has the same scores in all folders that have it, such as the baseline, is one. Any other name that is in
+    several folders gets its folder's name in front.
+    """
+    read = {folder: read_methods(folder) for folder in folders}
+    common = [name for name in read[folders[0]] if all(name in found for found in read.values())]
+    if not common:
+        raise UserError(f"{', '.join(map(str, folders))}: no data set was scored in all of them")
+    merged: dict[str, dict[str, list[Run]]] = {dataset: {} for dataset in common}
+    notes: dict[str, None] = {}
+    for dataset in common:
+        for method in dict.fromkeys(name for found in read.values() for name in found[dataset]):
+            having = [folder for folder, found in read.items() if method in found[dataset]]
+            first = read[having[0]][dataset][method]
+            if all(
+                [run.correct for run in read[folder][dataset][method]] == [run.correct for run in first]
+                for folder in having
+            ):
+                merged[dataset][method] = first
+                continue
+            merged[dataset] |= {f"{folder.name}/{method}": read[folder][dataset][method] for folder in having}
+            recipes = [recipe_of(folder / "train" / read[folder][dataset][method][0].stem) for folder in having]
+            for folder, recipe in zip(having[1:], recipes[1:], strict=True):
+                changed = "; ".join(difference(recipes[0], recipe)) or "nothing that the manifests record"
+                notes[f"{folder.name}/{method} differs from {having[0].name}/{method} in: {changed}"] = None
+    return merged, list(notes)
+
+
+def load_methods(folders: list[Path], reference: str) -> tuple[dict[str, list[Method]], list[str]]:
+    """Data set -> its methods, the reference first; and notes. Raises UserError if they cannot be compared."""
+    found, notes = merged_methods(folders)
     loaded = {}
     for dataset, methods in found.items():
         if reference not in methods:
             choice = f"--reference {next(iter(methods))}; the scored methods are {', '.join(methods)}"
             raise UserError(f"{dataset}: no method {reference!r}; name the one to compare with: {choice}")
-        for runs in methods.values():
-            check_one_recipe(folder, [run.stem for run in runs])
         check_comparable(dataset, [run for runs in methods.values() for run in runs])
         loaded[dataset] = [
             Method(name, sorted(methods[name], key=lambda run: (run.seed is not None, run.seed)))
             for name in sorted(methods, key=lambda name: (name != reference, *method_order(name)))
         ]
-    return loaded
+    return loaded, notes
 
 
 def check_one_recipe(folder: Path, stems: list[str]) -> None:
@@ -192,9 +229,14 @@ def _some(ids: list[str]) -> str:
     return f"{number} ({', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})"
 
 
-def compare(run: Path, reference: str) -> Row:
-    """The contents of comparison.json without its sentences; docs/COMPARISON.md describes every field."""
-    loaded = load_methods(run, reference)
+def compare(folders: list[Path], reference: str) -> Row:
+    """The contents of comparison.json without its sentences; docs/COMPARISON.md describes every field.
+
+    Args:
+        folders: one run, or several whose methods are compared on their common test sets.
+        reference: the method that the sentences compare with.
+    """
+    loaded, notes = load_methods(folders, reference)
     pairs = [
         (dataset, method, other) for dataset, methods in loaded.items() for other, method in combinations(methods, 2)
     ]
@@ -227,7 +269,7 @@ def compare(run: Path, reference: str) -> Row:
                 "dataset": dataset,
                 "protocol": methods[0].runs[0].summary["protocol"],
                 "questions": len(methods[0].runs[0].correct),
-                "notes": [*failed_requests(methods), *differing_settings(methods)],
+                "notes": [*notes, *failed_requests(methods), *differing_settings(methods)],
                 "methods": list(map(describe_method, methods)),
                 "pairs": rows[dataset],
             }
