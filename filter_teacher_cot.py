@@ -5,6 +5,7 @@ Writes  <output_path>                kept rows: teacher row + {"target": "...\\n
         <stem>.rejected.jsonl        rejected rows: teacher row + {"reason": "wrong_answer", "detail": "wrong: '16', gold '18'"}
         <stem>.retry.jsonl           problems without a kept sample, for another round of teacher_cot.py:
                                      problem + {"retry": "wrong_steps"}, the reason, `truncated` before any other
+        <stem>.alignment.jsonl       for `aligned`: {"id": "...", "sample": 3, "rank": 4.1, "surprisal": 0.9}, see alignment.py
         <stem>.report.json, .md      counts per reason (kept + rejected = read), by round and difficulty, examples
         <dataset_dir>/               the sets of --sets, gold_dev and dataset_info.json for LLaMA-Factory
                                      {"system": "...", "instruction": "...", "input": "", "output": "...\\n#### 18"}
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING
 from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.files import locked, open_atomic
-from cotkit.core.jsonl import Row, dumps, write_atomic, write_json_atomic
+from cotkit.core.jsonl import Row, dumps, read_chosen, write_atomic, write_json_atomic
 from cotkit.core.line_index import LineIndex
 from cotkit.core.manifest import Input, Manifest
 from cotkit.core.model_identity import fingerprint
@@ -81,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
             manifest.finish([options.output_path], counts, judged_by=rules)
         else:
             selection = write_rows(options, rows, teacher, tally)
+            align(options, selection)
             counts = report.summarize(tally, selection, teacher.sizes)
             print(report.show(counts))
             sizes = counts["training_sets"] = write_training_sets(options, teacher, selection)
@@ -204,6 +206,18 @@ def write_rows(options: FilterOptions, rows: JudgedRows, teacher: TeacherFiles, 
         selection = select(tally, teacher)
     write_atomic(outputs["retry"], training_sets.retry_rows(teacher, selection))
     return selection
+
+
+def align(options: FilterOptions, selection: Selection) -> None:
+    """Measures how well kept rows suit the student, where a set chooses by that and a question has several of them."""
+    sources = options.aligned_sources
+    if not sources:
+        return
+    from cotkit.filtering.alignment import rank_surprisal_ratios
+
+    among = selection.with_choice(selection.kept if "kept" in sources else selection.complete)
+    rows = read_chosen(options.output_path, among[selection.kept])
+    selection.align(among, rank_surprisal_ratios(str(options.student_model), rows, options.outputs["alignment"]))
 
 
 def write_training_sets(options: FilterOptions, teacher: TeacherFiles, selection: Selection) -> dict[str, int]:

@@ -42,6 +42,11 @@ class FilterOptions:
     parameters: Parameters
 
     @property
+    def aligned_sources(self) -> set[str]:
+        """The sources among whose rows a set chooses those that suit the student."""
+        return {part.source for declared in self.sets.values() for part in declared.aligned(self.select)}
+
+    @property
     def outputs(self) -> dict[str, Path]:
         """The files beside the training sets, by what they hold."""
         if self.only_retry:
@@ -51,6 +56,7 @@ class FilterOptions:
             "kept": self.output_path,
             "rejected": beside(".rejected.jsonl"),
             "retry": beside(".retry.jsonl"),
+            **({"alignment": beside(".alignment.jsonl")} if self.aligned_sources else {}),
             "report": beside(".report.json"),
             "markdown": beside(".report.md"),
         }
@@ -134,6 +140,9 @@ def options_of(parser: cli.StageParser, argv: list[str] | None) -> FilterOptions
         raise UserError("--max_tokens needs --student_model, whose tokenizer counts")
     flags["dataset_dir"] = flags["dataset_dir"] or flags["output_path"].parent / "datasets"
     flags["sets"] = parse_sets(flags["sets"])
+    for declared in flags["sets"].values():
+        if declared.aligned(flags["select"]) and flags["student_model"] is None:
+            raise UserError(f"set {declared.name}: aligned needs --student_model, whose distribution decides")
     parameters = Parameters(**{item.name: flags[item.name] for item in fields(Parameters)})
     own = {item.name: flags[item.name] for item in fields(FilterOptions) if item.name != "parameters"}
     return FilterOptions(**own, parameters=parameters)

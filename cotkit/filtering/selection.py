@@ -39,6 +39,7 @@ class Selection:
         self.complete: Mask = self.kept & (_view(tally.complete) > 0)  # calculate every result of the solution
         self.raw_trainable: Mask = _view(tally.raw_trainable) > 0  # whose response can be trained on as it is
         self.first: Mask = self._first_among(np.ones(self._size, bool))  # the first row of each question
+        self._alignment = np.zeros(0, "u4")  # of each row, its place when all measured rows are sorted by their ratio
 
     def _first_among(self, among: Mask) -> Mask:
         """The first row in `among` of each question that has one there. Sorting would take more memory."""
@@ -152,10 +153,21 @@ class Selection:
             )
         return groups
 
+    def with_choice(self, among: Mask) -> Mask:
+        """The rows in `among` whose question has several rows there."""
+        numbers = np.bincount(self._questions[among], minlength=int(self._questions.max(initial=0)) + 1)
+        return among & (numbers[self._questions] > 1)
+
+    def align(self, rows: Mask, ratios: Sequence[float]) -> None:
+        """Takes the rank-surprisal ratios of rows, for the selection `aligned`."""
+        self._alignment = np.zeros(self._size, "u4")
+        self._alignment[rows] = np.argsort(np.argsort(np.asarray(ratios), kind="stable"), kind="stable")
+
     def choose(self, among: Mask, select: str, cap: int | None) -> Mask:
         """At most `cap` of each question's rows in `among`, by a rule of `training_sets.SELECTIONS`.
 
-        Without a cap `first` and `shortest` choose one row. `distinct` takes the first row of each set of equations.
+        Without a cap `first`, `shortest` and `aligned` choose one row. `distinct` takes the first row of each set of
+        equations, `aligned` the rows with the lowest ratios given to `align`.
         """
         if select == "first" and cap in (None, 1):
             return self._first_among(among)
@@ -163,9 +175,10 @@ class Selection:
         if select == "distinct":
             rows, keys = self._ordered(rows, _view(self._tally.equations))
             rows = np.sort(rows[_first_of_runs(keys, 1)])
-        most = cap or (1 if select in ("first", "shortest") else None)
+        most = cap or (1 if select in ("first", "shortest", "aligned") else None)
         if most is not None:
-            rows, keys = self._ordered(rows, words if select == "shortest" else np.zeros_like(words))
+            by = {"shortest": words, "aligned": self._alignment}.get(select, np.zeros_like(words))
+            rows, keys = self._ordered(rows, by)
             rows = rows[_first_of_runs(keys >> 32, most)]
         return self._mask(rows)
 

@@ -5,6 +5,7 @@ A set is declared in one line, ``NAME = SOURCE [SELECTION] [CAP] [+ SOURCE ...]`
     distilled = kept first              the first kept sample of each question
     rejection_sampled = kept distinct 4 up to four kept samples with different equations
     complete = complete first           the first kept sample that calculates every result of the data set's solution
+    aligned = complete aligned          of those samples the one that suits the student best (alignment.py)
     mixed = gold + kept first           the data set's own solution and the teacher's
     teacher_raw = teacher first         untouched responses, kept or not, to measure the filter itself
     preference = pairs                  for DPO: the shortest kept sample, and one of similar length with a wrong answer
@@ -51,7 +52,8 @@ BUILT_IN = {
     "preference": "pairs",
 }
 SOURCES = ("gold", "teacher", "kept", "complete", "pairs")
-SELECTIONS = ("first", "shortest", "all", "distinct")
+SELECTIONS = ("first", "shortest", "all", "distinct", "aligned")
+ALIGNED = "aligned"
 NEEDED = "distilled"  # every preset trains on it; if it is empty, the filter kept nothing
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -77,6 +79,12 @@ class TrainingSet:
         parts = ([part.source, part.select, part.cap] for part in self.parts)
         texts = (" ".join(str(word) for word in words if word is not None) for words in parts)
         return f"{self.name} = " + " + ".join(texts)
+
+    def aligned(self, select: str) -> list[SetPart]:
+        """The parts whose rows are chosen for the student, where `select` is the stage's own selection."""
+        return [
+            part for part in self.parts if part.source in ("kept", "complete") and (part.select or select) == ALIGNED
+        ]
 
     @property
     def ranking(self) -> bool:
@@ -109,6 +117,8 @@ def _parse_part(text: str) -> SetPart:
         raise ValueError(f"{text.strip()!r}: SOURCE [SELECTION] [CAP] is expected, the cap at least 1")
     if source in ("gold", "pairs") and (select or cap):
         raise ValueError(f"{source} has one row per question, so there is nothing to select")
+    if source == "teacher" and select == ALIGNED:
+        raise ValueError("aligned chooses among kept rows; write kept aligned or complete aligned")
     return SetPart(source, select, int(cap) if cap else None)
 
 
@@ -168,6 +178,7 @@ class SetSources:
             return gold_rows(self.teacher.chosen(selection.first))
         select, cap = part.select or self.select, part.cap or (self.cap if part.select is None else None)
         if part.source == "teacher":
+            select = "first" if select == ALIGNED else select  # the stage's selection: only kept rows are measured
             raw = self.teacher.chosen(selection.choose(selection.raw_trainable, select, cap))
             return (prompts.training_row(row["question"], row["response"].strip()) for row in raw)
         among = selection.complete if part.source == "complete" else selection.kept

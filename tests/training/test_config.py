@@ -51,10 +51,20 @@ def test_a_configuration_for_a_gpu_can_be_checked_on_a_machine_without_one(tiny_
 
 
 def test_methods_of_a_preset_differ_in_their_data_only():
-    """But for preference learning, which is another kind of training."""
+    """But for preference learning and distillation, which are other kinds of training, and further steps of a method."""
     for config in CONFIGS:
         own = yaml.safe_load(config.read_text(encoding="utf-8"))
-        assert set(own) == {"dataset"} or own["stage"] == "dpo", config
+        assert set(own) == {"dataset"} or own.get("stage") in ("dpo", "distill") or "start_from" in own, config
+
+
+@pytest.mark.parametrize("preset", ["smollm2_study", "qwen2_1.5b_tuned"])
+def test_the_control_of_samples_differs_from_them_in_the_loss_only(preset: str):
+    """The same start, questions, steps and rate."""
+    folder = ROOT / "configs" / preset / "train"
+    control = read_config(folder / "sft_continued.yaml", []).llamafactory()
+    for name in ("on_policy", "self_taught"):
+        other = read_config(folder / f"{name}.yaml", []).llamafactory()
+        assert {**other, "output_dir": "", "run_name": ""} == {**control, "output_dir": "", "run_name": ""}
 
 
 def test_a_seed_and_an_adapter_of_the_same_run_have_their_place():
