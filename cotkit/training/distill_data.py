@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row
-from cotkit.generation import adapters, prompts
+from cotkit.generation import prompts
 from cotkit.generation.chat_model import encode, load_generation_config, load_tokenizer, turn_end_ids
 from cotkit.training.config import START, DistillOptions, TrainConfig
-from cotkit.training.preflight import distill_options
+from cotkit.training.preflight import distill_options, teacher_adapter
 from cotkit.training.prompt_parity import Finding, ParityGate, TrainedSequence, check_sequence
 
 # Texts that tokenizers split differently: digits, white space, signs, LaTeX, other scripts, the project's own prompts.
@@ -66,9 +65,7 @@ class TeacherSide:
     def __init__(self, config: TrainConfig, options: DistillOptions, student: Any) -> None:
         self.config, self.options = config, options
         model = str(config.values["model_name_or_path"])
-        self.adapter = (
-            options.teacher if (Path(options.teacher) / adapters.WEIGHTS).is_file() else options.teacher_adapter
-        )
+        self.adapter = teacher_adapter(config)
         self.is_model = options.teacher not in (START, model, self.adapter)
         self.model = options.teacher if self.is_model else model
         self.tokenizer = load_tokenizer(self.model) if self.is_model else student

@@ -223,18 +223,26 @@ def _check_fit(config: TrainConfig, key: str, base: str) -> None:
         raise UserError(f"{config.where(key)}: {error}") from None
 
 
+def teacher_adapter(config: TrainConfig) -> str | None:
+    """The folder of the teacher's adapter, which a method of this run may still have to train; None without one."""
+    teacher = str(config.values["teacher"])
+    of_this_run = Path(teacher).parent == config.output_dir.parent
+    if teacher != START and (of_this_run or (Path(teacher) / adapters.WEIGHTS).is_file()):
+        return teacher
+    return config.values.get("teacher_adapter")
+
+
 def check_teacher(config: TrainConfig) -> None:
     """The teacher is there: the start of the student, an adapter for the student's model, or a model."""
-    teacher = str(config.values["teacher"])
-    if teacher == START or (Path(teacher) / adapters.WEIGHTS).is_file():
-        if config.values.get("teacher_adapter"):
-            raise UserError(f"{config.where('teacher_adapter')}: needs a model as `teacher`, found {teacher!r}")
-        if teacher != START:
-            _check_fit(config, "teacher", "model_name_or_path")
-        return
-    if config.output_dir.parent == Path(teacher).parent:
-        raise UserError(f"{config.where('teacher')}: {teacher} holds no adapter; train that method first")
-    try:
-        check_model(teacher)
-    except UserError as error:
-        raise UserError(f"{config.where('teacher')}: {error}") from None
+    teacher, adapter = str(config.values["teacher"]), teacher_adapter(config)
+    if config.values.get("teacher_adapter") and teacher in (START, adapter):
+        raise UserError(f"{config.where('teacher_adapter')}: needs a model as `teacher`, found {teacher!r}")
+    if teacher == adapter:
+        if not (Path(adapter) / adapters.WEIGHTS).is_file():
+            raise UserError(f"{config.where('teacher')}: {teacher} holds no adapter; train that method first")
+        _check_fit(config, "teacher", "model_name_or_path")
+    elif teacher != START:
+        try:
+            check_model(teacher)
+        except UserError as error:
+            raise UserError(f"{config.where('teacher')}: {error}") from None

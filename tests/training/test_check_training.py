@@ -32,7 +32,7 @@ QWEN3 = CHATML.replace(
     "assistant\n' }}{% if enable_thinking is defined and enable_thinking is false %}"
     "{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}",
 )
-SETS = ("gold", "teacher_raw", "distilled", "complete", "rejection_sampled", "mixed", "gold_dev")
+SETS = ("gold", "teacher_raw", "distilled", "complete", "aligned", "rejection_sampled", "mixed", "gold_dev")
 THOUGHT = "<think>\nThree and four.\n</think>\n\n"
 
 
@@ -59,10 +59,13 @@ def stand_in(folder: Path, chat_template: str, *more_tokens: str) -> Path:
 class Preset:
     """A copy of a shipped preset with its own small training sets."""
 
-    def __init__(self, folder: Path, name: str, model: Path, thought: str = "") -> None:
+    def __init__(self, folder: Path, name: str, model: Path, thought: str = "", teacher: Path | None = None) -> None:
         self.folder, self.run = folder / "configs" / name, folder / "run"
         shutil.copytree(ROOT / "configs" / name, self.folder)
         self.change("train.yaml", model_name_or_path=str(model))
+        for path in self.folder.glob("train/*.yaml"):  # a teacher from the hub cannot be had here
+            if "/" in str(yaml.safe_load(path.read_text(encoding="utf-8")).get("teacher", "")):
+                self.change(f"train/{path.name}", teacher=str(teacher or model))
         rows = [
             prompts.training_row(f"What is {n} + 4? Use {{x}}.", f"{thought}{n}+4={n + 4}\n#### {n + 4}")
             for n in range(5)
@@ -101,8 +104,10 @@ class Preset:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_method_of_every_preset_trains_what_is_served(name: str, qwen2: Path, tmp_path: Path, capsys: Any):
-    preset = Preset(tmp_path, name, qwen2)
+def test_every_method_of_every_preset_trains_what_is_served(
+    name: str, qwen2: Path, qwen3: Path, tmp_path: Path, capsys: Any
+):
+    preset = Preset(tmp_path, name, qwen2, teacher=qwen3)
     assert preset.check() == 0
     output = capsys.readouterr().out
     methods = {path.stem for path in (ROOT / "configs" / name / "train").glob("*.yaml")}
@@ -266,6 +271,18 @@ def test_think_blocks_are_neither_deleted_nor_invented(
     output = capsys.readouterr().out
     assert re.search(says, output), output
     assert re.search(r"change \S+train.yaml:\d+: `enable_thinking: ", output), output
+
+
+def test_the_gate_checks_the_teachers_side(qwen2: Path, qwen3: Path, tmp_path: Path, capsys: Any):
+    """A teacher with another template passes; one that would read a think block where the answer has none does not."""
+    preset = Preset(tmp_path, "qwen2_1.5b_tuned", qwen2, teacher=qwen3)
+    assert preset.check("--methods", "distilled,logit_kd,on_policy") == 0
+    preset.change("infer.yaml", thinking=True)
+    with pytest.raises(UserError, match="1 of 2 checks failed"):
+        preset.check("--methods", "distilled,logit_kd")
+    output = capsys.readouterr().out
+    assert "its answer has no think block, but the teacher's template is used with thinking: True" in output
+    assert re.search(r"change \S+train/logit_kd.yaml:\d+: `teacher: ", output), output
 
 
 def test_a_set_that_cannot_be_loaded_is_refused_in_one_line(qwen2: Path, tmp_path: Path):
