@@ -25,10 +25,10 @@ from cotkit.core.jsonl import Row, read, read_json
 from cotkit.core.manifest import path_for
 from cotkit.core.quantities import clock, gigabytes
 from cotkit.filtering.options import read_options
-from cotkit.filtering.training_sets import SetPart
+from cotkit.filtering.training_sets import ALIGNED, SetPart
 from cotkit.generation import prompts
-from cotkit.training import budget, cost_model
-from cotkit.training.config import TrainConfig, methods_of, read_config
+from cotkit.training import budget, cost_model, preflight
+from cotkit.training.config import START, TrainConfig, methods_of, read_config
 from cotkit.training.cost_model import CHARACTERS_PER_TOKEN, Shape
 
 # Rows that a source gives for each problem, and for each further sample of it, where the set does not exist yet. They are
@@ -202,8 +202,24 @@ class CostPlan:
         # A checkpoint holds the adapter and its two moments.
         self.disk["adapters and checkpoints"] += cost_model.adapter_bytes(self.student, values) * (1 + 3 * kept)
         memory = cost_model.train_bytes(self.student, values, tokens_per_row)
+        if config.distills:
+            more_seconds, more_memory = self._distillation(config, sequences, tokens_per_row)
+            seconds, memory = seconds + more_seconds, memory + more_memory
         what, tokens = f"train {config.output_dir.name}", sequences * tokens_per_row
         return CostLine(what, rows, tokens, steps, seconds, memory, state_of(config.output_dir))
+
+    def _distillation(self, config: TrainConfig, sequences: int, tokens_per_row: float) -> tuple[float, float]:
+        """Seconds and bytes of what only distillation does: the teacher reads every row, the student writes its samples."""
+        options = preflight.distill_options(config)
+        is_model = options.teacher not in (START, preflight.teacher_adapter(config))
+        shape = cost_model.shape_of(options.teacher) if is_model else self.student
+        seconds = sequences * tokens_per_row * 2 * shape.weights / self.device.prefill
+        if samples := round(sequences * options.on_policy):
+            texts, batch = self.problems, budget.rows_per_step(config)
+            prompt, written = texts.prompt, min(texts.solution, options.max_new_tokens)
+            seconds += cost_model.generate_seconds(self.device, self.student, samples, prompt, written, batch)
+        half = self.options.device != "cpu"
+        return seconds / self.options.devices, (2 if half else 4) * shape.weights if is_model else 0
 
     def _training_set(self, config: TrainConfig, name: str) -> tuple[int, float]:
         """Rows of a training set and tokens per row: counted if the set exists, else expected from the problems."""
@@ -223,7 +239,7 @@ class CostPlan:
         """Expected rows that a problem gives a part of a set, by `SHARES`."""
         first, more = SHARES[part.source]
         samples, select = int(self.teacher.get("num_samples", 1)), part.select or self.filter.select
-        one = 1 if part.source == "pairs" or select in ("first", "shortest") else samples
+        one = 1 if part.source == "pairs" or select in ("first", "shortest", ALIGNED) else samples
         return min(first + more * (samples - 1), part.cap or (not part.select and self.filter.max_per_question) or one)
 
 

@@ -118,6 +118,12 @@ def test_a_value_may_differ_between_test_sets_and_be_left_out_for_one(preset: Pa
     assert "| critic on gsm8k | 8 |" in output
 
 
+def duration(output: str, method: str) -> float:
+    """The seconds of a training in the plan."""
+    number, unit = re.search(rf"\| train {method} \|.*?\| ([\d.]+) (s|min|h) \|", output).groups()
+    return float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
+
+
 def test_rows_of_sets_that_are_not_there_yet_follow_from_their_declaration(preset: Path, tmp_path: Path, capsys: Any):
     """20 problems, 16 samples each; a set that filter.yaml does not declare is named before anything runs."""
     study = shutil.copytree(ROOT / "configs/smollm2_study", tmp_path / "study")
@@ -129,10 +135,14 @@ def test_rows_of_sets_that_are_not_there_yet_follow_from_their_declaration(prese
         "teacher_raw": "20",
         "distilled": "20",
         "rejection_sampled": "80",
-        "complete": "80",
+        **dict.fromkeys(("complete", "logit_kd", "on_policy", "self_taught", "sft_continued"), "80"),
+        "aligned": "20",
         "mixed": "40",
         "dpo": "20",
     }
+    seconds = {name: duration(output, name) for name in ("complete", "logit_kd", "sft_continued", "on_policy")}
+    assert seconds["complete"] < seconds["logit_kd"]  # the teacher reads the rows too
+    assert seconds["sft_continued"] < seconds["on_policy"]  # and the student writes them
     method = study / "train/mixed.yaml"
     method.write_text("dataset: mixd\n", encoding="utf-8")
     script = runpy.run_path(str(ROOT / "scripts/plan.py"), run_name="plan")
