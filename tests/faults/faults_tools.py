@@ -130,7 +130,8 @@ def make_preset(folder: Path, model: Path) -> Path:
     problems = str(data / "amc23/test.jsonl")
     write_yaml(folder / "data.yaml", {"dataset": ["amc23"], "source": str(raw), "data_root": str(data)})
     write_yaml(folder / "teacher.yaml", {"backend": "fake", "model_name": "fake:seconds=0.05", "input_path": problems})
-    write_yaml(folder / "filter.yaml", {"min_words": 5})
+    # It trains on its test set, which the filter would refuse.
+    write_yaml(folder / "filter.yaml", {"min_words": 5, "test_paths": []})
     write_yaml(folder / "infer.yaml", {"backend": "fake", "base_model": "fake:seconds=0.05", "data_root": str(data)})
     write_yaml(folder / "score.yaml", {"data_root": str(data)})
     for unused in sorted((folder / "train").glob("*.yaml")):
