@@ -59,36 +59,46 @@ def described(values: Row, where: str, beside: Path | None) -> Description:
     for key in ("name", "input", "kind"):
         if key not in given:
             raise UserError(f"{where}: no {key} is given; problems of your own need name, input and kind")
-    name, pattern = given["name"], given.get("answer_pattern")
+    _check_name(given["name"], where)
+    pattern = given.get("answer_pattern")
+    if pattern not in (None, BOXED):
+        _check_pattern(pattern, where)
+    source = given["input"]
+    if beside and (beside / source).exists():
+        source = str(beside / source)
+    question = tuple(given.get("question", ("question",)))
+    return Description(
+        given["name"],
+        source,
+        given["kind"],
+        Columns(question, given.get("answer"), given.get("solution"), given.get("id"), pattern),
+        config=str(given["config"]) if "config" in given else None,
+        revision=given.get("revision"),
+        shares=read_shares(",".join(given["split"]), where) if "split" in given else {},
+        seed=given["seed"],
+        drop_repeated=given.get("drop_repeated", False),
+    )
+
+
+def _check_name(name: str, where: str) -> None:
+    """Raises UserError for a name that is no plain file name or means something else."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError(
             f"{where}: the name {name!r} must begin with a letter or digit and have only those, '.', '_', '-'"
         )
     if name in (*DATASETS, "models"):
         raise UserError(f"{where}: the name {name!r} has a meaning already; choose another")
-    if pattern not in (None, BOXED):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise UserError(f"{where}: answer_pattern {pattern!r} is no regular expression ({error})") from None
-    source = given["input"]
-    if beside and (beside / source).exists():
-        source = str(beside / source)
-    question = tuple(given.get("question", ("question",)))
-    columns = Columns(question, given.get("answer"), given.get("solution"), given.get("id"), pattern)
+
+
+def _check_pattern(pattern: str, where: str) -> None:
     try:
-        shares = read_shares(",".join(given["split"])) if "split" in given else {}
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    own = {"config": str(given["config"]) if "config" in given else None, "revision": given.get("revision")}
-    repeated = given.get("drop_repeated", False)
-    return Description(
-        name, source, given["kind"], columns, **own, shares=shares, seed=given["seed"], drop_repeated=repeated
-    )
+        re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{where}: answer_pattern {pattern!r} is no regular expression ({error})") from None
 
 
-def read_shares(text: str) -> dict[str, str]:
-    """The shares of ``train:0.8,dev:0.1,test:0.1``. Raises UserError."""
+def read_shares(text: str, where: str) -> dict[str, str]:
+    """The shares of ``train:0.8,dev:0.1,test:0.1``. Raises UserError, which begins with `where`."""
     shares: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, colon, share = (piece.strip() for piece in part.partition(":"))
@@ -97,14 +107,16 @@ def read_shares(text: str) -> dict[str, str]:
         except (ValueError, ZeroDivisionError):
             fits = False
         if not fits or not re.fullmatch(r"[A-Za-z0-9_]+", name) or name in shares:
-            raise UserError(f"--split {part!r}: a name and a share are expected, as in train:0.8,dev:0.1,test:0.1")
+            raise UserError(
+                f"{where}: split {part!r}: a name and a share are expected, as in train:0.8,dev:0.1,test:0.1"
+            )
         shares[name] = share
     if not shares or sum(map(Fraction, shares.values())) != 1:
-        raise UserError(f"--split {text!r}: the shares must add up to 1, as in train:0.8,dev:0.1,test:0.1")
+        raise UserError(f"{where}: split {text!r}: the shares must add up to 1, as in train:0.8,dev:0.1,test:0.1")
     return shares
 
 
-DEFAULT_SHARES = read_shares("train:0.8,dev:0.1,test:0.1")
+DEFAULT_SHARES = {"train": "0.8", "dev": "0.1", "test": "0.1"}
 
 
 def datasets_of(config: Path) -> list[str]:

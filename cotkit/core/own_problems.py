@@ -27,6 +27,7 @@ Splits = dict[str, list[Row]]
 
 _GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _MONEY = re.compile(r"([-+]?)\s*\\?[$€£]\s*(?=[\d.])")
+_ANSWER_LINE = re.compile(r"(?:\A|\s*\n)[ \t]*####[^\n]*\s*\Z")
 _WHOLE = re.compile(r"([-+]?\d+)\.0")
 
 
@@ -137,6 +138,7 @@ def _problem_values(
     if len(faults.found) > before:
         return {"question": "", "solution": "", "answer": ""}
     values = problem_values(row.values, columns, kind)
+    values["solution"] = _ANSWER_LINE.sub("", values["solution"])  # a training target gets its own
     if not values["question"].strip():
         faults.add(row.where, "the question is empty")
     if not values["answer"]:

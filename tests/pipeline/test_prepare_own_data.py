@@ -158,6 +158,22 @@ def test_an_answer_may_stand_inside_a_solution(tmp_path: Path):
     assert (row["solution"], row["answer"]) == (rows[0]["s"], r"\frac{1}{0}")
 
 
+@pytest.mark.parametrize(
+    ("solution", "kept"),
+    [
+        ("1+1=2\n#### 2", "1+1=2"),
+        ("1+1=2\n\n #### 2 \n", "1+1=2"),
+        ("#### 2", ""),
+        ("See #### 2", "See #### 2"),
+        ("2 ", "2 "),
+    ],
+)
+def test_a_solution_keeps_no_answer_line(tmp_path: Path, solution: str, kept: str):
+    write_rows(tmp_path / "x.jsonl", [{"question": "1+1?", "solution": solution, "answer": 2}])
+    run(tmp_path, *named("x.jsonl", "--kind", "number", "--split", "test:1"))
+    assert prepared(tmp_path)["test"][0]["solution"] == kept
+
+
 def test_several_columns_make_a_question_and_one_the_id(tmp_path: Path):
     rows = [{"Body": f"Ann has {n} rolls. ", "Question": "How many?", "answer": n, "key": f"r/{n}"} for n in range(4)]
     write_rows(tmp_path / "x.jsonl", rows)
@@ -372,7 +388,7 @@ def test_a_preset_describes_its_own_data(tmp_path: Path):
         ({"kind": "numbr"}, "data.yaml:3: kind: 'numbr' is not one of number, integer, latex, choice"),
         ({"kind": None}, "data.yaml:3: no kind is given"),
         ({"seed": "x"}, "data.yaml:3: seed: 'x' does not fit"),
-        ({"split": {"train": 0.5}}, "data.yaml:3: --split 'train:0.5': the shares must add up to 1"),
+        ({"split": {"train": 0.5}}, "data.yaml:3: split 'train:0.5': the shares must add up to 1"),
         ({"input": "none.csv"}, "none.csv: not found"),
         ({"name": "b"}, "two sets of problems are called 'b'"),
     ],
@@ -396,6 +412,7 @@ def test_the_preset_s_test_sets_are_those_with_a_test_split(tmp_path: Path):
     entry = {"name": "bakery", "input": "bakery.csv", **DESCRIBED, "split": "train:0.9,dev:0.1"}
     describe(preset, entry, "amc23", source=str(tmp_path / "raw"))
     write_csv(preset / "bakery.csv", [bakery(number) for number in range(10)])
+    write_yaml(preset / "filter.yaml", {"min_words": 5})
     run(tmp_path, "--config", preset / "data.yaml")
     assert preset_script(preset, "test_sets").stdout.split() == ["amc23"]
     assert preset_script(preset, "test_paths").stdout.split() == [str(tmp_path / "data/amc23/test.jsonl")]
