@@ -32,6 +32,16 @@ class ActiveRow:
         self.tokens: list[int] = []
         self.generator: Any = None  # the row's own torch.Generator, where the backend draws the tokens
 
+    @property
+    def prefix(self) -> list[int]:
+        """The prompt without its last token. Its keys and values are all that the first decoding step needs."""
+        return self.prompt[:-1]
+
+    @property
+    def last(self) -> int:
+        """The token that the next decoding step reads."""
+        return self.tokens[-1] if self.tokens else self.prompt[-1]
+
     def finished(self, reason: str, text: str) -> Completion:
         return Completion(text, reason, len(self.prompt), len(self.tokens), opened=self.opened)
 

@@ -87,13 +87,13 @@ class Decoder:
                 yield row.request, row.too_long(self.context)
             else:
                 waiting.append(row)
-        self._share_beginning([row.prompt for row in waiting])
+        self._share_beginning([row.prefix for row in waiting])
         self.stats, slots = DecodingStats(), Slots()
         while waiting or slots.live:
             entering: list[ActiveRow] = []
             try:
                 entering = self._entering(slots, waiting)
-                yield from self._admit(slots, waiting, entering)
+                self._admit(slots, waiting, entering)
                 yield from self._step(slots, waiting)
                 continue
             except torch.OutOfMemoryError:  # handled below, outside this block, where the error no longer holds tensors
@@ -115,17 +115,15 @@ class Decoder:
             row.generator = torch.Generator().manual_seed(request.seed(self.seed))
         return row
 
-    def _share_beginning(self, prompts: list[list[int]]) -> None:
-        """Computes the common beginning of all prompts once; every prefill starts from a copy of its cache."""
+    def _share_beginning(self, prefixes: list[list[int]]) -> None:
+        """Computes the common beginning of all prefixes once; every prefill starts from a copy of its cache."""
         self._shared, self._shared_cache = [], None
-        common = os.path.commonprefix(prompts)  # works on any sequences
-        longest = min(len(common), min(map(len, prompts), default=0) - 1)  # every row keeps a token of its own
-        if len(prompts) < 2 or longest < MIN_SHARED_TOKENS:
+        common = os.path.commonprefix(prefixes)  # works on any sequences
+        if len(prefixes) < 2 or len(common) < MIN_SHARED_TOKENS:
             return
-        self._shared, self._shared_cache = common[:longest], DynamicCache()
+        self._shared, self._shared_cache = common, DynamicCache()
         with torch.inference_mode():
-            ids = torch.tensor([self._shared], device=self.model.device)
-            self.model(input_ids=ids, past_key_values=self._shared_cache, use_cache=True, logits_to_keep=1)
+            self._extend(self._shared_cache, [self._shared], 0)
 
     def _entering(self, slots: Slots, waiting: deque[ActiveRow]) -> list[ActiveRow]:
         """The waiting rows that get a slot now: as many as the limits allow, or none if those are too few to be worth it."""
@@ -139,58 +137,57 @@ class Decoder:
             rows.append(row)
         return rows if not live or len(rows) >= WORTHWHILE_SHARE * len(live) or len(rows) == len(waiting) else []
 
-    def _admit(self, slots: Slots, waiting: deque[ActiveRow], entering: list[ActiveRow]) -> Iterator[Result]:
-        """Prefills the entering rows and gives them slots; yields those that end after one token."""
+    def _admit(self, slots: Slots, waiting: deque[ActiveRow], entering: list[ActiveRow]) -> None:
+        """Prefills the entering rows and gives them slots."""
         total, left = len(slots.live) + len(entering), entering
         while left:
             chunk = self._chunk(left)
             left = left[len(chunk) :]
+            distinct = list(dict.fromkeys(tuple(row.prefix) for row in chunk))
+            line = {prefix: number for number, prefix in enumerate(distinct)}
             with torch.inference_mode():
-                distinct = list(dict.fromkeys(tuple(row.prompt) for row in chunk))
-                cache, mask, scores = self._prefill(distinct)
-                line = {prompt: number for number, prompt in enumerate(distinct)}
-                lines = [line[tuple(row.prompt)] for row in chunk]
-                chosen = self._choose(scores[lines], chunk)
-                done = [self._advance(row, token) for row, token in zip(chunk, chosen, strict=True)]
-                staying = [number for number, completion in enumerate(done) if completion is None]
-                if staying:
-                    slots.put([chunk[n] for n in staying], cache, mask, [lines[n] for n in staying], total)
-            for row, completion in zip(chunk, done, strict=True):
+                slots.put(chunk, self._prefill(distinct), [line[tuple(row.prefix)] for row in chunk], total)
+            for _ in chunk:
                 waiting.popleft()
-                if completion is not None:
-                    yield row.request, completion
 
     def _chunk(self, rows: list[ActiveRow]) -> list[ActiveRow]:
         """The first rows, up to `PREFILL_TOKENS`, for one prefill; a prompt that several rows share counts once."""
         width, distinct = 0, set()
         for number, row in enumerate(rows):
-            width = max(width, len(row.prompt) - len(self._shared))
-            distinct.add(tuple(row.prompt))
+            width = max(width, len(row.prefix) - len(self._shared))
+            distinct.add(tuple(row.prefix))
             if number and width * len(distinct) > PREFILL_TOKENS:
                 return rows[:number]
         return list(rows)
 
-    def _prefill(self, prompts: list[tuple[int, ...]]) -> tuple[DynamicCache, torch.Tensor, torch.Tensor]:
-        """(cache, mask, scores of the next token) of prompts; each is padded on the left, after the shared beginning."""
-        shared, width, device = len(self._shared), max(map(len, prompts)), self.model.device
-        pads = [width - len(prompt) for prompt in prompts]
-        own = [[0] * pad + list(prompt[shared:]) for pad, prompt in zip(pads, prompts, strict=True)]
-        mask = torch.tensor([[1] * shared + [0] * pad + [1] * (width - shared - pad) for pad in pads], device=device)
+    def _prefill(self, prefixes: list[tuple[int, ...]]) -> DynamicCache:
+        """The cache of prefixes, one per line. Padding is on the right, where no token of a prefix attends to it.
+
+        So a column is a position: a window, a bias or a mask that counts columns counts tokens of the row.
+        """
+        shared = len(self._shared)
+        width = max(shared + 1, *map(len, prefixes))  # at least one column: the cache must know its shapes
+        own = [[*prefix[shared:], *[0] * (width - len(prefix))] for prefix in prefixes]
         cache = DynamicCache()
         if self._shared_cache is not None:
             cache = copy.deepcopy(self._shared_cache)
-            cache.batch_repeat_interleave(len(prompts))
-        output = self.model(
-            input_ids=torch.tensor(own, device=device),
-            attention_mask=mask,
+            cache.batch_repeat_interleave(len(prefixes))
+        self._extend(cache, own, shared)
+        self.stats.prefill_tokens += len(prefixes) * (width - shared)
+        self.stats.padding += sum(width - len(prefix) for prefix in prefixes)
+        return cache
+
+    def _extend(self, cache: DynamicCache, tokens: list[list[int]], start: int) -> None:
+        """Adds the keys and values of tokens (rows, columns) to a cache that holds `start` columns."""
+        device, end = self.model.device, start + len(tokens[0])
+        self.model(
+            input_ids=torch.tensor(tokens, device=device),
+            attention_mask=torch.ones(len(tokens), end, dtype=torch.long, device=device),
+            position_ids=torch.arange(start, end, device=device).expand(len(tokens), -1),
             past_key_values=cache,
             use_cache=True,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, shared:],
-            logits_to_keep=1,
+            logits_to_keep=1,  # the scores are not used: the last token of a prompt goes through a decoding step
         )
-        self.stats.prefill_tokens += len(prompts) * (width - shared)
-        self.stats.padding += sum(pads)
-        return cache, mask.bool(), output.logits[:, -1].float()
 
     def _step(self, slots: Slots, waiting: deque[ActiveRow]) -> Iterator[Result]:
         """Adds one token to every row in flight; yields the rows that end."""

@@ -65,14 +65,11 @@ class Slots:
         """Number of filled columns."""
         return self._layers[0].used if self._layers else 0
 
-    def put(
-        self, rows: list[ActiveRow], cache: DynamicCache, mask: torch.Tensor, sources: list[int], total: int
-    ) -> None:
-        """Gives slots to rows after their prefill.
+    def put(self, rows: list[ActiveRow], cache: DynamicCache, sources: list[int], total: int) -> None:
+        """Gives slots to rows after their prefill, so that each ends at the last used column, with no column left out.
 
         Args:
-            cache: keys and values of the prefill; row i's are in its line `sources[i]`.
-            mask: (lines of the cache, columns), False at padding.
+            cache: keys and values of the prefill, from column 0 on; row i's are in its line `sources[i]`.
             total: number of slots to make if there are too few.
         """
         if not self._layers:
@@ -80,19 +77,22 @@ class Slots:
                 empty = [old.new_zeros(0, old.shape[1], 0, old.shape[3]) for old in (layer.keys, layer.values)]
                 self._layers.append(_SlotLayer(*empty))
             self._mask = self._mask.to(cache.layers[0].keys.device)
-        width = mask.shape[1]
+        lengths = [len(row.prefix) for row in rows]
+        width = max(lengths)
         if self.rows.count(None) < len(rows) or self.used < width:
             self.arrange(max(total, len(self.live) + len(rows)), width)
         free = [slot for slot, row in enumerate(self.rows) if row is None][: len(rows)]
-        to, lines = torch.tensor(free, device=mask.device), torch.tensor(sources, device=mask.device)
-        start, end = self.used - width, self.used
+        device, start, end = self._mask.device, self.used - width, self.used
+        to, lines = torch.tensor(free, device=device), torch.tensor(sources, device=device)[:, None]
+        columns = torch.arange(width, device=device) - width + torch.tensor(lengths, device=device)[:, None]
+        taken = columns.clamp(min=0)  # a column before the row's first is masked, but must hold a finite number
         for layer, new in zip(self._layers, cache.layers, strict=True):
-            layer.keys[to, :, start:end] = new.keys[lines]
-            layer.values[to, :, start:end] = new.values[lines]
+            layer.keys[to, :, start:end] = new.keys[lines, :, taken].transpose(1, 2)
+            layer.values[to, :, start:end] = new.values[lines, :, taken].transpose(1, 2)
         self._mask[to, :end] = False
-        self._mask[to, start:end] = mask[lines]
+        self._mask[to, start:end] = columns >= 0
         for slot, row in zip(free, rows, strict=True):
-            self.rows[slot], self._starts[slot] = row, start
+            self.rows[slot], self._starts[slot] = row, self.used - len(row.prefix)
 
     def arrange(self, number: int, width: int = 0) -> None:
         """Moves the rows in flight to the first of `number` slots and drops columns that none of them needs.
@@ -125,7 +125,7 @@ class Slots:
         if self.used == self._mask.shape[1]:
             self.arrange(len(self.rows))
         device, used = self._mask.device, self.used
-        tokens = [[row.tokens[-1] if row else 0] for row in self.rows]
+        tokens = [[row.last if row else 0] for row in self.rows]
         positions = [[len(row.prompt) + len(row.tokens) - 1 if row else 0] for row in self.rows]
         self._mask[:, used] = True
         output = model(
