@@ -48,10 +48,8 @@ class ActiveRow:
     def failed(self, error: str) -> Completion:
         return Completion("", "error", len(self.prompt), len(self.tokens), error)
 
-    def too_long(self, context: int) -> Completion:
-        return self.failed(
-            f"prompt of {len(self.prompt)} tokens + max_new_tokens is over the model's context of {context}"
-        )
+    def too_long(self, limit: str) -> Completion:
+        return self.failed(f"prompt of {len(self.prompt)} tokens + max_new_tokens is over {limit}")
 
 
 def check_model(name: str) -> None:

@@ -141,7 +141,7 @@ def test_a_prompt_longer_than_the_context_fails_alone(tiny_model: Path):
     long = Request("long", 0, [{"role": "user", "content": "7 " * 1100}])
     results = {request.id: result for request, result in load(tiny_model, Sampling(8)).generate([long, *REQUESTS])}
     assert results["long"].finish_reason == "error"
-    assert "context of 1024" in (results["long"].error or "")
+    assert "the model's context of 1024" in (results["long"].error or "")
     assert all(results[request.id].finish_reason != "error" for request in REQUESTS)
 
 

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from cotkit.generation.backends.kv_slots import Slots, use_grouped_attention
+from cotkit.generation.backends import families
+from cotkit.generation.backends.kv_slots import Slots, extend, set_attention
 from cotkit.generation.backends.sampling import choose
 from cotkit.generation.chat_model import ActiveRow, answered, decode, encode, opened_thought, turn_end_ids
 from cotkit.generation.types import Completion, Request, Sampling
@@ -73,22 +74,23 @@ class Decoder:
         self.model, self.tokenizer, self.sampling, self.seed = model, tokenizer, sampling, seed
         self.batch_size, self.batch_tokens = batch_size, batch_tokens
         self.turn_ends = turn_end_ids(tokenizer, model.generation_config)
-        self.context = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+        self.context, self._limit = families.context_limit(model.config)
         self.stats = DecodingStats()
         self._shared: list[int] = []  # the tokens that all prompts begin with
         self._shared_cache: DynamicCache | None = None  # their keys and values
-        use_grouped_attention(model)
+        families.require_supported(model.config, model.config.name_or_path)
+        set_attention(model)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Result]:
         """Yields every request once, as soon as it is finished."""
         waiting: deque[ActiveRow] = deque()
         for row in self._rows(requests):
             if row.need > self.context:
-                yield row.request, row.too_long(self.context)
+                yield row.request, row.too_long(self._limit)
             else:
                 waiting.append(row)
         self._share_beginning([row.prefix for row in waiting])
-        self.stats, slots = DecodingStats(), Slots()
+        self.stats, slots = DecodingStats(), Slots(self.context)
         while waiting or slots.live:
             entering: list[ActiveRow] = []
             try:
@@ -99,7 +101,7 @@ class Decoder:
             except torch.OutOfMemoryError:  # handled below, outside this block, where the error no longer holds tensors
                 entering = [row for row in entering if row in waiting]
             flight = sorted(slots.live + entering, key=lambda row: -len(row.prompt))
-            slots = Slots()
+            slots = Slots(self.context)
             torch.cuda.empty_cache()
             yield from self._make_room(flight, waiting)
         log.info("%s", self.stats)
@@ -123,7 +125,7 @@ class Decoder:
             return
         self._shared, self._shared_cache = common, DynamicCache()
         with torch.inference_mode():
-            self._extend(self._shared_cache, [self._shared], 0)
+            extend(self.model, self._shared_cache, [self._shared], 0)
 
     def _entering(self, slots: Slots, waiting: deque[ActiveRow]) -> list[ActiveRow]:
         """The waiting rows that get a slot now: as many as the limits allow, or none if those are too few to be worth it."""
@@ -172,22 +174,10 @@ class Decoder:
         if self._shared_cache is not None:
             cache = copy.deepcopy(self._shared_cache)
             cache.batch_repeat_interleave(len(prefixes))
-        self._extend(cache, own, shared)
+        extend(self.model, cache, own, shared)
         self.stats.prefill_tokens += len(prefixes) * (width - shared)
         self.stats.padding += sum(width - len(prefix) for prefix in prefixes)
         return cache
-
-    def _extend(self, cache: DynamicCache, tokens: list[list[int]], start: int) -> None:
-        """Adds the keys and values of tokens (rows, columns) to a cache that holds `start` columns."""
-        device, end = self.model.device, start + len(tokens[0])
-        self.model(
-            input_ids=torch.tensor(tokens, device=device),
-            attention_mask=torch.ones(len(tokens), end, dtype=torch.long, device=device),
-            position_ids=torch.arange(start, end, device=device).expand(len(tokens), -1),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,  # the scores are not used: the last token of a prompt goes through a decoding step
-        )
 
     def _step(self, slots: Slots, waiting: deque[ActiveRow]) -> Iterator[Result]:
         """Adds one token to every row in flight; yields the rows that end."""

@@ -1,7 +1,8 @@
 """The KV cache and attention mask of a running batch, one slot per row.
 
 All rows end at the same column, so one decoding step adds one column for all of them; a row that enters later is written
-to the left of that column. A slot whose row is finished stays idle, but is still computed, until another row takes it or
+to the left of that column. A row's columns have no gap, so two of its tokens are as many columns apart as positions: windows
+and biases that count columns are right for every row. A slot whose row is finished stays idle, but is still computed, until another row takes it or
 the batch is rearranged, which copies the whole cache. `Decoder` decides when that is worth it.
 """
 
@@ -15,6 +16,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from cotkit.generation.backends.families import soft_capped
 from cotkit.generation.chat_model import ActiveRow
 
 GROWTH_COLUMNS = 64  # added when the last column is full: more columns cost memory, fewer cost copies
@@ -44,9 +46,14 @@ class _SlotLayer(DynamicLayer):
 
 
 class Slots:
-    """The rows in flight; None is a free slot."""
+    """The rows in flight; None is a free slot.
 
-    def __init__(self) -> None:
+    Args:
+        context: the most columns, which is the most tokens of a row. Some models have biases for so many columns only.
+    """
+
+    def __init__(self, context: int) -> None:
+        self.context = context
         self.rows: list[ActiveRow | None] = []
         self._starts: list[int] = []  # the first column of each slot's row
         self._layers: list[_SlotLayer] = []
@@ -97,7 +104,7 @@ class Slots:
     def arrange(self, number: int, width: int = 0) -> None:
         """Moves the rows in flight to the first of `number` slots and drops columns that none of them needs.
 
-        Afterwards at least `width` columns are in use, and `GROWTH_COLUMNS` more are free.
+        Afterwards at least `width` columns are in use, and `GROWTH_COLUMNS` more are free, if the context allows.
         """
         live = self._live_slots
         first = min((self._starts[slot] for slot in live), default=self.used)
@@ -107,7 +114,7 @@ class Slots:
 
         def moved(old: torch.Tensor, columns: int) -> torch.Tensor:
             shape = list(old.shape)
-            shape[0], shape[columns] = number, width + GROWTH_COLUMNS
+            shape[0], shape[columns] = number, min(width + GROWTH_COLUMNS, self.context)
             new = old.new_zeros(shape)  # zeros, because a masked column is still multiplied by 0
             part = old.narrow(columns, first, kept).index_select(0, chosen)
             new.narrow(columns, width - kept, kept)[: len(live)] = part
@@ -143,11 +150,38 @@ class Slots:
         self.rows[self.rows.index(row)] = None
 
 
-def use_grouped_attention(model: Any) -> None:
-    """Lets a model with torch's attention read its cache without a copy for every group of query heads."""
+def extend(model: Any, cache: DynamicCache, tokens: list[list[int]], start: int) -> None:
+    """Adds the keys and values of tokens (rows, columns) to a cache that holds `start` columns of every row."""
+    device, end = model.device, start + len(tokens[0])
+    model(
+        input_ids=torch.tensor(tokens, device=device),
+        attention_mask=torch.ones(len(tokens), end, dtype=torch.long, device=device),
+        position_ids=torch.arange(start, end, device=device).expand(len(tokens), -1),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,  # scores are not used here, and cost the more the larger the vocabulary
+    )
+
+
+def token_bytes(model: Any) -> int:
+    """Bytes of the keys and values of one token. They are measured: layers can share them, or have them compressed."""
+    cache = DynamicCache()
+    with torch.inference_mode():
+        extend(model, cache, [[0]], 0)
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+
+
+def set_attention(model: Any) -> None:
+    """Chooses an attention that computes what the config says.
+
+    Torch's attention knows no soft-capping and would ignore it. Where there is none, a variant of torch's attention reads
+    the cache without a copy for every group of query heads.
+    """
     AttentionInterface.register(ATTENTION, grouped_attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-    if model.config._attn_implementation == "sdpa":
+    if soft_capped(model.config):
+        model.set_attn_implementation("eager")
+    elif model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(ATTENTION)
 
 

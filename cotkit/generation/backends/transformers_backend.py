@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cotkit.core.errors import UserError
 from cotkit.generation import adapters, chat_model
+from cotkit.generation.backends import families
 from cotkit.generation.options import EngineOptions
 from cotkit.generation.prompts import Message, render
 from cotkit.generation.types import Sampling
@@ -36,6 +37,7 @@ def check(options: EngineOptions) -> None:
 
 
 def preview(options: EngineOptions, messages: list[Message], sampling: Sampling) -> str:
+    families.require_supported(families.read_config(options.model), options.model)
     return render(chat_model.load_tokenizer(options.model), messages, sampling.thinking)
 
 
@@ -45,6 +47,7 @@ def load(options: EngineOptions, sampling: Sampling) -> Decoder:
 
     from cotkit.generation.backends.continuous_batching import Decoder
 
+    families.require_supported(families.read_config(options.model), options.model)
     device = pick_device(options.device)
     dtype: Any = "auto" if options.dtype == "auto" else getattr(torch, options.dtype)
     if device == "cpu" and options.dtype == "auto":
@@ -77,8 +80,7 @@ def default_batch_tokens(model: Any) -> int:
 
     if model.device.type != "cuda":
         return CPU_TOKENS
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token_bytes = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
-    return int(torch.cuda.mem_get_info(model.device)[0] * GPU_CACHE_SHARE / token_bytes)
+    from cotkit.generation.backends.kv_slots import token_bytes
+
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return int(free * GPU_CACHE_SHARE / token_bytes(model))

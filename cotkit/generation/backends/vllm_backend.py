@@ -208,7 +208,7 @@ class VllmBackend:
                 prompt = encode(self.tokenizer, request.messages, self.sampling.thinking)
                 row = ActiveRow(request, prompt, self.sampling, opened_thought(self.tokenizer, prompt))
                 if row.need > self.context:
-                    yield request, row.too_long(self.context)
+                    yield request, row.too_long(f"the model's context of {self.context}")
                 else:
                     running[self._add(row)] = row
             if not running:
