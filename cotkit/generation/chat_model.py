@@ -10,7 +10,7 @@ from typing import Any
 from cotkit.core import think_marks
 from cotkit.core.errors import UserError
 from cotkit.generation import adapters
-from cotkit.generation.prompts import Message, render
+from cotkit.generation.prompts import SYSTEM_ROLE_REMEDY, Message, render
 from cotkit.generation.types import Completion, Request, Sampling
 from cotkit.grading.extraction import answer_line_end
 
@@ -18,6 +18,8 @@ from cotkit.grading.extraction import answer_line_end
 # knows only <|endoftext|>. <|im_start|> begins a new turn, so everything from there on is runaway text.
 PROMPT_END = 16  # tokens at the end of a prompt that may open a thought
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|im_start|>", "<|eot_id|>", "</s>")
+
+SYSTEM_PROBE, USER_PROBE = {"role": "system", "content": "S"}, {"role": "user", "content": "U"}
 
 
 class ActiveRow:
@@ -73,7 +75,27 @@ def load_tokenizer(model_name: str) -> Any:
         raise UserError(f"{model_name}: has no tokenizer that can be loaded ({str(error).splitlines()[0]})") from None
     if tokenizer.chat_template is None:
         raise UserError(f"{model_name}: its tokenizer has no chat template; add chat_template.jinja to its folder")
+    check_template(tokenizer, model_name)
     return tokenizer
+
+
+def check_template(tokenizer: Any, model_name: str) -> None:
+    """Raises UserError if the chat template cannot render a prompt. Some have no system role, which every prompt here has."""
+    from jinja2 import TemplateError
+
+    reasons = []
+    for messages in ([SYSTEM_PROBE, USER_PROBE], [USER_PROBE]):
+        try:
+            render(tokenizer, messages, False)
+            break
+        except TemplateError as error:
+            reasons.append(" ".join(str(error).split()))
+    if len(reasons) == 1:
+        raise UserError(f"{model_name}: its chat template has no system role ({reasons[0]}); {SYSTEM_ROLE_REMEDY}")
+    if reasons:
+        raise UserError(
+            f"{model_name}: its chat template cannot be rendered ({reasons[0]}); correct chat_template.jinja"
+        )
 
 
 def load_generation_config(model_name: str) -> Any:

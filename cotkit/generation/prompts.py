@@ -38,6 +38,9 @@ EXAMPLE_REWRITE = (
 )
 EXAMPLE_NOUN = "rolls"  # in an answer to another problem, it is an echo of the example
 
+# What to do about a model whose chat template refuses the system prompt that all prompts have.
+SYSTEM_ROLE_REMEDY = "docs/GENERATION.md, section `Templates without a system role`, says how to go on"
+
 # A placeholder problem, used to hash the wording of a prompt.
 PROBE: Row = {"question": "QUESTION", "solution": "SOLUTION", "answer": "ANSWER"}
 

@@ -1,7 +1,8 @@
 """Speed of sampling: the decoding loop with several samplings, as shares of its greedy speed.
 
 Reads   <data_root>/<dataset>/test.jsonl and a model
-Prints  a Markdown table: median tokens per second of the repetitions, and multiples of greedy decoding
+Prints  a Markdown table: median tokens per second of the repetitions, and multiples of greedy decoding; the same per
+        second of CPU time, which other work on the machine disturbs less
 
     python scripts/dev/bench_sampling.py --base_model data/models/SmolLM2-135M-Instruct --dataset gsm_symbolic
     python scripts/dev/bench_sampling.py --base_model data/models/SmolLM2-135M-Instruct --dataset gsm_symbolic --vocabulary 151936
@@ -27,7 +28,9 @@ from cotkit.generation.types import Request, Sampling
 
 # (temperature, top_p, top_k). The second is Qwen3's without thinking, the last keeps more tokens than are pre-selected.
 SETTINGS = [(0.0, 1.0, 0), (0.7, 0.8, 20), (1.0, 1.0, 50), (1.0, 1.0, 0), (0.7, 0.95, 0), (2.0, 0.95, 0)]
-HEADER = ["temperature", "top_p", "top_k", "tokens/s", "x", "seconds of each run"]
+HEADER = ["temperature", "top_p", "top_k", "tokens/s", "x", "tokens/CPU s", "x", "seconds of each run"]
+
+Cost = tuple[float, float]  # seconds of wall clock and of CPU time
 ROWS = 64
 HEAD_SCALE = 40  # makes the scores' standard deviation about 6: some tokens hold most of the probability
 
@@ -58,31 +61,33 @@ def save_tiny_model(tokenizer_of: str, vocabulary: int, folder: str) -> None:
     model.save_pretrained(folder)
 
 
-def measure(model: str, requests: list[Request], new_tokens: int, repetitions: int) -> list[list[float]]:
-    """Seconds of each repetition, for each of `SETTINGS`, on the CPU in float32."""
+def measure(model: str, requests: list[Request], new_tokens: int, repetitions: int) -> list[list[Cost]]:
+    """The cost of each repetition, for each of `SETTINGS`, on the CPU in float32."""
     from cotkit.generation.backends.transformers_backend import load
     from cotkit.generation.options import EngineOptions
 
     decoder = load(EngineOptions("transformers", model, device="cpu"), Sampling(1))
     decoder.turn_ends = set()  # no token ends a text
-    seconds: list[list[float]] = [[] for _ in SETTINGS]
+    costs: list[list[Cost]] = [[] for _ in SETTINGS]
     for repetition in range(repetitions + 1):  # the first is a warm-up
-        for (temperature, top_p, top_k), found in zip(SETTINGS, seconds, strict=True):
+        for (temperature, top_p, top_k), found in zip(SETTINGS, costs, strict=True):
             decoder.sampling = Sampling(new_tokens, temperature, top_p, top_k, stop_at_answer=False)
-            begun = time.monotonic()
+            begun, used = time.monotonic(), time.process_time()
             written = sum(completion.completion_tokens for _, completion in decoder.generate(requests))
             assert written == new_tokens * len(requests)
             if repetition:
-                found.append(time.monotonic() - begun)
-    return seconds
+                found.append((time.monotonic() - begun, time.process_time() - used))
+    return costs
 
 
-def table(seconds: list[list[float]], tokens: int) -> str:
+def table(costs: list[list[Cost]], tokens: int) -> str:
+    medians = [[median(values) for values in zip(*found, strict=True)] for found in costs]
     lines = []
-    for setting, found in zip(SETTINGS, seconds, strict=True):
-        share = median(seconds[0]) / median(found)
-        runs = ", ".join(f"{value:.1f}" for value in found)
-        lines.append([*map(str, setting), f"{tokens / median(found):.0f}", f"{share:.2f}", runs])
+    for setting, middle, found in zip(SETTINGS, medians, costs, strict=True):
+        line = list(map(str, setting))
+        for value, greedy in zip(middle, medians[0], strict=True):
+            line += [f"{tokens / value:.0f}", f"{greedy / value:.2f}"]
+        lines.append([*line, ", ".join(f"{seconds:.1f}" for seconds, _ in found)])
     return "\n".join(Table(HEADER, lines).lines())
 
 
@@ -96,8 +101,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.vocabulary:
             save_tiny_model(args.base_model, args.vocabulary, folder)
         model = folder if args.vocabulary else args.base_model
-        seconds = measure(model, requests, args.max_new_tokens, args.repetitions)
-    print(table(seconds, args.max_new_tokens * len(requests)))
+        costs = measure(model, requests, args.max_new_tokens, args.repetitions)
+    print(table(costs, args.max_new_tokens * len(requests)))
     return 0
 
 

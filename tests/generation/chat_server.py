@@ -137,6 +137,16 @@ class _Handler(BaseHTTPRequestHandler):
 
         self.stream(events())
 
+    def given(self, body: dict[str, Any]) -> None:
+        """The reply that the test gives: a stream of events, or a body of any type and status."""
+        how = self.server.how
+        if "events" in how:
+            self.stream(how["events"])
+            return
+        reply = how["reply"]
+        data = reply.encode() if isinstance(reply, str) else json.dumps(reply).encode()
+        self.plain(how.get("code", 200), data, how.get("kind", "application/json"))
+
     def hang(self, body: dict[str, Any]) -> None:
         self.server.released.wait()
         self.close_connection = True

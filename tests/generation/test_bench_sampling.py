@@ -20,11 +20,11 @@ def test_every_sampling_is_measured(
     assert bench["main"]([*words, "--max_new_tokens", "3", "--repetitions", "2", "--limit", "4"]) == 0
     lines = capsys.readouterr().out.strip().split("\n")
     assert len(lines) == 2 + len(bench["SETTINGS"])
-    assert all(len(line.split("|")[6].split(",")) == 2 for line in lines[2:])
+    assert all(len(line.split("|")[8].split(",")) == 2 for line in lines[2:])
 
 
 def test_the_table_compares_medians_with_greedy():
-    seconds = [[4.0, 5.0, 100.0], *([2.0, 2.5, 1.0] for _ in bench["SETTINGS"][1:])]
-    lines = bench["table"](seconds, 40).split("\n")
-    assert lines[2].endswith("| 8 | 1.00 | 4.0, 5.0, 100.0 |")
-    assert lines[3].endswith("| 20 | 2.50 | 2.0, 2.5, 1.0 |")
+    greedy, sampled = [(4.0, 4.0), (5.0, 2.0), (100.0, 1.0)], [(2.0, 5.0), (2.5, 4.0), (1.0, 3.0)]
+    lines = bench["table"]([greedy, *[sampled] * (len(bench["SETTINGS"]) - 1)], 40).split("\n")
+    assert lines[2].endswith("| 8 | 1.00 | 20 | 1.00 | 4.0, 5.0, 100.0 |")
+    assert lines[3].endswith("| 20 | 2.50 | 10 | 0.50 | 2.0, 2.5, 1.0 |")

@@ -10,6 +10,7 @@ Sampled texts repeat as far as the server respects a request's seed.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -22,14 +23,21 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from cotkit.core import think_marks
 from cotkit.core.errors import UserError
-from cotkit.core.finish_reasons import canonical
+from cotkit.generation.backends.chat_reply import (
+    NO_SYSTEM_ROLE,
+    Failure,
+    Reply,
+    choices_of,
+    server_words,
+    status_in,
+    without_lone_surrogates,
+)
+from cotkit.generation.backends.proxies import check_proxies, proxy_of
 from cotkit.generation.backends.server_pool import AttemptError, Blame, Pool
 from cotkit.generation.options import EngineOptions
-from cotkit.generation.prompts import Message, plain_text
+from cotkit.generation.prompts import SYSTEM_ROLE_REMEDY, Message, plain_text
 from cotkit.generation.types import Completion, Request, Sampling
-from cotkit.grading.extraction import answer_line_end
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +57,10 @@ NEW_LIMIT = "max_completion_tokens"
 # Other HTTP errors may be the fault of either side.
 BLAME = {**dict.fromkeys((400, 413, 422), Blame.ITEM), **dict.fromkeys((401, 404, 429, 502, 503), Blame.SERVER)}
 HOPELESS = (401, 404)  # a wrong key, a wrong model or path
+PROXY_CODES = (403, 407, 502, 503, 504)  # with which proxies refuse, too
+
+# Content types of a stream. Some servers ignore `stream` and send an answer, or a page, at once.
+STREAMED = re.compile(r"event-stream|text/plain|octet-stream", re.IGNORECASE)
 
 
 def check(options: EngineOptions) -> None:
@@ -67,6 +79,7 @@ def check(options: EngineOptions) -> None:
             raise UserError(f"{fact}; keys are read from OPENAI_API_KEY only")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(f"--base_url {url}: an address such as http://localhost:8000/v1 is expected")
+    check_proxies()
 
 
 def preview(options: EngineOptions, messages: list[Message], sampling: Sampling) -> str:
@@ -79,6 +92,9 @@ def load(options: EngineOptions, sampling: Sampling) -> OpenAIBackend:
     for noisy in ("httpx2", "httpcore2", "openai"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     urls = list(dict.fromkeys(url.rstrip("/") for url in options.base_url))
+    for url in urls:
+        if proxy := proxy_of(url):
+            log.info("%s is asked through the proxy %s; NO_PROXY=%s avoids it", url, proxy, urlsplit(url).hostname)
     pool: Pool[Request, Completion] = Pool(urls, options.concurrency, options.max_retries)
     return OpenAIBackend(options, sampling, pool, os.environ.get("OPENAI_API_KEY", "").strip())
 
@@ -92,6 +108,7 @@ class OpenAIBackend:
     pool: Pool[Request, Completion]
     key: str = field(repr=False)
     left_out: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # by server
+    thinks_anyway: set[str] = field(default_factory=set)  # servers that return texts as thoughts
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Completion]]:
         import httpx2
@@ -132,15 +149,18 @@ class OpenAIBackend:
         except TimeoutError:
             raise AttemptError(f"silent for {timeout:g} s", silent=True) from None
         except APIStatusError as error:
-            raise self._status_error(error, url) from None
+            wait = retry_after(error.response.headers.get("retry-after"))
+            raise self._refusal(url, error.status_code, error.body, retry_after=wait) from None
         except APIConnectionError as error:
             cause = error.__cause__ or error
-            if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
-                raise AttemptError(f"cannot be reached ({self._clean(str(cause))})", Blame.SERVER) from None
+            if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
+                way = f" through the proxy {proxy}" if (proxy := proxy_of(url)) else ""
+                raise AttemptError(f"cannot be reached{way} ({self._clean(str(cause))})", Blame.SERVER) from None
             raise AttemptError(f"connection cut ({type(cause).__name__})") from None
+        except Failure as failure:
+            raise self._refusal(url, status_in(failure.body), failure.body) from None
         except APIError as error:
-            text = error.body if isinstance(error.body, str) else _message(error.body)
-            raise AttemptError(f"the server reports: {self._clean(text or error.message)}") from None
+            raise self._refusal(url, status_in(error.body), error.body or error.message) from None
         except (httpx2.HTTPError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise AttemptError(f"the reply is no chat completion ({type(error).__name__})") from None
 
@@ -151,7 +171,7 @@ class OpenAIBackend:
         while True:
             body = self.body(request, self.left_out[url])
             try:
-                return await self._complete(client, f"{url}/chat/completions", body, limit)
+                return await self._complete(client, url, body, limit)
             except APIStatusError as error:
                 name = _refused(error, body)
                 if name is None:
@@ -164,30 +184,49 @@ class OpenAIBackend:
         """Reads plain dicts: the client's typed chunks take four times as long to build (0.2 ms per token)."""
         from openai import AsyncStream
 
-        reply = Reply(self.sampling.thinking)
+        address = f"{url}/chat/completions"
         if "stream" not in body:
-            answer = await client.post(url, body=body, cast_to=object)
-            if not answer["choices"]:
-                raise AttemptError("the answer has no choices")
-            reply.add(answer["choices"][0], "message", answer.get("usage"))
-            return reply.completion()
-        stream = await client.post(url, body=body, cast_to=object, stream=True, stream_cls=AsyncStream[object])
+            return self._whole(await client.post(address, body=body, cast_to=object), url)
+        stream = await client.post(address, body=body, cast_to=object, stream=True, stream_cls=AsyncStream[object])
+        reply = Reply(self.sampling.thinking)
         try:
+            if not STREAMED.search(stream.response.headers.get("content-type", "text/event-stream")):
+                return self._whole(_parsed(await stream.response.aread()), url)
             async for chunk in stream:
                 limit.reschedule(asyncio.get_running_loop().time() + self.options.request_timeout)
-                for choice in chunk.get("choices") or [{}]:
-                    if reply.add(choice, "delta", chunk.get("usage")):
+                for choice in choices_of(chunk) or [{}]:
+                    if reply.add(choice, chunk.get("usage"), stop_at_answer=True):
                         return reply.completion()
         finally:
             await stream.close()  # closed early, this makes the server stop writing
+        return self._finished(reply, url)
+
+    def _whole(self, answer: Any, url: str) -> Completion:
+        """The completion in an answer that came at once."""
+        choices = choices_of(answer)
+        if not choices:
+            raise AttemptError("the answer has no choices")
+        reply = Reply(self.sampling.thinking)
+        reply.add(choices[0], answer.get("usage"), self.sampling.stop_at_answer)
+        return self._finished(reply, url)
+
+    def _finished(self, reply: Reply, url: str) -> Completion:
+        """The completion of a text that has ended. A thought that nobody asked for is the text if there is no other."""
+        if reply.take_thought_as_text(self.sampling.stop_at_answer) and url not in self.thinks_anyway:
+            self.thinks_anyway.add(url)
+            fact = "returns texts as reasoning_content although thinking is off; they are taken as the texts"
+            log.warning("warning: %s: %s. A server without a reasoning parser would not", url, fact)
         return reply.completion()
 
-    def _status_error(self, error: Any, url: str) -> AttemptError:
-        code = error.status_code
-        text = f"HTTP {code}: {self._clean(_message(error.body))}".rstrip(": ")
+    def _refusal(self, url: str, code: int | None, body: Any, retry_after: float = 0) -> AttemptError:
+        """What a server says that it did not do, with the HTTP status if there is one."""
+        words = self._clean(server_words(body))
+        text = f"HTTP {code}: {words}".rstrip(": ") if code else f"the server reports: {words or 'nothing'}"
         text += " (does the address end in /v1?)" if code == 404 and not url.endswith("/v1") else ""
-        wait = retry_after(error.response.headers.get("retry-after"))
-        return AttemptError(text, BLAME.get(code, Blame.EITHER), hopeless=code in HOPELESS, retry_after=wait)
+        text += f" (asked through the proxy {proxy})" if code in PROXY_CODES and (proxy := proxy_of(url)) else ""
+        if NO_SYSTEM_ROLE.search(words):
+            return AttemptError(f"{text}; {SYSTEM_ROLE_REMEDY}", Blame.SERVER, hopeless=True)
+        return AttemptError(text, BLAME.get(code, Blame.EITHER), hopeless=code in HOPELESS, retry_after=retry_after)
 
     def _clean(self, text: str) -> str:
         """A server's text for an error message: one short line without the key."""
@@ -196,69 +235,13 @@ class OpenAIBackend:
         return re.sub(r"\bsk-[\w*-]+", "***", line)[:ERROR_CHARACTERS]
 
 
-class Reply:
-    """A text as it arrives, at once or in pieces; `asked_to_think` says whether the model was asked for a thought."""
-
-    def __init__(self, asked_to_think: bool) -> None:
-        self.asked_to_think = asked_to_think
-        self.text, self.thinking, self.reason = "", "", ""
-        self.pieces = 0
-        self.usage: dict[str, Any] = {}
-
-    def add(self, choice: dict[str, Any], part: str, usage: dict[str, Any] | None) -> bool:
-        """Takes the message or delta of a choice; True if a stream's answer line is now complete."""
-        message = choice.get(part) or {}
-        # vLLM renamed the first field to the second and sends both for a while.
-        thought = message.get("reasoning_content") or message.get("reasoning") or ""
-        piece = message.get("content") or ""
-        self.thinking += thought
-        self.text += piece
-        self.pieces += bool(thought or piece)
-        self.usage = usage or self.usage
-        self.reason = choice.get("finish_reason") or self.reason
-        if part != "delta" or "\n" not in piece or self._may_be_thought():
-            return self.reason == "answer"
-        if (end := answer_line_end(self.text)) is not None:
-            self.text, self.reason = self.text[:end], "answer"
-        return self.reason == "answer"
-
-    def _may_be_thought(self) -> bool:
-        """Is all of the text, as far as can be known, part of a thought that the prompt opened?
-
-        Many chat templates write the opening mark themselves, and not every server takes the thought out of the text.
-        """
-        return self.asked_to_think and not self.thinking and next(think_marks.marks(self.text), None) is None
-
-    def completion(self) -> Completion:
-        """The finished text. Raises AttemptError if there is none.
-
-        Token counts are the server's. Most servers send none when a stream is closed; then completion_tokens is the number
-        of pieces (one token each on most servers), and prompt_tokens is 0.
-        """
-        if not self.reason:
-            raise AttemptError("the text ended without a finish reason")
-        reason = canonical(self.reason)
-        if reason not in ("stop", "length", "answer"):
-            blame = Blame.ITEM if reason == "filtered" else Blame.EITHER
-            raise AttemptError(f"the text ended with finish reason {self.reason[:30]!r}", blame)
-        prompt, written = (_count(self.usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
-        if not self.text and not self.thinking and (written is None or written > 1):  # 1: only the end-of-turn token
-            raise AttemptError("the answer has no content")
-        text = self.text
-        if self.thinking:  # back to where the model wrote it; truncated thinking has no end
-            text = f"<think>\n{self.thinking}" + (f"\n</think>\n\n{text}" if text or reason != "length" else "")
-        tokens = self.pieces if written is None else written
-        opened = "<think>\n" if reason == "length" and self._may_be_thought() else ""
-        return Completion(without_lone_surrogates(text), reason, prompt or 0, tokens, opened=opened)
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int and value >= 0 else None
-
-
-def _message(body: Any) -> str:
-    """The message in an error's body: OpenAI's `message` or FastAPI's `detail`; empty if it is no JSON object."""
-    return str(body.get("message") or body.get("detail") or "") if isinstance(body, dict) else ""
+def _parsed(body: bytes) -> Any:
+    """A JSON body, or the text of any other one."""
+    text = body.decode("utf-8", "replace")
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _refused(error: Any, body: dict[str, Any]) -> str | None:
@@ -269,11 +252,6 @@ def _refused(error: Any, body: dict[str, Any]) -> str | None:
     if "max_tokens" in sent and re.search(rf"\buse '{NEW_LIMIT}'", reason, re.IGNORECASE):
         return "max_tokens"
     return next((name for name in OPTIONAL if name in sent and re.search(rf"\b{name}\b", reason)), None)
-
-
-def without_lone_surrogates(text: str) -> str:
-    """Joins the halves of surrogate pairs and replaces lone ones, which UTF-8 files cannot hold."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def retry_after(value: str | None) -> float:
