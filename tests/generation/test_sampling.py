@@ -72,16 +72,16 @@ def test_draws_follow_the_librarys_distribution(setting: Any):
 @pytest.mark.parametrize("setting", SETTINGS, ids=IDS)
 def test_each_token_gets_its_share_of_the_numbers(setting: Any, kind: str, monkeypatch: pytest.MonkeyPatch):
     """Evenly spaced numbers in the place of random ones, so that counts are exact to one number."""
-    monkeypatch.setattr(sampling, "TOP_P_CANDIDATES", 8)  # fewer than are kept: some rows need more, some all tokens
-    monkeypatch.setattr(sampling, "MORE_CANDIDATES", 4)
+    monkeypatch.setattr(sampling, "TOP_P_CANDIDATES", 8)  # fewer than some settings keep
+    monkeypatch.setattr(sampling, "TOP_K_MARGIN", 1)
     how, scores, numbers = options(*setting), some_scores(kind, 300), 20_000
     uniform = (torch.arange(numbers, dtype=torch.float64) + 0.5) / numbers
     counts = torch.bincount(sampling.draw(scores.expand(numbers, -1), uniform, how), minlength=300)
     expected = librarys(scores[None], how)[0] * numbers
-    if kind == "ties" and how.top_p < 1:  # which of two equal tokens the library's top_p keeps is left open
-        counts, expected = (
-            torch.stack([x[scores == value].sum() for value in scores.unique()]) for x in (counts, expected)
-        )
+    if kind == "ties":  # which of two equal tokens the library's top_p keeps is left open
+        for value in scores.unique():
+            for shares in (counts, expected):
+                shares[scores == value] = shares[scores == value].sort().values
     assert (counts - expected).abs().max() < 1.1
     assert counts[expected == 0].sum() == 0
 
@@ -106,22 +106,21 @@ def test_a_row_does_not_depend_on_its_neighbours(setting: Any, monkeypatch: pyte
     assert sampling.choose(scores, how, generators(rows)) == together
 
 
-def test_the_vocabulary_is_sorted_only_for_rows_that_need_it(monkeypatch: pytest.MonkeyPatch):
-    asked: list[tuple[int, int]] = []
-    real = sampling._largest
+@pytest.mark.parametrize(("top_k", "sorted_rows"), [(0, [1]), (20, [])])
+def test_the_vocabulary_is_sorted_only_for_rows_that_need_it(
+    monkeypatch: pytest.MonkeyPatch, top_k: int, sorted_rows: list[int]
+):
+    rows: list[int] = []
+    real = sampling._nucleus
 
-    def watched(values: torch.Tensor, number: int) -> Any:
-        asked.append((len(values), number))
-        return real(values, number)
+    def watched(masses: torch.Tensor, top_p: float) -> torch.Tensor:
+        rows.append(len(masses))
+        return real(masses, top_p)
 
-    monkeypatch.setattr(sampling, "_largest", watched)
+    monkeypatch.setattr(sampling, "_nucleus", watched)
     peaked, flat = some_scores("peaked", 20_000) * 2, some_scores("flat", 20_000)
-    scores = torch.stack([peaked, flat, peaked, peaked])
-    sampling.choose(scores, options(1, top_p=0.9), generators(4))
-    assert asked == [(4, 256), (1, 8192), (1, 20_000)]
-    asked.clear()
-    sampling.choose(scores, options(1, top_p=0.9, top_k=20), generators(4))
-    assert asked == [(4, 52)]
+    sampling.choose(torch.stack([peaked, flat, peaked, peaked]), options(1, 0.9, top_k), generators(4))
+    assert rows == sorted_rows
 
 
 def test_a_row_takes_one_number_a_token():
