@@ -1,4 +1,4 @@
-"""Speed and memory of generation: a plain loop over `generate`, this project's backends, and vLLM alone.
+"""Speed and memory of generation: loops over `generate`, the library's continuous batching, our backends, and vLLM alone.
 
 Reads   <data_root>/<dataset>/test.jsonl, a model, an adapter
 Prints  a Markdown table: medians of the repetitions, and answers and tokens per second as multiples of the first part
@@ -10,6 +10,8 @@ Prints  a Markdown table: medians of the repetitions, and answers and tokens per
 | part | what runs |
 |---|---|
 | plain | padded batches in input order, `generate` until the slowest row ends |
+| sorted_plain | the same with prompts sorted by length, which is the best that a plain loop can do |
+| library | continuous batching of transformers itself, `generate_batch` |
 | transformers_whole | the transformers backend with --no-stop_at_answer |
 | transformers, vllm, openai | the backends with their defaults; openai needs --base_url |
 | raw_vllm | vLLM's own `LLM.generate` on the same token ids, without this project |
@@ -42,9 +44,13 @@ from cotkit.generation import chat_model, engines, options, prompts
 from cotkit.generation.types import Completion, Request, Sampling
 from cotkit.grading.extraction import answer_line_end
 
-PARTS = ("plain", "transformers_whole", "transformers", "vllm", "raw_vllm", "openai")
+PARTS = ("plain", "sorted_plain", "library", "transformers_whole", "transformers", "vllm", "raw_vllm", "openai")
 IN_VLLM = ("vllm", "raw_vllm")
 WARM_UP_PROMPTS = 2
+LIBRARY_BLOCK, LIBRARY_TOKENS = (
+    16,
+    512,
+)  # tokens per block of its cache, and per pass; without a GPU it cannot choose them
 PROMPTS = 64
 PLAIN_BATCH = 32
 HEADER = ["part", "answers", "answers/s", "x", "tokens/s", "x", "CPU s", "peak MiB", "seconds of each run"]
@@ -84,24 +90,54 @@ def requests_of(args: argparse.Namespace) -> list[Request]:
     return [Request(problem["id"], 0, prompts.student_messages(problem["question"])) for problem in problems]
 
 
-def plain_loop(args: argparse.Namespace) -> Run:
-    """The usual loop. Like our backends it knows all tokens that end a turn."""
+def loaded(args: argparse.Namespace) -> tuple[Any, Any, list[int]]:
+    """Model, tokenizer and all tokens that end a turn, the same as in our backends."""
     import torch
 
     tokenizer = chat_model.load_tokenizer(args.base_model)
     model = chat_model.load_model(args.base_model, args.lora_path, torch.float32).eval()
-    ends = sorted(chat_model.turn_end_ids(tokenizer, model.generation_config))
+    return model, tokenizer, sorted(chat_model.turn_end_ids(tokenizer, model.generation_config))
+
+
+def plain_loop(args: argparse.Namespace) -> Run:
+    """The usual loop; `sorted_plain` puts prompts of similar length into one batch."""
+    import torch
+
+    model, tokenizer, ends = loaded(args)
 
     def run(requests: Sequence[Request]) -> list[Completion]:
         completions, size = [], args.batch_size or PLAIN_BATCH
-        for start in range(0, len(requests), size):
-            texts = [prompts.render(tokenizer, request.messages, False) for request in requests[start : start + size]]
-            batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        texts = [prompts.render(tokenizer, request.messages, False) for request in requests]
+        if args.only == "sorted_plain":
+            texts.sort(key=lambda text: -len(tokenizer(text, add_special_tokens=False)["input_ids"]))
+        for start in range(0, len(texts), size):
+            some = texts[start : start + size]
+            batch = tokenizer(some, return_tensors="pt", padding=True, add_special_tokens=False)
             with torch.inference_mode():
                 output = model.generate(**batch, max_new_tokens=args.max_new_tokens, do_sample=False, eos_token_id=ends)
             for tokens in output[:, batch["input_ids"].shape[1] :].tolist():
                 completions.append(completed(tokenizer, tokens, ends))
         return completions
+
+    return run
+
+
+def library_batching(args: argparse.Namespace) -> Run:
+    """Continuous batching of transformers, with a cache for as many rows as a batch of the plain loop has."""
+    from transformers import ContinuousBatchingConfig, GenerationConfig
+
+    model, tokenizer, ends = loaded(args)
+    settings = GenerationConfig(
+        max_new_tokens=args.max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
+    )
+
+    def run(requests: Sequence[Request]) -> list[Completion]:
+        ids = [chat_model.encode(tokenizer, request.messages, False) for request in requests]
+        rows = args.batch_size or PLAIN_BATCH
+        blocks = rows * -(-(max(map(len, ids)) + args.max_new_tokens) // LIBRARY_BLOCK)
+        cache = ContinuousBatchingConfig(block_size=LIBRARY_BLOCK, num_blocks=blocks, max_batch_tokens=LIBRARY_TOKENS)
+        outputs = model.generate_batch(ids, settings, cache, progress_bar=False)
+        return [completed(tokenizer, output.generated_tokens, ends) for output in outputs.values()]
 
     return run
 
@@ -156,7 +192,8 @@ def backend_run(args: argparse.Namespace) -> Run:
 def measure(args: argparse.Namespace) -> Row:
     """Measures the part --only in this process."""
     requests = requests_of(args)
-    run = {"plain": plain_loop, "raw_vllm": raw_vllm}.get(args.only, backend_run)(args)
+    own = {"plain": plain_loop, "sorted_plain": plain_loop, "library": library_batching, "raw_vllm": raw_vllm}
+    run = own.get(args.only, backend_run)(args)
     run(requests[:WARM_UP_PROMPTS])
     begun, used = time.monotonic(), cpu_seconds()
     completions = run(requests)

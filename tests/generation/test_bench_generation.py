@@ -20,15 +20,15 @@ def words(data_root: Path, tiny_model: Path, tiny_adapter: Path) -> list[str]:
     return [str(word) for word in [*words, "--max_new_tokens", 6, "--batch_size", 3]]
 
 
-def test_the_plain_loop_and_ours_write_the_same_tokens(words: list[str], capsys: pytest.CaptureFixture[str]):
+def test_all_loops_write_the_same_tokens(words: list[str], capsys: pytest.CaptureFixture[str]):
     found = {}
-    for part in ("plain", "transformers_whole"):
+    for part in ("plain", "sorted_plain", "library", "transformers_whole"):
         assert bench["main"]([*words, "--only", part]) == 0
         found[part] = json.loads(capsys.readouterr().out.strip().split("\n")[-1])
         assert found[part].pop("seconds") > 0
         assert found[part].pop("cpu_seconds") > 0
         assert found[part].pop("mib") > 50
-    assert found["plain"] == found["transformers_whole"]
+    assert found["plain"] == found["sorted_plain"] == found["library"] == found["transformers_whole"]
     assert found["plain"]["rows"] == 8
 
 
@@ -44,7 +44,13 @@ def test_a_row_ends_at_its_first_end_token(tiny_model: Path):
 
 def test_parts_that_cannot_run_are_left_out_or_refused(words: list[str]):
     parser = bench["build_parser"]()
-    assert bench["parts_of"](parser.parse(words)) == ["plain", "transformers_whole", "transformers"]
+    assert bench["parts_of"](parser.parse(words)) == [
+        "plain",
+        "sorted_plain",
+        "library",
+        "transformers_whole",
+        "transformers",
+    ]
     with pytest.raises(UserError, match="raw_vllm needs --vllm_python"):
         bench["parts_of"](parser.parse([*words, "--parts", "plain,raw_vllm"]))
     with pytest.raises(UserError, match="no part 'plane'; did you mean 'plain'"):
