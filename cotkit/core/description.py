@@ -145,7 +145,8 @@ def test_sets_of(config: Path) -> list[str]:
     root = data_root_of(config)
     names = [name for name in datasets_of(config) if "test" in _splits_of(root / name / DESCRIPTION_FILE)]
     if not names:
-        raise UserError(f"{config}: no data set has a test split; add one to test on")
+        again = f"python scripts/prepare_data.py --config {config} --overwrite"
+        raise UserError(f"{config}: no data set has a test split; add one to test on, or prepare them anew: {again}")
     return names
 
 

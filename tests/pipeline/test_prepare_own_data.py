@@ -10,6 +10,7 @@ import re
 import runpy
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -452,3 +453,36 @@ def test_a_preset_with_its_own_csv_goes_through_the_pipeline(tiny_model: Path, t
     assert [row["id"] for row in scores] == [row["id"] for row in prepared(tmp_path)["test"]]
     assert all(row["verdict"] in ("correct", "wrong") for row in scores)
     assert "A bakery bakes" in (pipeline.run / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_hub_id_is_asked_for_its_configuration_and_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """No hub is reached in tests: its client is replaced, and what it is asked for is looked at."""
+    import datasets
+
+    commit, asked = "0123456789" * 4, []
+    files = {split: [f"hf://datasets/someone/rolls@{commit}/data/{split}.csv"] for split in ("train", "test")}
+    write_csv(tmp_path / "cache/train", [bakery(number) for number in range(8)])
+    write_csv(tmp_path / "cache/test", [bakery(number) for number in range(8, 11)])
+
+    def builder(name: str, config: str | None, *, revision: str | None, cache_dir: str) -> Any:
+        asked.append((name, config, revision))
+        return SimpleNamespace(name="csv", hash=commit, config=SimpleNamespace(data_files=files, sep=","))
+
+    def download(_: Any, urls: dict[str, list[str]]) -> dict[str, list[str]]:
+        assert urls == files
+        return {split: [str(tmp_path / "cache" / split)] for split in urls}
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", builder)
+    monkeypatch.setattr(datasets.DownloadManager, "download", download)
+    words = named("someone/rolls", *COLUMNS, "--config", "main", "--revision", "v1")
+    done = run(tmp_path, *words)
+    assert asked == [("someone/rolls", "main", "v1")]
+    assert f"--revision {commit} gives the same rows later" in done
+    assert {split: len(rows) for split, rows in prepared(tmp_path).items()} == {"train": 8, "test": 3}
+    description = json.loads((tmp_path / "data/bakery/dataset.json").read_text(encoding="utf-8"))
+    assert (description["source"]["config"], description["source"]["revision"]) == ("main", commit)
+    assert "done already" in run(tmp_path, *words)
+    assert len(asked) == 1  # a finished set is not asked for again
+    write_csv(tmp_path / "cache/test", [bakery(8, final="many"), bakery(9)])
+    done = refusal(tmp_path, *words, "--overwrite")
+    assert done == "someone/rolls/data/test.csv:2: answer 'many' is not of kind number: it is not a number"
