@@ -70,9 +70,9 @@ checked="$run/logs/preset-checked" words="$preset $wanted"
 if [[ "$(cat "$checked" 2>/dev/null)" != "$words" || -n "$(find "$preset" -name '*.yaml' -newer "$checked" -print -quit)" ]]; then
   say "preset"
   python scripts/check_preset.py "$preset" --run "$run" ${wanted:+--methods "$wanted"}
+  mkdir -p "$run/logs"
+  printf '%s\n' "$words" >"$checked"
 fi
-mkdir -p "$run/logs"
-printf '%s\n' "$words" >"$checked"
 limits=()
 [[ -z "$limit" ]] || limits=(--limit "$limit")
 
