@@ -130,6 +130,11 @@ def collate(rows: Sequence[DistillRow]) -> dict[str, Any]:
     }
 
 
+def by_length(rows: Sequence[DistillRow], batch: int) -> LengthGroupedSampler:
+    """The library's sampler; it cannot tell the lengths of these rows by itself."""
+    return LengthGroupedSampler(batch, lengths=[len(row.prompt) + len(row.completion) for row in rows])
+
+
 def is_correct(row: DistillRow, completion: Completion) -> bool:
     """Whether a completion's answer is the gold answer of its row. A training row does not say what kind its answer has:
     one that is a plain number is graded as a number, every other as a formula."""
@@ -188,8 +193,12 @@ class DistillTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        lengths = [len(row.prompt) + len(row.completion) for row in self.train_dataset]
-        return LengthGroupedSampler(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=lengths)
+        return by_length(self.train_dataset, self.args.train_batch_size * self.args.gradient_accumulation_steps)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_eval_sampler(eval_dataset)
+        return by_length(eval_dataset, self.args.eval_batch_size)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[list[DistillRow]], num_batches: int, device: torch.device

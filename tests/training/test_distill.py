@@ -409,9 +409,12 @@ def test_two_processes_train_as_one_does(
 
 
 @pytest.mark.slow
-def test_a_student_comes_nearer_to_its_teacher(write: Write, tiny_adapter: Path):
-    trainer = trainer_of(write("near", teacher=str(tiny_adapter), num_train_epochs=4, save_strategy="no"))
+@pytest.mark.parametrize("sampling", ["random", "group_by_length"])
+def test_a_student_comes_nearer_to_its_teacher(write: Write, tiny_adapter: Path, sampling: str):
+    keys = {"num_train_epochs": 4, "save_strategy": "no", "eval_dataset": "gold_dev", "eval_strategy": "epoch"}
+    trainer = trainer_of(write("near", teacher=str(tiny_adapter), train_sampling_strategy=sampling, **keys))
     trainer.train()
+    assert sum("eval_loss" in entry for entry in trainer.state.log_history) == 4
     distances = [entry["divergence"] for entry in trainer.state.log_history if "divergence" in entry]
     assert sum(distances[-4:]) < 0.7 * sum(distances[:4])
 
