@@ -80,16 +80,18 @@ TRAINING_COLUMNS = {
     "rows": ("rows", ",d"),
     "steps": ("steps", ",d"),
     "trained_tokens": ("trained tokens", ",d"),
+    "generated_tokens": ("generated tokens", ",d"),
     "train_loss": ("mean training loss", ".3f"),
     "eval_loss": ("held-out loss", ".3f"),
     "train_runtime": ("seconds", ".0f"),
 }
-COMPARED_COUNTS = ("rows", "steps", "trained_tokens", "eval_loss")
+COMPARED_COUNTS = ("rows", "steps", "trained_tokens", "generated_tokens", "eval_loss")
 
 
 def trainings_table(trainings: dict[str, Row], keys: Iterable[str] = COMPARED_COUNTS) -> Table:
-    """What each method was trained on; methods are compared in their data only if these counts agree."""
-    columns = {key: TRAINING_COLUMNS[key] for key in keys}
+    """What each method was trained on, and how many tokens it wrote; a column without any value is left out."""
+    known = {key for counts in trainings.values() for key, value in counts.items() if value is not None}
+    columns = {key: TRAINING_COLUMNS[key] for key in keys if key in known}
     rows = [
         [name, *("" if counts.get(key) is None else format(counts[key], form) for key, (_, form) in columns.items())]
         for name, counts in trainings.items()

@@ -294,12 +294,20 @@ def test_rows_steps_and_tokens_of_trainings_are_listed(tmp_path: Path):
     """Rows, steps and trained tokens from the manifests of finished trainings; others are left out."""
     for stem in ("baseline", "distilled"):
         add_method(tmp_path, stem, one_sample(range(3)))
-    counts = {"rows": 6052, "steps": 570, "trained_tokens": 2143000, "train_runtime": 9.0}
+    counts = {"rows": 6052, "steps": 570, "trained_tokens": 2143000, "generated_tokens": 81000, "train_runtime": 9.0}
     for name, status in (("distilled", "done"), ("mixed", "running")):
         path = tmp_path / f"train/{name}.manifest.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps({"stage": "train", "status": status, "counts": counts}), encoding="utf-8")
     assert compared(tmp_path)["trainings"] == {
-        "distilled": {"rows": 6052, "steps": 570, "trained_tokens": 2143000, "eval_loss": None}
+        "distilled": {
+            "rows": 6052,
+            "steps": 570,
+            "trained_tokens": 2143000,
+            "generated_tokens": 81000,
+            "eval_loss": None,
+        }
     }
-    assert "| distilled | 6,052 | 570 | 2,143,000 |  |" in (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    table = (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    assert "| distilled | 6,052 | 570 | 2,143,000 | 81,000 |\n" in table
+    assert "held-out loss" not in table
