@@ -169,11 +169,17 @@ def test_bad_input_is_refused_before_anything_heavy_is_loaded(tmp_path: Path):
 
 
 def test_presets_share_their_methods():
-    presets = [path.parent for path in ROOT.glob("configs/*/data.yaml")]
-    methods = [{path.stem for path in preset.glob("train/*.yaml")} for preset in presets]
+    methods = {
+        path.parent.name: {method.stem for method in path.parent.glob("train/*.yaml")}
+        for path in ROOT.glob("configs/*/data.yaml")
+    }
     shared = {"strong_baseline", "teacher_raw", "distilled", "rejection_sampled", "mixed", "dpo"}
-    assert len(presets) == 4
-    assert [found - shared for found in methods if found != shared] == [{"complete"}]  # the study's own
-    assert all(shared <= found for found in methods)
+    distributions = {"logit_kd", "on_policy", "self_taught", "sft_continued", "aligned"}
+    assert methods == {
+        "smollm2_cpu": shared,
+        "qwen2_1.5b": shared,
+        "qwen2_1.5b_tuned": shared | distributions,
+        "smollm2_study": shared | distributions | {"complete"},
+    }
     for path in ROOT.glob("configs/*/train/*.yaml"):
         assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
