@@ -12,7 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -131,11 +131,11 @@ def _decided(left: Node, right: Node, point: Point) -> tuple[Number, Number, boo
     bits, work = BITS, 0.0
     while bits <= MAX_PRECISION:
         evaluator = _Evaluator(bits, point, work)
-        arithmetic = evaluator.arithmetic
         try:
             a, b = evaluator.value(left), evaluator.value(right)
             if isinstance(a, Fraction) and isinstance(b, Fraction):
                 return a, b, a == b
+            arithmetic = evaluator.arithmetic
             difference = arithmetic.add(arithmetic.number(a), arithmetic.negative(arithmetic.number(b)))
             if arithmetic.is_nonzero(difference):
                 return a, b, False
@@ -144,7 +144,7 @@ def _decided(left: Node, right: Node, point: Point) -> tuple[Number, Number, boo
             missing = difference.error + arithmetic.separation(difference)
         except Imprecise:
             missing = bits
-        bits, work = bits + max(missing, bits // 8) + 32, arithmetic.work
+        bits, work = bits + max(missing, bits // 8) + 32, evaluator.arithmetic.work
     raise TooLarge("too large")
 
 
@@ -218,22 +218,23 @@ class _Factors:
             self._powers[n] += power
 
 
-def _has_bits(value: Fraction) -> bool:
-    return max(value.numerator.bit_length(), value.denominator.bit_length()) <= MAX_BITS
-
-
 class _Evaluator:
     """Values of formulas at `point`: exact fractions up to MAX_BITS, else approximations of `bits` bits."""
 
     def __init__(self, bits: int, point: Point, work: float = 0.0) -> None:
-        self.arithmetic = Arithmetic(bits, work)
+        self._bits, self._work = bits, work
         self._point = point
+
+    @cached_property
+    def arithmetic(self) -> Arithmetic:
+        """Made when it is needed, since formulas that are rational never import mpmath."""
+        return Arithmetic(self._bits, self._work)
 
     def value(self, node: Node) -> Number:
         """Raises ExpressionError or ArithmeticError if there is no value, Imprecise if the bits are too few."""
         kind = node[0]
         if kind == "num":
-            return node[1] if _has_bits(node[1]) else self.arithmetic.number(node[1])
+            return node[1]  # type: ignore[no-any-return]
         if kind == "var":
             if node[1] not in self._point:
                 raise ExpressionError("not a constant")
@@ -246,9 +247,8 @@ class _Evaluator:
             return self._root(self.value(node[1]), self.value(node[2]), node[2])
         if kind == "pow":
             return self._power(self.value(node[1]), self.value(node[2]), node[1])
-        arguments = [self.value(part) for part in node[1:]]
-        result: Number = getattr(self, f"_{kind}")(*arguments)
-        if isinstance(result, Fraction) and not _has_bits(result):
+        result: Number = getattr(self, "_" + kind)(*[self.value(part) for part in node[1:]])
+        if type(result) is Fraction and max(result.numerator.bit_length(), result.denominator.bit_length()) > MAX_BITS:
             return self.arithmetic.number(result)
         return result
 

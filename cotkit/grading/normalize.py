@@ -92,7 +92,7 @@ def _strip_stops(text: str) -> str:
     return text[: len(text) - len(match[0])].rstrip()
 
 
-_GROUPED_NUMBER = re.compile(r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d\d)+,\d{3}|\d+)(?:\.\d+)?", re.ASCII)
+_GROUPED_NUMBER = re.compile(r"-?\$?(?:\d+|\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d\d)+,\d{3})(?:\.\d+)?", re.ASCII)
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
 
 
@@ -175,6 +175,7 @@ _RESPELLED = (
     (re.compile(r"\{([^{}]+)\\choose([^{}]+)\}"), r"\\binom{\1}{\2}"),
     (re.compile(r"(?<=\d)\s*(?:\\text\s*\{\s*to\s*\}|to)\s*(?=\d)"), ":"),
 )
+_ANY_RESPELLED = re.compile("|".join(pattern.pattern for pattern, _ in _RESPELLED))
 
 
 _EXPONENT = re.compile(r"(?<![\w.}])(\d+\.?\d*|\.\d+)[eE]([-+]?\d{1,4})(?!\w)")
@@ -220,8 +221,9 @@ def normalize(text: str) -> str:
         text = _CONTINUED.sub(lambda m: _fraction(m[1], m[2], m[4] or m[5]), _DOTS.sub(r"\\ldots ", text))
         text = _SHORTENED.sub(r"\1", _REPEATING.sub(_repeating, text))
     text = _JOINED.sub(",", _EXPONENT.sub(r"\1*10^{\2}", text))
-    for pattern, spelling in _RESPELLED:
-        text = pattern.sub(spelling, text)
+    if _ANY_RESPELLED.search(text):
+        for pattern, spelling in _RESPELLED:
+            text = pattern.sub(spelling, text)
     text = strip_decoration(_SPACE.sub(" ", text))
     while text.startswith("{") and balanced_end(text, 1) == len(text):
         text = text[1:-1].strip()
