@@ -139,7 +139,8 @@ def gold_problem(gold: str, kind: AnswerKind) -> str | None:
         return None
     if kind in ("number", "choice"):
         value = read(plain_thousands(text))[0]
-        if not isinstance(value, Scalar) or exact_value(parse(value.text)) is None and variables(parse(value.text)):
+        node = _formula(value)
+        if node is None or exact_value(node) is None and variables(node):
             return "gold is not a number" if kind == "number" else "gold is neither an option's letter nor a number"
     return None
 
@@ -164,12 +165,17 @@ def _judge_readings(gold: str, answer: str, oracle: Oracle) -> Judgement:
 
 def _unfit_for_algebra(gold: str, answer: str, readings: tuple[Value, ...]) -> str | None:
     """Why computer algebra is not asked about an answer: it would only lose time."""
-    if len(answer) > MAX_FOR_ALGEBRA or any(isinstance(v, Scalar) and too_large(parse(v.text)) for v in readings):
+    if len(answer) > MAX_FOR_ALGEBRA or any((node := _formula(v)) and too_large(node) for v in readings):
         return "too_large"
     if _UNEVALUATED.search(answer) and not _UNEVALUATED.search(gold):
         return "unevaluated"
     unbalanced = sum(answer.count(c) for c in "([{") != sum(answer.count(c) for c in ")]}")
     return "malformed" if unbalanced else None
+
+
+def _formula(value: Value) -> Node | None:
+    """The tree of a formula; None for infinity and for what is no formula."""
+    return parse(value.text) if isinstance(value, Scalar) and r"\infty" not in value.text else None
 
 
 def _gold_forms(gold: str) -> list[str]:
@@ -241,7 +247,8 @@ def _judge_sequence(gold: Value, answer: Value, oracle: Oracle) -> Judgement:
     )
     if left.name and right.name and left.name != right.name:
         return Judgement(False, "variable")
-    if len(left.items) != len(right.items) or len(kinds) > 1 and kinds not in ({"", "()"}, {"", "{}"}):
+    unlike = len(kinds) > 1 and (kinds not in ({"", "()"}, {"", "{}"}) or bool(left.name or right.name))
+    if len(left.items) != len(right.items) or unlike:
         return Judgement(False, rule)
     named = [all(isinstance(item, Relation) for item in side.items) for side in (left, right)]
     if kinds <= {"", "{}", "cup"} and named[0] == named[1]:
@@ -379,7 +386,7 @@ def _judge_code(gold: Value, answer: Value) -> Judgement:
     if code.kind == "base":
         may_omit = code is gold or code.parts[1] == "10"
         return Judgement(may_omit and text.upper().lstrip("0") == code.parts[0], "base")
-    value = exact_value(parse(other.text)) if isinstance(other, Scalar) else None
+    value = exact_value(node) if (node := _formula(other)) else None
     is_ratio = len(code.parts) == 3 and not code.parts[2] and all(code.parts[:2])
     ratio = Fraction(int(code.parts[0]), int(code.parts[1])) if is_ratio else None
     # `9:24` for 0.375 is a ratio. `5:00` is a time, and nobody writes a whole number as a ratio.

@@ -200,6 +200,10 @@ class _Factors:
             self._powers["e"] += power * exponent
         elif kind == "fact" and (n := exact_value(node[1])) is not None and n.denominator == 1 and n > 0:
             self._powers["fact", int(n)] += power
+        elif kind == "binom":
+            n, k = node[1:]
+            below: Node = ("mul", ("fact", k), ("fact", ("add", n, ("neg", k))))
+            self.collect(("div", ("fact", n), below), power)
         elif (value := exact_value(node)) and (value > 0 or not positive):
             self._powers[-1] += power if value < 0 else 0
             self._collect_integer(abs(value.numerator), power)

@@ -225,6 +225,14 @@ def test_check_gold() -> None:
     )
 
 
+def test_infinity_is_compared_with_anything() -> None:
+    assert not check_gold("\\infty", "number")
+    for other in ("\\infty+0", "3:5", "(1,2)", "x<1", "5", "1011_2", "\\lfloor x \\rfloor"):
+        assert grade(Item("a", "latex", "\\infty", f"\\boxed{{{other}}}")).verdict == "wrong"
+        assert grade(Item("a", "latex", other, "\\boxed{\\infty}")).verdict == "wrong"
+    assert grade(Item("a", "latex", "\\infty", "\\boxed{+\\infty}")).verdict == "correct"
+
+
 def test_a_bad_gold_is_named_whatever_the_response() -> None:
     for response in ("#### 5", "", "<think>a"):
         assert grade(Item("a", "number", "many", response)).verdict == "gold_unparsable"
