@@ -33,7 +33,7 @@ def configs_of(args: argparse.Namespace) -> list[TrainConfig]:
     """The methods to check. One seed stands for all seeds of a method, because they train on the same rows."""
     chosen = []
     for path in methods_of(args.preset, args.methods):
-        variants = [read_config(path, [], args.run, seed) for seed in args.seeds or [None]]
+        variants = [read_config(path, args.overrides, args.run, seed) for seed in args.seeds or [None]]
         if not args.untrained or args.overwrite or not all(map(is_trained, variants)):
             chosen.append(variants[0])
     return chosen
@@ -73,6 +73,7 @@ def check_adapter(config: TrainConfig) -> bool:
 def main(argv: list[str] | None = None) -> int:
     parser = cli.StageParser(__doc__)
     parser.add_argument("preset", type=Path, metavar="PRESET", help="a folder below configs/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for scripts/train.sh")
     parser.add_argument("--run", type=Path, metavar="DIR", help="the run's folder (default outputs/<preset>)")
     parser.add_argument("--methods", metavar="LIST", default="all", help="a,b,c or all (default)")
     parser.add_argument("--adapter", action="store_true", help="also compare adapters, attached and merged")

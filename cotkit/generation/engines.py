@@ -49,9 +49,12 @@ def describe(options: EngineOptions, sampling: Sampling) -> dict[str, Any]:
     """The part of a manifest's settings that identifies model and sampling.
 
     A local model is identified by its files, a served one by its name. The backend is left out, because the same model
-    writes the same greedy texts on all of them. Seed and sampler are recorded only if tokens are sampled.
+    writes the same greedy texts on all of them. The dtype is recorded if it was chosen, since rounding changes texts. Seed
+    and sampler are recorded only if tokens are sampled.
     """
     files = fingerprint(options.model) if model_with_files(options) else options.model
     backend = _module(options)
     settings = {"model": options.model, "model_files": files, **asdict(sampling), **backend.manifest_settings}
+    if options.dtype != "auto" and model_with_files(options):
+        settings["dtype"] = options.dtype
     return {**settings, "seed": options.seed, "sampler": backend.sampler} if sampling.temperature > 0 else settings

@@ -15,7 +15,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from cotkit.core import cli
+from cotkit.core import cli, machine
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import read_json
 from cotkit.generation import adapters, prompts
@@ -191,18 +191,31 @@ def _prompt_by(template: Any, tokenizer: Any, messages: list[prompts.Message]) -
 
 
 def check_precision(config: TrainConfig) -> None:
-    """Half precision needs a GPU that has it."""
+    """Half precision needs a GPU that has it, or for `bf16` with `use_cpu: true` a CPU that multiplies bfloat16."""
     from llamafactory.extras.misc import get_current_device
     from transformers.utils import is_torch_bf16_gpu_available
 
     for key in HALF_PRECISION:
         if config.values.get(key) is True:
             if get_current_device().type == "cpu":
-                raise UserError(
-                    f"{config.where(key)}: this machine has no GPU, where training is in float32; set {key}: false"
-                )
+                _check_cpu_precision(config, key)
+                continue
             if "bf16" in key and not is_torch_bf16_gpu_available():
                 raise UserError(f"{config.where(key)}: this GPU has no bfloat16; set fp16: true and {key}: false")
+
+
+def _check_cpu_precision(config: TrainConfig, key: str) -> None:
+    """On a CPU, LLaMA-Factory trains in half precision only with `bf16` and `use_cpu` together."""
+    if key == "bf16" and not machine.multiplies_bfloat16():
+        raise UserError(
+            f"{config.where(key)}: this machine has no GPU, and its CPU no units for bfloat16; set {key}: false"
+        )
+    if key == "bf16" and config.values.get("use_cpu") is True:
+        return
+    also = ", or add use_cpu: true to train in bfloat16 on this CPU" if key == "bf16" else ""
+    raise UserError(
+        f"{config.where(key)}: this machine has no GPU, where training is in float32; set {key}: false{also}"
+    )
 
 
 def check_start(config: TrainConfig) -> None:

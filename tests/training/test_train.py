@@ -16,10 +16,11 @@ import yaml
 from conftest import ROOT, SMOLLM2, write_rows
 from generation.test_generate import Sampling, load
 
+from cotkit.core import machine
 from cotkit.core.errors import UserError
 from cotkit.filtering.training_sets import write_dataset_info, write_training_set
 from cotkit.generation import prompts
-from cotkit.training import budget
+from cotkit.training import budget, preflight
 from cotkit.training.adapter_parity import adapter_problem
 from cotkit.training.config import TrainConfig, read_config
 
@@ -204,6 +205,47 @@ def test_what_cannot_be_trained_is_refused_before_a_model_is_loaded(
     with pytest.raises(UserError, match=re.escape(says)):
         record("begin", "--processes", "2", *words, override)
     assert not list(tmp_path.glob("o*"))
+
+
+@pytest.mark.parametrize(
+    ("units", "overrides", "says"),
+    [
+        (True, ["bf16=true"], "set bf16: false, or add use_cpu: true to train in bfloat16 on this CPU"),
+        (True, ["bf16=true", "use_cpu=true"], None),
+        (True, ["pure_bf16=true", "use_cpu=true"], "set pure_bf16: false"),
+        (True, ["fp16=true", "use_cpu=true"], "set fp16: false"),
+        (False, ["bf16=true", "use_cpu=true"], "its CPU no units for bfloat16; set bf16: false"),
+    ],
+)
+def test_a_cpu_trains_in_bfloat16_if_it_has_the_units_and_is_asked_twice(
+    tiny_model: Path,
+    datasets_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    units: bool,
+    overrides: list[str],
+    says: str | None,
+):
+    monkeypatch.setattr("llamafactory.extras.misc.get_current_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(machine, "multiplies_bfloat16", lambda: units)
+    config = small_config(tiny_model, datasets_folder, *overrides)
+    if says is None:
+        preflight.check_precision(config)
+    else:
+        with pytest.raises(UserError, match=re.escape(says)):
+            preflight.check_precision(config)
+
+
+@pytest.mark.slow
+def test_a_training_in_bfloat16_reaches_the_loss_of_float32(tiny_model: Path, datasets_folder: Path, trained: Path):
+    if torch.cuda.is_available() or not machine.multiplies_bfloat16():
+        pytest.skip("needs a machine without a GPU whose CPU multiplies bfloat16")
+    output = trained.with_name("bfloat16")
+    done = train(train_words(tiny_model, datasets_folder, output, "bf16=true", "use_cpu=true"))
+    assert done.returncode == 0, done.stderr
+    assert manifest_of(output)["settings"]["bf16"] is True
+    losses = [manifest_of(folder)["counts"]["eval_loss"] for folder in (output, trained)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert adapter_problem(str(tiny_model), output) is None
 
 
 def small_config(tiny_model: Path, datasets_folder: Path, *more: str) -> TrainConfig:

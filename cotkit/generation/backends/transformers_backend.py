@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cotkit.core import machine
 from cotkit.core.errors import UserError
 from cotkit.generation import adapters, chat_model
 from cotkit.generation.backends import families
@@ -15,6 +17,8 @@ from cotkit.generation.types import Sampling
 
 if TYPE_CHECKING:
     from cotkit.generation.backends.continuous_batching import Decoder
+
+log = logging.getLogger(__name__)
 
 reads_model_files = True
 manifest_settings: dict[str, str] = {}
@@ -28,6 +32,10 @@ CPU_TOKENS = 32768
 # The share of a GPU's memory, free after the model is loaded, that the KV cache may fill. The rest is for computing and
 # for the copy while a batch is rearranged.
 GPU_CACHE_SHARE = 0.6
+BFLOAT16_NOTE = (
+    "this CPU multiplies bfloat16: --dtype bfloat16 is faster, with other texts (docs/GENERATION.md, Numbers)"
+)
+PIPELINE = "COTKIT_PIPELINE"  # set by scripts/pipeline.sh, which gives this note itself, once for all stages
 
 
 def check(options: EngineOptions) -> None:
@@ -43,15 +51,12 @@ def preview(options: EngineOptions, messages: list[Message], sampling: Sampling)
 
 def load(options: EngineOptions, sampling: Sampling) -> Decoder:
     """Loads the model, merges the adapter into it, and moves it to the device. Raises UserError if that is impossible."""
-    import torch
 
     from cotkit.generation.backends.continuous_batching import Decoder
 
     families.require_supported(families.read_config(options.model), options.model)
     device = pick_device(options.device)
-    dtype: Any = "auto" if options.dtype == "auto" else getattr(torch, options.dtype)
-    if device == "cpu" and options.dtype == "auto":
-        dtype = torch.float32
+    dtype = pick_dtype(options.dtype, device)
     tokenizer = chat_model.load_tokenizer(options.model)
     model = chat_model.load_model(options.model, options.adapter, dtype).to(device).eval()
     rows = options.batch_size or (CPU_ROWS if device == "cpu" else GPU_ROWS)
@@ -72,6 +77,19 @@ def pick_device(wanted: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {wanted}: not on this machine ({str(error).splitlines()[0]})") from None
     return wanted
+
+
+def pick_dtype(wanted: str, device: str) -> Any:
+    """The torch dtype, or "auto" for the model's own. A note says what a CPU's bfloat16 units would change, or lack."""
+    import torch
+
+    if device == "cpu" and wanted == "auto":
+        if machine.multiplies_bfloat16() and PIPELINE not in os.environ:
+            log.info("%s", BFLOAT16_NOTE)
+        return torch.float32
+    if device == "cpu" and wanted == "bfloat16" and not machine.multiplies_bfloat16():
+        log.warning("warning: this CPU has no units for bfloat16, so --dtype bfloat16 is far slower than float32")
+    return "auto" if wanted == "auto" else getattr(torch, wanted)
 
 
 def default_batch_tokens(model: Any) -> int:
