@@ -11,12 +11,15 @@
 #   bash scripts/pipeline.sh [PRESET] --output_root DIR   instead of outputs
 #   bash scripts/pipeline.sh [PRESET] --methods a,b|all   instead of the methods that the preset's train.yaml lists
 #   bash scripts/pipeline.sh [PRESET] --seeds 1 2 3       trains and evaluates each method with each seed
+#   bash scripts/pipeline.sh [PRESET] --fast              in bfloat16, on a CPU that multiplies it; in outputs/<preset>-fast
 #   NPROC=8 bash scripts/pipeline.sh PRESET               processes of each stage (default: one per GPU, or 1)
+#
+# What a stage prints is also kept in <run>/logs/<stage>.log, and all that a training prints in logs/train-<method>.log.
 # shellcheck source=scripts/internal/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/internal/common.sh"
 
 STAGES=(data teacher filter train infer critic score compare report)
-preset="" limit="" from="" source_dir="" output_root=outputs wanted=""
+preset="" limit="" from="" source_dir="" output_root=outputs wanted="" fast=""
 seeds=()
 while [[ $# -gt 0 ]]; do
   case "$1" in
@@ -35,6 +38,10 @@ while [[ $# -gt 0 ]]; do
       from="data"
       shift
       ;;
+    --fast)
+      fast=1
+      shift
+      ;;
     --seeds)
       shift
       while [[ "${1:-}" =~ ^[0-9]+$ ]]; do
@@ -44,7 +51,7 @@ while [[ $# -gt 0 ]]; do
       [[ ${#seeds[@]} -gt 0 ]] || usage "--seeds needs whole numbers, as in --seeds 1 2 3"
       ;;
     -*) usage "unknown option $1; known are --limit N, --from STAGE, --overwrite, --source DIR, --output_root DIR," \
-      "--methods LIST, --seeds N ..." ;;
+      "--methods LIST, --seeds N ..., --fast" ;;
     *)
       [[ -z "$preset" ]] || usage "one preset is expected, found $preset and $1"
       preset="${1%/}"
@@ -59,12 +66,32 @@ preset="${preset:-configs/smollm2_cpu}"
 
 bash scripts/setup.sh
 
+gpus="$(count_gpus)"
+multiplies_bfloat16() { python -c 'import sys; from cotkit.core import machine; sys.exit(not machine.multiplies_bfloat16())'; }
+precision=() training=() device=cpu
+if [[ -n "$fast" ]]; then
+  [[ "$gpus" -eq 0 ]] || fail "--fast is for CPUs: on a GPU, texts are made in the model's own type; remove --fast"
+  multiplies_bfloat16 || fail "--fast: this CPU has no units for bfloat16, which would be slower than float32; remove --fast"
+  precision=(--dtype bfloat16) training=(bf16=true use_cpu=true) device=cpu_bfloat16
+elif [[ "$gpus" -gt 0 ]]; then
+  device="$(nvidia-smi --query-gpu=name --format=csv,noheader | grep -oiwE -m1 'h100|a100|l4|t4|4090')" || device=""
+  device="${device,,}"
+elif multiplies_bfloat16; then
+  echo "This CPU multiplies bfloat16: --fast is faster, with other texts (docs/GENERATION.md, Numbers)."
+fi
+export COTKIT_PIPELINE=1 # the stages then do not say this too
+
+if grep -qsE '^[^#]*\bbackend: *vllm' -- "$preset"/*.yaml && [[ ! -x .venv-vllm/bin/python ]] &&
+  ! python -c 'import sys, importlib.util as util; sys.exit(util.find_spec("vllm") is None)'; then
+  fail "$preset: a stage has \`backend: vllm\`, which needs an environment of its own; bash scripts/setup.sh --vllm makes it"
+fi
+
 read_preset() { python scripts/internal/preset.py "$preset" "$@"; }
 listed="$(read_preset methods ${wanted:+--methods "$wanted"})"
 mapfile -t methods <<<"$listed"
 
 name="$(basename -- "$preset")"
-run="$output_root/$name${limit:+-limit$limit}"
+run="$output_root/$name${fast:+-fast}${limit:+-limit$limit}"
 # A preset that was checked and not edited since is not checked again.
 checked="$run/logs/preset-checked" words="$preset $wanted"
 if [[ "$(cat "$checked" 2>/dev/null)" != "$words" || -n "$(find "$preset" -name '*.yaml' -newer "$checked" -print -quit)" ]]; then
@@ -88,19 +115,34 @@ name_the_stage() {
 trap name_the_stage EXIT
 
 redo=()
+times="" # of the stages, as `stage time`
 enter() { # STAGE: announces it and decides whether it is repeated
   [[ "$stage" == setup ]] || printf '   (%s: %d s)\n' "$stage" $((SECONDS - began))
   stage="$1" began=$SECONDS
   [[ "$1" != "$from" ]] || redo=(--overwrite)
-  say "$1"
+  local number expected kept="; log: $run/logs/$1.log"
+  [[ "$1" != compare ]] || kept="" # comparison.md is what it prints
+  number=$(printf '%s\n' "${STAGES[@]}" | grep -nx -- "$1" | cut -d: -f1)
+  expected="$(sed -n "s/^$1 /, about /p" <<<"$times")"
+  say "$1: stage $number of ${#STAGES[@]}$expected$kept"
 }
 
-gpus="$(count_gpus)"
+# Runs a command of the stage. What it prints is shown, and kept in the stage's log unless it only found its work done.
+logged() {
+  local log="$run/logs/$stage.log" status=0
+  # Two tees keep stdout and stderr apart. They ignore Ctrl-C, so that the command's last words arrive.
+  { { "$@" 2>&1 1>&3 3>&- | tee -ia -- "$log.part" >&2 3>&-; } 3>&1 | tee -ia -- "$log.part"; } || status=$?
+  if [[ $status -ne 0 ]] || ! grep -qE '(done|trained) already' -- "$log.part"; then cat -- "$log.part" >>"$log"; fi
+  rm -f -- "$log.part"
+  return "$status"
+}
+
 ranks="${NPROC:-$((gpus > 1 ? gpus : 1))}"
 
 # Stages 1 and 4. torchrun takes seconds to start, so it is used only for several ranks and only if there is work to do.
 generate() { # SCRIPT ARGS...
   local status=0
+  set -- "$@" "${precision[@]}"
   if [[ ${#redo[@]} -eq 0 ]]; then
     python "$@" --is_done || status=$?
     if [[ $status -eq 0 ]]; then
@@ -110,18 +152,21 @@ generate() { # SCRIPT ARGS...
     [[ $status -eq 4 ]] || return "$status"
   fi
   if [[ "$ranks" -gt 1 ]]; then
-    with_tensors torchrun --standalone --nproc_per_node="$ranks" "$@" "${redo[@]}"
+    logged with_tensors torchrun --standalone --nproc_per_node="$ranks" "$@" "${redo[@]}"
   else
-    with_tensors python "$@" "${redo[@]}"
+    logged with_tensors python "$@" "${redo[@]}"
   fi
 }
 
 enter data
 source_args=()
 [[ -z "$source_dir" ]] || source_args=(--source "$source_dir")
-python scripts/prepare_data.py --config "$preset/data.yaml" "${source_args[@]}" "${redo[@]}"
+logged python scripts/prepare_data.py --config "$preset/data.yaml" "${source_args[@]}" "${redo[@]}"
 listed="$(read_preset test_sets)"
 mapfile -t datasets <<<"$listed"
+
+[[ -z "$device" ]] || times="$(python scripts/plan.py "$preset" --run "$run" --device "$device" --devices "$ranks" \
+  ${wanted:+--methods "$wanted"} ${seeds[0]:+--seeds "${seeds[@]}"} "${limits[@]}" --stage_times 2>/dev/null)" || times=""
 
 enter teacher
 generate teacher_cot.py --config "$preset/teacher.yaml" --output_path "$run/teacher.jsonl" "${limits[@]}"
@@ -137,7 +182,7 @@ for ((round = 2; round <= rounds; round++)); do
   retry="$run/retry.round$round.jsonl"
   echo "-- round $round"
   stage=filter
-  python filter_teacher_cot.py --config "$preset/filter.yaml" "${unlike[@]}" --only_retry --input_path "${samples[-1]}" \
+  logged python filter_teacher_cot.py --config "$preset/filter.yaml" "${unlike[@]}" --only_retry --input_path "${samples[-1]}" \
     --output_path "$retry" "${redo[@]}"
   stage=teacher
   [[ -s "$retry" ]] || break
@@ -147,21 +192,24 @@ for ((round = 2; round <= rounds; round++)); do
 done
 
 enter filter
-python filter_teacher_cot.py --config "$preset/filter.yaml" "${unlike[@]}" --input_path "${samples[@]}" \
+logged python filter_teacher_cot.py --config "$preset/filter.yaml" "${unlike[@]}" --input_path "${samples[@]}" \
   --output_path "$run/kept.jsonl" --dataset_dir "$run/datasets" "${redo[@]}"
 
 enter train
-shown="'loss'|'eval_loss'|rror|trained already|resuming|set aside|offline|accuracy on|arning: the|memory|: \\{\"steps\""
-python scripts/check_training.py "$preset" --run "$run" --untrained --methods "$(IFS=, && echo "${methods[*]}")" \
-  ${seeds[0]:+--seeds "${seeds[@]}"} "${redo[@]}"
+logged python scripts/check_training.py "$preset" "${training[@]}" --run "$run" --untrained \
+  --methods "$(IFS=, && echo "${methods[*]}")" ${seeds[0]:+--seeds "${seeds[@]}"} "${redo[@]}"
+train_variant() {
+  LOG="$log" bash scripts/train.sh "$preset/train/$method.yaml" --run "$run" \
+    ${seed:+--seed "$seed"} "${redo[@]}" "${training[@]}" 2>&1 | python scripts/internal/train_lines.py
+}
 variants=(baseline) # a method, or one of its seeds
 for method in "${methods[@]}"; do
   for seed in "${seeds[@]:-}"; do
     variant="$method${seed:+.seed$seed}"
     variants+=("$variant")
-    echo "-- $variant"
-    LOG="$run/logs/train-$variant.log" bash scripts/train.sh "$preset/train/$method.yaml" --run "$run" \
-      ${seed:+--seed "$seed"} "${redo[@]}" 2>&1 | { grep --line-buffered -E "$shown" || true; }
+    log="$run/logs/train-$variant.log"
+    echo "-- $variant; all that the training prints: $log"
+    logged train_variant
   done
 done
 
@@ -184,8 +232,8 @@ for dataset in "${datasets[@]}"; do
   }
   paths=("${variants[@]/#/$run/predictions/$dataset/}")
   status=0
-  python scripts/critic.py --config "$preset/critic.yaml" --dataset "$dataset" --pred_path "${paths[@]/%/.jsonl}" \
-    "${redo[@]}" || status=$?
+  logged python scripts/critic.py --config "$preset/critic.yaml" --dataset "$dataset" "${precision[@]}" \
+    --pred_path "${paths[@]/%/.jsonl}" "${redo[@]}" || status=$?
   # 3: the judge gave too few ratings; the tables say so.
   [[ $status -eq 0 || $status -eq 3 ]] || exit "$status"
 done
@@ -193,7 +241,7 @@ done
 enter score
 for dataset in "${datasets[@]}"; do
   for method in "${variants[@]}"; do
-    python score.py --config "$preset/score.yaml" --dataset "$dataset" \
+    logged python score.py --config "$preset/score.yaml" --dataset "$dataset" \
       --pred_path "$run/predictions/$dataset/$method.jsonl" "${redo[@]}"
   done
 done
@@ -202,4 +250,5 @@ enter compare
 python scripts/compare.py "$run"
 
 enter report
-python scripts/report.py "$run" "${redo[@]}"
+logged python scripts/report.py "$run" "${redo[@]}"
+printf '   (%s: %d s; the pipeline: %d min)\n' "$stage" $((SECONDS - began)) $((SECONDS / 60))

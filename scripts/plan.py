@@ -12,6 +12,7 @@ Times follow from model and token sizes (cotkit/training/cost_model.py) and are 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -262,6 +263,15 @@ def table(options: PlanOptions) -> Iterator[str]:
     yield "Disk: " + ", ".join(f"{gigabytes(size)} {what}" for what, size in plan.disk.items() if size) + "."
 
 
+def stage_times(options: PlanOptions) -> Iterator[str]:
+    """`stage time` for every stage that has something left to do and takes longer than a few seconds."""
+    left: Counter[str] = Counter()
+    for line in CostPlan(options).lines():
+        if line.state != "done":
+            left[line.what.split()[0]] += round(line.seconds)
+    yield from (f"{stage} {clock(seconds)}" for stage, seconds in left.items())
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = cli.StageParser(__doc__)
     parser.add_argument("preset", type=Path, metavar="PRESET", help="a folder below configs/")
@@ -273,11 +283,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--methods", metavar="LIST", help="a,b,c or all (default: those of train.yaml)")
     parser.add_argument("--seeds", type=int, nargs="*", metavar="N", help="as for scripts/pipeline.sh")
     parser.add_argument("--limit", type=cli.positive_int, metavar="N", help="only the first N problems of each file")
+    parser.add_argument("--stage_times", action="store_true", help="print only the time that each stage still takes")
     flags = vars(parser.parse(argv))
     del flags["config"], flags["debug"]
+    lines = stage_times if flags.pop("stage_times") else table
     flags["run"] = flags["run"] or Path("outputs") / flags["preset"].name
     flags["seeds"] = flags["seeds"] or [None]
-    print("\n".join(table(PlanOptions(**flags))))
+    print("\n".join(lines(PlanOptions(**flags))))
     return 0
 
 

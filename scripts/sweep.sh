@@ -43,7 +43,7 @@ for rate in "${rates[@]}"; do
       say "$name"
       LOG="$folder/$name.log" bash scripts/train.sh "$preset/train/$method.yaml" --run "$run" \
         "learning_rate=$rate" "lora_rank=$rank" "num_train_epochs=$epoch" "output_dir=$folder/$name" \
-        report_to=none plot_loss=false "${overrides[@]}" 2>&1 | { grep -E "rror|trained already|: \\{\"steps\"" || true; }
+        report_to=none plot_loss=false "${overrides[@]}" 2>&1 | { grep -E "rror|trained already| trained in " || true; }
     done
   done
 done

@@ -25,6 +25,8 @@ from cotkit.core.errors import UserError
 
 SOME_ITEMS_FAILED = 3
 NOT_DONE = 4
+# The least level that is shown. matplotlib warns that it looks for fonts, in every new home folder.
+NOISY = {"httpx": logging.WARNING, "torch.distributed": logging.WARNING, "matplotlib": logging.ERROR}
 Values = dict[str, tuple[Any, int]]  # key -> value and line
 
 
@@ -311,8 +313,8 @@ def run(main: Callable[[], int]) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     machine.set_defaults()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s", force=True)
-    for noisy in ("httpx", "torch.distributed"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for noisy, level in NOISY.items():
+        logging.getLogger(noisy).setLevel(level)
     try:
         _require_utf8()
         try:

@@ -33,9 +33,10 @@ def summarize(tally: FilterTally, selection: Selection, round_sizes: Sequence[in
 
 
 def show(summary: Row) -> str:
-    """The counts as a table for the screen, then one line per round."""
+    """The counts as a table for the screen, without the rules that rejected nothing, then one line per round."""
     read_count = summary["read"]
-    counts = [("kept", summary["kept"]), *summary["rejected"].items(), ("read", read_count)]
+    rejected = [(reason, number) for reason, number in summary["rejected"].items() if number]
+    counts = [("kept", summary["kept"]), *rejected, ("read", read_count)]
     return "\n".join(
         [f"  {name:<22}{number:>8}{number / read_count:>8.1%}" for name, number in counts]
         + [

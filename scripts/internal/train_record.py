@@ -12,7 +12,6 @@ that path on the last line. It exits with 4 if there is something to train, and 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shlex
 import shutil
@@ -28,6 +27,7 @@ from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.files import write_if_changed
 from cotkit.core.jsonl import Row, read_json
+from cotkit.core.quantities import clock
 from cotkit.generation import prompts
 from cotkit.training import budget, preflight
 from cotkit.training.config import ACCURACIES, DISTILL_KEYS, PROGRESS, TrainConfig, read_config
@@ -112,8 +112,8 @@ def seconds_of_earlier_launches(log: Path) -> float:
     """
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     elapsed = []
-    for clock in ELAPSED.findall(text):
-        days, hours, minutes, seconds = (int(part or 0) for part in clock)
+    for shown in ELAPSED.findall(text):
+        days, hours, minutes, seconds = (int(part or 0) for part in shown)
         elapsed.append(timedelta(days, seconds, hours=hours, minutes=minutes).total_seconds())
     return sum(before for before, after in pairwise(elapsed) if after < before)
 
@@ -157,8 +157,15 @@ def finish(args: argparse.Namespace, config: TrainConfig) -> int:
         processes=args.processes,
         losses=losses,
     )
-    print(f"{output_dir}: {json.dumps(counts)}")
+    print(f"{output_dir}: {described(counts)}")
     return 0
+
+
+def described(counts: Row) -> str:
+    """The counts of a finished training for the screen; the manifest holds all of them."""
+    held_out = f", held-out loss {counts['eval_loss']:.4g}" if "eval_loss" in counts else ""
+    done = f"{counts['steps']} steps, {counts['rows']} rows, {counts['trained_tokens']} trained tokens{held_out}"
+    return f"trained in {clock(counts['train_runtime'])}: {done}"
 
 
 def main(argv: list[str] | None = None) -> int:

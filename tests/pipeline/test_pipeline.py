@@ -108,7 +108,7 @@ def test_it_stops_at_the_first_failure_and_names_the_stage(finished: Path, tmp_p
         (["configs/none"], 1, "configs/none: not a preset folder"),
         (["--from", "filtre"], 2, "stages are data teacher filter train infer critic score compare report"),
         (["--limit", "many"], 2, "a whole number of at least 1 is expected"),
-        (["--fast"], 2, "unknown option --fast"),
+        (["--quick"], 2, "unknown option --quick"),
         (["--limit"], 2, "--limit needs a value"),
         (["configs/qwen2_1.5b", "configs/smollm2_cpu"], 2, "one preset is expected"),
     ],
