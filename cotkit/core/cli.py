@@ -18,11 +18,12 @@ import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cotkit.core import machine
-from cotkit.core.errors import UserError
+from cotkit.core.errors import OtherPython, UserError
 
+ROOT = Path(__file__).resolve().parents[2]
 SOME_ITEMS_FAILED = 3
 NOT_DONE = 4
 # The least level that is shown. matplotlib warns that it looks for fonts, in every new home folder.
@@ -319,6 +320,8 @@ def run(main: Callable[[], int]) -> int:
         _require_utf8()
         try:
             return main()
+        except OtherPython as other:
+            _continue_with(other.python)
         finally:  # argparse exits too, after --help
             _flush_stdout()
     except KeyboardInterrupt:
@@ -331,6 +334,14 @@ def run(main: Callable[[], int]) -> int:
         _print_error(f"{prefix}: {_message(error)}".replace("\n", "\n  "))
         _drop_unwritten_stdout()
         return 1
+
+
+def _continue_with(python: Path) -> NoReturn:
+    """Runs the same command with another Python, as this process. Its environment need not have the package cotkit."""
+    _flush_stdout()
+    known = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), known] if known else [str(ROOT)])
+    os.execv(python, [str(python), *sys.orig_argv[1:]])
 
 
 def _message(error: UserError | OSError | ModuleNotFoundError) -> str:

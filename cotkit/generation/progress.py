@@ -141,7 +141,8 @@ def summary(counts: Row, seconds: float, seconds_of_last_launch: float) -> str:
     if seconds > seconds_of_last_launch:
         took += f" ({seconds_of_last_launch:.0f} s of them in this launch)"
     rate = speed(counts, seconds)["tokens_per_second"]
-    return f"{counts['rows']} texts: {', '.join(ends)}; {took} with loading, {rate:.0f} tokens/s"
+    texts = "text" if counts["rows"] == 1 else "texts"
+    return f"{counts['rows']} {texts}: {', '.join(ends)}; {took} with loading, {rate:.0f} tokens/s"
 
 
 def truncation_warning(share: float, sampling: Sampling) -> str | None:

@@ -2,7 +2,7 @@
 
 vLLM decides which rows are decoded together and reuses shared prompt beginnings (prefix caching), so `--batch_size` has no
 effect. Prompts go in and completions come out as token ids: they are rendered, decoded and ended exactly as by the
-transformers backend. vLLM needs its own environment; see requirements-vllm.txt.
+transformers backend. vLLM needs its own environment; a command that is started elsewhere continues there.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import logging
 import multiprocessing
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -21,7 +22,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from cotkit.core.errors import UserError
+from cotkit.core import cli
+from cotkit.core.errors import OtherPython, UserError
 from cotkit.generation import adapters, chat_model
 from cotkit.generation.backends.transformers_backend import preview
 from cotkit.generation.chat_model import ActiveRow, answered, decode, encode, opened_thought, turn_end_ids
@@ -33,6 +35,9 @@ __all__ = ["VllmBackend", "check", "load", "preview"]
 reads_model_files = True
 manifest_settings: dict[str, str] = {}
 sampler = "vllm"
+
+# Of the environment that scripts/setup.sh makes.
+PYTHON = cli.ROOT / ".venv-vllm/bin/python"
 
 # vLLM reserves memory for one of these ranks; an adapter gets the next larger one.
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -60,11 +65,12 @@ QUIET = {
 
 
 def check(options: EngineOptions) -> None:
-    """Raises UserError if vLLM is not installed or the model's name is wrong."""
+    """Raises UserError if vLLM is not installed or the model's name is wrong, OtherPython if it is installed elsewhere."""
     if find_spec("vllm") is None:
-        raise UserError(
-            "--backend vllm: vLLM is not installed here; it has an environment of its own, requirements-vllm.txt"
-        )
+        fact = "--backend vllm: vLLM is not installed here; it has an environment of its own (requirements-vllm.txt)"
+        if PYTHON.is_file() and Path(sys.prefix) != PYTHON.parents[1]:
+            raise OtherPython(f"{fact}: {PYTHON}", PYTHON)
+        raise UserError(f"{fact}, which `bash scripts/setup.sh --vllm` makes; such a stage then runs there by itself")
     chat_model.check_model(options.model)
     if options.adapter is not None:
         adapters.check(options.model, Path(options.adapter))
