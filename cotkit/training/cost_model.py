@@ -43,9 +43,11 @@ def _gpu(peak: float, bandwidth: float, gigabytes: float) -> Device:
 
 
 # cpu: measured on 2 cores without bfloat16 units in float32 with SmolLM2-135M, see docs/TRAINING.md; arithmetic limits it,
-# not its memory. GPUs: NVIDIA's data sheets.
+# not its memory. cpu_bfloat16: on a CPU with such units, training takes 1.75 and generation 2.2 times fewer CPU seconds than
+# in float32 (docs/GENERATION.md, Numbers). GPUs: NVIDIA's data sheets.
 DEVICES = {
     "cpu": Device(6.1e10, 1.1e11, 3.1e10, math.inf, 0.0, 16e9),
+    "cpu_bfloat16": Device(1.07e11, 2.4e11, 6.8e10, math.inf, 0.0, 16e9),
     "t4": _gpu(65e12, 320e9, 16),
     "l4": _gpu(121e12, 300e9, 24),
     "4090": _gpu(165e12, 1008e9, 24),

