@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, read_rows
 
+STAGES = ("data", "teacher", "filter", "train", "infer", "critic", "score", "compare", "report")
 METHODS = ("baseline", "distilled", "strong_baseline")
 
 
@@ -33,6 +35,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = pipeline("--limit", 4, "--output_root", root)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| baseline |" in done.stdout
+    for number, stage in enumerate(STAGES, 1):
+        assert f"\n== {stage}: stage {number} of 9" in done.stdout
+    assert re.search(
+        r"^== train: stage 4 of 9, about \d+ (s|min); log: \S.*/logs/train\.log$", done.stdout, re.MULTILINE
+    )
+    assert re.search(r"/train/distilled: trained in .*: \d+ steps, .*, held-out loss ", done.stdout)
+    assert not re.search("deprecat|total_flos|UserWarning|font", done.stdout + done.stderr)
     return root / "smollm2_cpu-limit4"
 
 
@@ -56,6 +65,16 @@ def test_every_stage_leaves_its_files(finished: Path):
         assert all(row["response"].strip() for row in predictions)
     for method in METHODS[1:]:
         assert (finished / f"train/{method}/adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_each_stage_keeps_what_it_printed(finished: Path):
+    logs = {path.stem: path.read_text(encoding="utf-8") for path in (finished / "logs").iterdir()}
+    assert {"teacher", "filter", "train", "infer", "score", "report", "train-distilled"} <= logs.keys()
+    assert "teacher.jsonl: 4 texts: " in logs["teacher"]
+    assert "training sets in" in logs["filter"] and "trained in" in logs["train"]
+    assert "Total optimization steps" in logs["train-distilled"]
+    assert not list((finished / "logs").glob("*.part"))
 
 
 def rounds_of(run: Path) -> int:
@@ -119,16 +138,37 @@ def test_wrong_arguments_are_refused_at_once(words: list[str], code: int, messag
     assert message in done.stderr
 
 
+def with_gpus(folder: Path, number: int) -> str:
+    """A PATH on which nvidia-smi lists so many GPUs."""
+    smi = folder / "nvidia-smi"
+    smi.write_text("#!/bin/sh\n" + "echo GPU\n" * number, encoding="utf-8")
+    smi.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def test_fast_is_refused_on_a_machine_with_a_gpu(tmp_path: Path):
+    done = pipeline("--fast", "--output_root", tmp_path, PATH=with_gpus(tmp_path, 1))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: --fast is for CPUs") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif((ROOT / ".venv-vllm").exists(), reason="the environment of vLLM is there")
+def test_a_preset_for_vllm_is_refused_at_once_without_its_environment(tmp_path: Path):
+    shutil.copytree(ROOT / "configs/smollm2_cpu", tmp_path / "served")
+    with open(tmp_path / "served/infer.yaml", "a", encoding="utf-8") as file:
+        file.write("backend: vllm\n")
+    done = pipeline(tmp_path / "served", "--output_root", tmp_path)
+    assert done.returncode == 1
+    assert "bash scripts/setup.sh --vllm makes it" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("gpus", "given", "kept"), [(0, "", True), (0, "glibc.malloc.arena_max=1", False), (1, "", False)]
 )
 def test_glibc_keeps_freed_memory_unless_there_is_a_gpu_or_the_user_sets_tunables(
     tmp_path: Path, gpus: int, given: str, kept: bool
 ):
-    smi = tmp_path / "nvidia-smi"
-    smi.write_text("#!/bin/sh\n" + "echo GPU\n" * gpus, encoding="utf-8")
-    smi.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "GLIBC_TUNABLES": given}
+    environment = {**os.environ, "PATH": with_gpus(tmp_path, gpus), "GLIBC_TUNABLES": given}
     command = 'source "$0"; with_tensors sh -c \'echo "$GLIBC_TUNABLES"; exit 7\''
     words = ["bash", "-c", command, str(ROOT / "scripts/internal/common.sh")]
     done = subprocess.run(words, check=False, env=environment, capture_output=True, text=True)
