@@ -199,7 +199,8 @@ enter train
 logged python scripts/check_training.py "$preset" "${training[@]}" --run "$run" --untrained \
   --methods "$(IFS=, && echo "${methods[*]}")" ${seeds[0]:+--seeds "${seeds[@]}"} "${redo[@]}"
 train_variant() {
-  LOG="$log" bash scripts/train.sh "$preset/train/$method.yaml" --run "$run" \
+  # Unbuffered: a loss is shown when it is printed.
+  PYTHONUNBUFFERED=1 LOG="$log" bash scripts/train.sh "$preset/train/$method.yaml" --run "$run" \
     ${seed:+--seed "$seed"} "${redo[@]}" "${training[@]}" 2>&1 | python scripts/internal/train_lines.py
 }
 variants=(baseline) # a method, or one of its seeds

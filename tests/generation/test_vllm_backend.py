@@ -205,7 +205,7 @@ def test_a_text_that_ends_at_its_answer_is_the_beginning_of_the_complete_text(fo
 @needs_vllm
 @pytest.mark.slow
 def test_limits_and_failures_concern_one_request_alone(found: dict[str, Any]):
-    first = next(iter(found["vllm"]))
+    first = problem(0)["id"]
     assert found["limits"]["short"][1::2] == ["length", 5]
     assert found["long"]["long"][1] == "error" and "context of 8192" in found["long"]["long"][4]
     assert found["long"][first] == found["vllm"][first]
