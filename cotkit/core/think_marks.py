@@ -28,7 +28,7 @@ MARK = re.compile(
     f"(?P<open>{'|'.join(opening for opening, _ in _TABLE)})|(?P<close>{'|'.join(closing for _, closing in _TABLE)})",
     re.IGNORECASE,
 )
-_FIRST_CHARACTERS = "<[◁"
+_BRACKETED = ("[t", "[T", "[/")
 
 
 class Mark(NamedTuple):
@@ -41,7 +41,8 @@ class Mark(NamedTuple):
 
 def marks(text: str) -> Iterator[Mark]:
     """The marks of `text` at which the state changes, in order. A closing mark without an opening one is among them."""
-    if not any(character in text for character in _FIRST_CHARACTERS):
+    # Every mark has one of these, and most texts have none: `[` alone is frequent in formulas.
+    if not ("<" in text or "◁" in text or "[" in text and any(begins in text for begins in _BRACKETED)):
         return
     open_names: list[str] = []
     for match in MARK.finditer(text):

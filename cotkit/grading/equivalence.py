@@ -238,8 +238,12 @@ def _judge_sequence(gold: Value, answer: Value, oracle: Oracle) -> Judgement:
     if not (isinstance(gold, Sequence) and isinstance(answer, Sequence)):
         sequence, single = (gold, answer) if isinstance(gold, Sequence) else (answer, gold)
         assert isinstance(sequence, Sequence)
-        alone = sequence.brackets == "{}" and len(sequence.items) == 1
-        return _judge(sequence.items[0], single, oracle) if alone else Judgement(False, "shape")
+        if sequence.brackets == "{}" and len(sequence.items) == 1:
+            return _judge(sequence.items[0], single, oracle)
+        if sequence is answer and sequence.brackets == "":  # `2 - b or -b + 2` names one value twice
+            every = _all_of((_judge(gold, item, oracle) for item in sequence.items), "list")
+            return every if every.equal else Judgement(False, "shape")
+        return Judgement(False, "shape")
     left, right = _as_union(gold), _as_union(answer)
     kinds = {left.brackets, right.brackets}
     rule = {"": "list", "()": "tuple", "{}": "set", "cup": "union", "cap": "inequality", "minus": "set"}.get(
@@ -327,7 +331,7 @@ def _fold(text: str) -> str:
     """Words without articles, blanks and punctuation. Words are lower-cased, but not letters such as `B`."""
     text = re.sub(r"\\text|[{}\s.,;:'\"()$]+|(?<=[a-zA-Z])-", " ", text)
     words = re.sub(r"\b(?:the|an?)\s+(?=[a-zA-Z])", "", text).split()
-    words = [word.lower() if len(word) > 2 else word for word in words]
+    words = [word.lower() if len(word) > 2 or re.fullmatch("[A-Z][a-z]", word) else word for word in words]
     return re.sub(r"(?<!\d) | (?!\d)", "", " ".join(_NUMBER_WORDS.get(word, word) for word in words))
 
 

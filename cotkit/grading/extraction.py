@@ -47,7 +47,7 @@ class Extraction:
 def strip_thinking(response: str) -> tuple[str, str]:
     """(thinking, visible text). The visible text follows the last think block; it is "" if that block is never closed.
 
-    A block that opens after a complete answer line is runaway text and stays in the visible text.
+    A block that opens after a complete answer line, or in runaway text after a box, stays in the visible text.
     """
     start, _ = _visible_start(response)
     return think_marks.MARK.sub("", response[:start]).strip(), response[start:]
@@ -64,12 +64,20 @@ def _visible_start(response: str) -> tuple[int, bool]:
     start, opened, closed_before = 0, False, False
     for mark in think_marks.marks(response):
         may_follow_answer = not opened and (closed_before or not mark.closes)
-        if may_follow_answer and next(answer_lines(response[start : mark.start], numeric=False), None):
+        if may_follow_answer and _is_answered(response[start : mark.start]):
             break
         if mark.closes:
             start, closed_before = mark.end, True
         opened = not mark.closes
     return (len(response), True) if opened else (start, False)
+
+
+def _is_answered(text: str) -> bool:
+    """Does `text` have an answer line, or a box and then runaway text?"""
+    if next(answer_lines(text, numeric=False), None):
+        return True
+    found = boxes(text, numeric=False)
+    return bool(found) and _segment_end(text, found[0].end) < len(text)
 
 
 def answer_line_end(text: str) -> int | None:

@@ -6,6 +6,7 @@ Which of the candidates counts is decided in extraction.py.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from cotkit.grading.normalize import strip_decoration, unify_characters
 from cotkit.grading.wording import MAX_LINE, changes, changing_words, in_digits, number_answer
 
 MAX_CANDIDATES = 1000  # answer lines or boxes that are read in one response
+MAX_COPULAS = 3  # words such as "is" of one sentence after which a value is looked for, from the end
 MAX_JOINT = 60  # characters between two boxes of one list
 
 _MARKER = re.compile(
@@ -28,7 +30,7 @@ _HEADING = re.compile(
 )
 _ANSWER_IS = re.compile(
     r"(?:so |thus |hence |therefore |and )?,?"
-    r"(?:the |my |our )?(?:final |correct )?answer(?: is| are)?\s*[:=]?\s*(?=\S)",
+    r"(?:the |my |our )?(?:final |correct )?answer(?: (?:is|are)(?![\w'’]))?\s*[:=]?\s*(?=\S)",
     re.IGNORECASE,
 )
 _FORMULA = re.compile(r"[\d\\=+^]|[(\[].*,")
@@ -60,7 +62,7 @@ _SENTENCE = re.compile(
 )
 _LABEL = re.compile(
     rf"""^[ \t>#*_-]*(?:(?:the|my|our)\s)?(?:{_ANSWER}|ans)\b\.?{_OF}?[*_ \t]*
-    (?:(?:[:：]|(?<=\s)-(?=\s))[*_ \t]*(?=\S)|(?P<below>[:：]?[*_ \t]*\n\s*))[>*_ \t]*{_VALUE}""",
+    (?:(?:[:：]|(?<=\s)-(?=\s))[*_ \t]*(?=\S)|(?P<below>[:：]?[*_ \t]*\n\s*(?:[-•][ ]+)?))[>*_ \t]*{_VALUE}""",
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
 _SHORT_LABEL = re.compile(rf"^[ \t*_]*A[*_]*[ \t]*(?P<below>[:：])[*_ \t]*(?=\S){_VALUE}", re.MULTILINE)
@@ -87,6 +89,8 @@ _COPULA = re.compile(r"(?:\b(?:is|are|was|equals|equal to|be)\b|[:=])\s*(?=\S)",
 _PLAIN_BOX = re.compile(
     r"\\(?:boxed|fbox)\s*(?:(-?\s?\d+(?:[.,/]\d+)*)|([a-zA-Z])(?=\s*(?:[$.,;)\\]|$)))", re.MULTILINE
 )
+_BOX_OPENING = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BRACE = re.compile(r"\\[a-z]+\s*\{|\\.|[{}]")
 _FENCE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _CODE = re.compile(r"^\s*f?[\"']\s*\+|\+\s*f?[\"']\s*$")
 _JOINT_MARKS = re.compile(r"[\s$*]+|\\[()\[\],;: ]|\\q?quad(?![a-z])|\\text\s*\{([^{}]*)\}")
@@ -187,7 +191,7 @@ def _value(piece: str, numeric: bool) -> str:
     """What a sentence such as `the largest $n$ is 34` gives: the words after its last "is", its only formula or number."""
     if numeric or not _is_prose(piece):
         return piece
-    for copula in reversed(list(_COPULA.finditer(piece))):
+    for copula in list(_COPULA.finditer(piece))[: -MAX_COPULAS - 1 : -1]:
         value = _first_piece(piece[copula.end() :], numeric)
         if changing_words(value):
             return piece
@@ -195,7 +199,8 @@ def _value(piece: str, numeric: bool) -> str:
             return value
     formulas = _DELIMITED.findall(piece)
     if len(formulas) == 1:
-        return formulas[0]
+        before, _, after = piece.partition(formulas[0])
+        return piece if changing_words(before) or changes(after) else formulas[0]
     number = number_answer(piece) if any(char.isdigit() for char in piece) else in_digits(piece)
     return number or piece
 
@@ -243,19 +248,25 @@ def boxes(text: str, numeric: bool) -> list[Found]:
         return []
     plain = [Found(match[1] or match[2], match.start(), match.end()) for match in _PLAIN_BOX.finditer(text)]
     found = sorted(plain + _braced_boxes(text), key=lambda item: item.end)
-    code = [match.span() for match in _FENCE.finditer(text)] if "```" in text else []
-    found = [box for box in found if not any(start <= box.start < end for start, end in code)] or found
+    if "```" in text:
+        found = _outside_code(text, found) or found
     if numeric:
         numbers = [(box, number_answer(box.answer)) for box in found[-MAX_CANDIDATES:]]
         found = [box._replace(answer=number) for box, number in numbers if number]
-    return _joined(text, found)
+    return _joined(text, found) if len(found) > 1 else found
+
+
+def _outside_code(text: str, found: list[Found]) -> list[Found]:
+    """The boxes that do not begin in a fenced block of code."""
+    edges = [edge for match in _FENCE.finditer(text) for edge in match.span()]
+    return [box for box in found if bisect_right(edges, box.start) % 2 == 0]
 
 
 def _braced_boxes(text: str) -> list[Found]:
-    openings = {match.end(): match.start() for match in re.finditer(r"\\(?:boxed|fbox)\s*\{", text)}
+    openings = {match.end(): match.start() for match in _BOX_OPENING.finditer(text)}
     found: list[Found] = []
     stack: list[tuple[int, int | None, int]] = []  # start of the content, start of the box, boxes found before it
-    for token in re.finditer(r"\\[a-z]+\s*\{|\\.|[{}]", text):
+    for token in _BRACE.finditer(text, min(openings.values(), default=len(text))):
         if token[0].endswith("{") and token[0] != r"\{":
             stack.append((token.end(), openings.get(token.end()), len(found)))
         elif token[0] == "}" and stack:

@@ -37,11 +37,11 @@ _APPROXIMATELY = re.compile(
 _DEGREES = re.compile(r"(?<=\d)\s*\^\s*\{?\s*\\circ\s*\}?\s*(?:[CF](?![a-z]))?")
 
 # Letters after digits that stand for a scale. A small m or b is one only after a currency: 18m are metres.
-_SCALES = {"k": 10**3, "m": 10**6, "mn": 10**6, "mil": 10**6, "b": 10**9, "bn": 10**9, "tn": 10**12}
+_SCALES = {"k": 10**3, "grand": 10**3, "m": 10**6, "mn": 10**6, "mil": 10**6, "b": 10**9, "bn": 10**9, "tn": 10**12}
 _SCALES |= {"百": 100, "千": 10**3, "万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8}
 _SCALED = re.compile(
-    rf"(?<![\w.])(?:({_CURRENCY}\s?)?(\d+(?:\.\d+)?)(?:([MB])|\s?([kK]|mn|mil|bn|tn|[百千万萬亿億]))"
-    rf"|({_CURRENCY}\s?)(\d+(?:\.\d+)?)\s?([mMbB]))(?![a-zA-Z/^&²³])"
+    rf"(?<![\w.])(?:({_CURRENCY}\s?)?(\d+(?:\.\d+)?)(?:([MB])|\s?([kK]|grand(?=\W*$)|mn|mil|bn|tn|[百千万萬亿億]))"
+    rf"|({_CURRENCY}\s?)(\d+(?:\.\d+)?)\s?([mMbB]))(?![a-zA-Z^&²³])"
 )
 _SIGN = re.compile(
     rf"(?:\bnegative|((?:^|\b(?:is|are|be|of|to|at|about|equals)\s|[:=])\s*)minus)\s+(?={_BEFORE_DIGITS}*\d)",
@@ -58,7 +58,7 @@ _DENIALS = (
     r"|impossible|mistaken?|far from|anything but|instead of|rather than|other than"
 )
 _BOUNDS = (
-    r"(?:more|less|fewer|greater|lower|larger|smaller|bigger|higher) than|at (?:least|most)|up to|almost|nearly|between"
+    r"(?:more|less|fewer|greater|lower|larger|smaller|bigger|higher) than|at (?:the )?(?:very )?(?:least|most)|up to|almost|nearly|between"
     r"|or (?:more|less|so|fewer|above|below|greater|lower|higher|over|under)|too (?:high|low|many|few|much|big|small|large)"
 )
 _DOUBTS = r"maybe|perhaps|possibly|probably|might|unsure"
@@ -76,15 +76,16 @@ _CHANGED_BEFORE = re.compile(
 )
 # `18 students are not in the club` counts students, and `18 more than Tom` compares: neither denies the number.
 _CHANGED_AFTER = re.compile(
-    rf"(?<!\w)(?:or (?:so|more|less|fewer|above|below|greater|lower|higher|over|under)|unless|depending|no|ish|and (?:some|half|several|change)|at (?:least|most)|wrong|incorrect|impossible"
+    rf"(?<!\w)(?:or (?:so|more|less|fewer|above|below|greater|lower|higher|over|under)|unless|depending|no|ish|and (?:some|half|several|change)|at (?:the )?(?:very )?(?:least|most)|wrong|incorrect|impossible"
     rf"|too (?:high|low|big|small|large)|{_DOUBTS}|{_SUMS}|(?:not|{_NOT}|cannot)(?: be| even)? (?:the|right|correct|true|"
     r"possible|enough|work|fit))(?!\w)"
     rf"|^\W*(?:(?:is|was|would be) )?(?:not(?! (?:counting|including))|{_NOT}|cannot|never)\b"
+    rf"|^\W*(?:{'|'.join(number_words.SCALES)})(?!\w)"
     r"|^\s*(?:squared|cubed|factorial|half|or|either|r\s?\d|[<>√^±+]|\\pm)",
     re.IGNORECASE,
 )
 _WITHDRAWN = re.compile(
-    rf"\b(?:wrong|incorrect|wait|actually|oops|sorry|mistaken?|unless|{_DOUBTS}|or(?=\s+\W?\d)"
+    rf"\b(?:wrong|incorrect|wait|actually|oops|sorry|mistaken?|unless|at (?:least|most)|{_DOUBTS}|or(?=\s+\W?\d)"
     r"|not (?:the|right|correct|sure|quite)|(?:is|was)(?:n['’]t| not))(?!\w)|^\W*(?:or|no)\b",
     re.IGNORECASE,
 )
@@ -102,6 +103,7 @@ _MAY_FOLLOW = re.compile(
     r"(?:(?:the|those|these|each of|all|first|last|next|other|past|remaining)\s+)*$",
     re.IGNORECASE,
 )
+_TIMES = re.compile(r"(?<=\d)\s*x\s*(?=[\d(])", re.IGNORECASE)
 _TIME_AWAY = re.compile(r"(?:\s[a-z]+){1,2} (?:from now|ago|later|earlier|sooner)\b", re.IGNORECASE)
 # If this follows the first number, it is part of a calculation, a list or a range.
 _CONTINUES = re.compile(
@@ -113,7 +115,7 @@ _CONTINUES = re.compile(
 # In formulas.
 _WORDS = re.compile(r"\\(?:text|mbox|mathrm)|(?<![\\a-zA-Z])[a-zA-Z]{2,}")
 _SCALE_WORD = re.compile(
-    r"(?<![\w.])(\d+(?:,\d{3})*(?:\.\d+)?)((?:\s|\\[,;: ]|~)*(?:\\(?:text(?:rm)?|mbox|mathrm)\s*\{\s*)?)"
+    r"(?<![\w.])(\d+(?:,\d{3})*(?:\.\d+)?)((?:\s|\\[,;: ]|[~$])*(?:\\(?:text(?:rm)?|mbox|mathrm)\s*\{\s*)?)"
     rf"(?:({'|'.join(number_words.SCALES)})(?![a-zA-Z])|k(?=\s*\}}))",
     re.IGNORECASE,
 )
@@ -152,7 +154,7 @@ def number_answer(text: str) -> str | None:
     if before and (len(numbers) > 1 or re.search(r"[\\^_*/+(){}]", head)):
         return whole if "\\" in whole else None
     if _CONTINUES.match(after):
-        return head
+        return _TIMES.sub("*", head)
     if changes(after) or _WITHDRAWN.search(comment) or any(_changed_by(gloss, first[0]) for gloss in glosses):
         return whole
     number = _SIGNS.sub("", first[0]).strip()

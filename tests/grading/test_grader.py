@@ -101,6 +101,8 @@ def test_extraction_says_where_the_answer_ends(
         ("<think>a", "a", ""),
         ("<think>a</think>b<think>c</think>d", "abc", "d"),
         ("x\n#### 5\n<think>more", "", "x\n#### 5\n<think>more"),
+        ("\\boxed{5}<|im_end|><think>b", "", "\\boxed{5}<|im_end|><think>b"),
+        ("maybe \\boxed{5}</think>b", "maybe \\boxed{5}", "b"),
     ],
 )
 def test_strip_thinking(response: str, thinking: str, visible: str) -> None:
@@ -248,3 +250,22 @@ def test_grade_many_is_a_stream() -> None:
     stream = grade_many(endless())
     assert [next(stream).id for _ in range(5)] == list("01234")
     stream.close()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the answer is " * 7000,
+        "Answer:" * 14_000,
+        "<think " * 14_000,
+        "<|channel|>analysis" * 5000,
+        "<answer>5" * 11_000,
+        "\\boxed{5} ``` and " * 5000,
+        ("#### 5 " + "(a" * 190 + "\n") * 250,
+        "\\boxed{" + "one hundred " * 8000 + "}",
+        "-" * 100_000 + " answer: 5",
+    ],
+)
+def test_hostile_texts_get_a_verdict_within_the_test_budget(text: str) -> None:
+    for kind in ("number", "latex"):
+        assert grade(Item("a", kind, "5", text)).verdict in VERDICTS
