@@ -129,11 +129,11 @@ enter() { # STAGE: announces it and decides whether it is repeated
 
 # Runs a command of the stage. What it prints is shown, and kept in the stage's log unless it only found its work done.
 logged() {
-  local log="$run/logs/$stage.log" status=0
+  local file="$run/logs/$stage.log" status=0
   # Two tees keep stdout and stderr apart. They ignore Ctrl-C, so that the command's last words arrive.
-  { { "$@" 2>&1 1>&3 3>&- | tee -ia -- "$log.part" >&2 3>&-; } 3>&1 | tee -ia -- "$log.part"; } || status=$?
-  if [[ $status -ne 0 ]] || ! grep -qE '(done|trained) already' -- "$log.part"; then cat -- "$log.part" >>"$log"; fi
-  rm -f -- "$log.part"
+  { { "$@" 2>&1 1>&3 3>&- | tee -ia -- "$file.part" >&2 3>&-; } 3>&1 | tee -ia -- "$file.part"; } || status=$?
+  if [[ $status -ne 0 ]] || ! grep -qE '(done|trained) already' -- "$file.part"; then cat -- "$file.part" >>"$file"; fi
+  rm -f -- "$file.part"
   return "$status"
 }
 
@@ -200,7 +200,7 @@ logged python scripts/check_training.py "$preset" "${training[@]}" --run "$run" 
   --methods "$(IFS=, && echo "${methods[*]}")" ${seeds[0]:+--seeds "${seeds[@]}"} "${redo[@]}"
 train_variant() {
   # Unbuffered: a loss is shown when it is printed.
-  PYTHONUNBUFFERED=1 LOG="$log" bash scripts/train.sh "$preset/train/$method.yaml" --run "$run" \
+  PYTHONUNBUFFERED=1 LOG="$training_log" bash scripts/train.sh "$preset/train/$method.yaml" --run "$run" \
     ${seed:+--seed "$seed"} "${redo[@]}" "${training[@]}" 2>&1 | python scripts/internal/train_lines.py
 }
 variants=(baseline) # a method, or one of its seeds
@@ -208,8 +208,8 @@ for method in "${methods[@]}"; do
   for seed in "${seeds[@]:-}"; do
     variant="$method${seed:+.seed$seed}"
     variants+=("$variant")
-    log="$run/logs/train-$variant.log"
-    echo "-- $variant; all that the training prints: $log"
+    training_log="$run/logs/train-$variant.log"
+    echo "-- $variant; all that the training prints: $training_log"
     logged train_variant
   done
 done
