@@ -176,7 +176,7 @@ class DistillTrainer(Trainer):
         model.train(training)
         failed = next((one.error for one in done.values() if one.error), None)
         if failed:
-            raise UserError(f"the student cannot answer: {failed}; lower max_new_tokens")
+            raise UserError(f"a question cannot be answered: {failed}; lower max_new_tokens")
         return [done[request.key] for request in requests]
 
     def accuracy(self, rows: Sequence[DistillRow], of_teacher: bool) -> float:

@@ -259,6 +259,25 @@ def test_gradient_checkpointing_changes_no_gradient(write: Write, tiny_adapter: 
 
 
 @pytest.mark.slow
+def test_a_trained_head_learns_from_every_chunk_and_is_not_the_teachers(write: Write):
+    """As in the tuned Qwen preset: embeddings and head are trained whole, beside the adapter."""
+    trainer = trainer_of(write(additional_target="embed_tokens,lm_head"))
+    trainer.loss.chunk = 7
+    rows = trainer.train_dataset[:4]
+    weights = {name: weight for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    head = next(weight for name, weight in weights.items() if "lm_head" in name)
+    with torch.no_grad():
+        head += 0.1 * torch.randn(head.shape, generator=torch.Generator().manual_seed(0))
+    gradients(trainer, 4, rows)
+    assert head.grad.abs().max() > 1e-4
+    assert trainer.sums[0] > 0  # the start of the student still has the untrained head
+    before = head.grad.clone()
+    trainer.loss.chunk = 1000
+    gradients(trainer, 2, rows)
+    torch.testing.assert_close(head.grad, before, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.slow
 def test_samples_are_those_of_the_projects_own_generation(write: Write):
     """By the student of that moment; the random numbers depend on row and step, not on the batch."""
     trainer = trainer_of(write(on_policy=1.0))
