@@ -36,7 +36,7 @@ _COUNTED = re.compile(
     re.IGNORECASE,
 )
 _LEFT_OVER = re.compile(
-    r"[^=]{0,80}?(?:\band \(?\$?[0-9]+/|\bremain|\bleft|\bfull\b|\bwhole\b|\bround(?:ed|ing)?\b|\bnearest|\bcomplete)"
+    r"[^=]{0,80}?(?:\band \(?\$?[0-9]+/|\band (?:a|an|one|two|three)[ -](?:half|third|quarter|fourth|fifth)|\bremain|\bleft|\bfull\b|\bwhole\b|\bround(?:ed|ing)?\b|\bnearest|\bcomplete)"
 )
 _WHOLE = re.compile(r"\b(?:full|whole|complete|round)[^=.;]{0,60}$")  # before an equation
 _ABOUT = re.compile(r"[^=]{0,60}?\b(?:rounded|rounding|nearest|approximately|about|roughly|estimate[ds]?)\b")
@@ -99,9 +99,19 @@ def _names_a_value(line: EquationLine, left: Side, right: Side) -> bool:
         kind == "of" or reader.kinds[left.after - 1] in ("word", "pct") or (text == "," and earlier == "num")
     ):
         return True
+    if left.after - first == 3 and left.value < 1 < right.value and not line.mark and _names_parts(line, left):
+        return True
     if text == "," and earlier == "num" and len(reader.tokens[first].text) == 3:
         return True  # 14, 400 / 80 = 180
     return text == ":" and earlier == "num" and _is_ratio(line, first - 1)
+
+
+def _names_parts(line: EquationLine, left: Side) -> bool:
+    """Whether the left side is one of several parts of the same whole: 3/4 = 90, so 1/4 = 90 / 3."""
+    top, slash, bottom = (token.text for token in line.reader.tokens[left.first : left.after])
+    start = line.reader.tokens[left.first].start
+    parts = re.findall(rf"(?<![\d/])\d+/{re.escape(bottom)}\s*=", line.text[max(0, start - _NEARBY) : start + _NEARBY])
+    return slash == "/" and top.isdigit() and len(parts) > 1
 
 
 def _is_count(line: EquationLine, left: Side) -> bool:

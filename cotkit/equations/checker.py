@@ -42,8 +42,7 @@ from cotkit.equations.rounding import is_carried_rounding
 _COMPUTES = re.compile(
     r"\b(?:twice|thrice|double|triple|half|thirds?|quarters?|fourths?|fifths?|tenths?|times|plus|minus|negative|squared?"
     r"|cubed?|root|(?:divided|multiplied) by|factorial|remainder|modulo|mod|log|choose|floor|ceil(?:ing)?|gcd|lcm)"
-    r"(?: (?:the|a|an|as|that|those|these|this|his|her|their|its|all|of))*[\s}]*$",
-    re.IGNORECASE,
+    r"(?: (?:the|a|an|as|that|those|these|this|his|her|their|its|all|of))*[\s}]*$"
 )
 # The commonest equations, `3 boxes x $4 = $12`: numbers, operators and one-word units. True ones need no parser.
 _NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3}){1,8}|0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?|\.[0-9]{1,15}"
@@ -95,8 +94,8 @@ def find_steps(text: str) -> list[Step]:
             continued = i > 0 and _ends_openly(lines[i - 1])
             continues = i + 1 < len(lines) and _OPEN_START.match(lines[i + 1]) is not None
             continues = continues and line.lstrip()[:1] not in _LIST
-            equals_next = i + 1 < len(lines) and lines[i + 1].lstrip(" \t&$").startswith("=")
-            steps += _line_steps(text, line, offset, continued=continued, continues=continues, equals_next=equals_next)
+            following = lines[i + 1] if i + 1 < len(lines) else ""
+            steps += _line_steps(text, line, offset, continued=continued, continues=continues, following=following)
         offset += len(line) + 1
     return steps
 
@@ -136,7 +135,7 @@ def _line_steps(
     mark: bool = False,
     continued: bool = False,
     continues: bool = False,
-    equals_next: bool = False,
+    following: str = "",
 ) -> Iterator[Step]:
     """The steps of one line or mark that starts at `offset` of `text`.
 
@@ -149,7 +148,7 @@ def _line_steps(
         return
     tokens = tokenize(line)
     reader = Reader(tokens, "\\" in line)
-    read = EquationLine(line, reader, mark, continues, equals_next, text)
+    read = EquationLine(line, reader, mark, continues, following, text)
     kinds, at = reader.kinds, 0
     left: Side | None = None  # the latest expression, if an = follows it
     while at < len(tokens):
@@ -174,7 +173,9 @@ def _plain_steps(line: str) -> list[tuple[int, int]]:
     for match in _PLAIN.finditer(line):
         start, end = match.span()
         around = line[max(0, start - 24) : start] if start else ""
-        if around.strip(" $€£") and (not _PLAIN_START.search(around) or _COMPUTES.search(around.rstrip(" $€£"))):
+        if around.strip(" $€£") and (
+            not _PLAIN_START.search(around) or _COMPUTES.search(around.rstrip(" $€£").lower())
+        ):
             return []
         if not _PLAIN_END.match(line, end):
             return []
@@ -195,12 +196,12 @@ def _starts_cleanly(tokens: list[Token], first: int) -> bool:
         return first == 1 or (tokens[first - 2].kind != "op" and tokens[first - 2].end < tokens[first - 1].start)
     if kind == "of":
         kind, text = tokens[first - 2][:2] if first > 1 else ("stop", "")
-        return kind in ("stop", "word") and not _COMPUTES.search(text)
+        return kind in ("stop", "word") and not _COMPUTES.search(text.lower())
     if kind == "word":
         apart = end < tokens[first].start and tokens[first].kind != "op"
         if first > 1 and tokens[first - 2].kind == "op" and (first > 2 or tokens[0].text not in _LIST):
             return False  # 25 classmates + his 1 teacher + 1 himself = 27
-        return apart and not single_letter(text) and not _COMPUTES.search(text)
+        return apart and not single_letter(text) and not _COMPUTES.search(text.lower())
     return kind in ("eq", "other")
 
 

@@ -7,17 +7,16 @@ from fractions import Fraction
 from functools import lru_cache
 from math import prod
 
-from cotkit.core.number_words import NUMBER_WORDS
+from cotkit.core import number_words
 from cotkit.equations.arithmetic import MAX_DIGITS
 from cotkit.equations.checker import expression_values, find_steps
-from cotkit.equations.scale_words import SCALES
 
 _WHOLE = re.compile(r"-?\d+")
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")
 # Thousands with other marks between them: 80 000, 1'000, 1_000, 1.000; LaTeX's {,} and \, are replaced before.
 _GROUPED = re.compile(r"\d{1,3}(?:[ \u00a0\u2009\u202f'’_.]\d{3})+(?!\d)")
 _LATEX_GAP = re.compile(r"\{,\}|,?\\[,!;:](?=,?\d)")
-_SCALED = re.compile(r"(\d[\d,]*(?:\.\d+)?|\.\d+)[ -]?(k|m|mn|bn|[a-z]{4,9})\b", re.IGNORECASE)
+_LETTER_SCALED = re.compile(r"(\d[\d,]*(?:\.\d+)?|\.\d+) ?(k|mn?|bn)\b", re.IGNORECASE)
 _LETTER_SCALES = {"k": 10**3, "m": 10**6, "mn": 10**6, "bn": 10**9}
 _COMPUTED = re.compile(r"[+*/^×÷]")
 _OTHER_WORDS = {
@@ -27,17 +26,13 @@ _OTHER_WORDS = {
     3: "thrice triple trio",
     4: "quadruple",
 }
-_ORDINALS = (
-    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth"
-    " sixteenth seventeenth eighteenth nineteenth twentieth"
-).split()
 _WORDS = {word: number for number, words in _OTHER_WORDS.items() for word in words.split()}
-_WORDS |= {word: number for number, word in enumerate(NUMBER_WORDS)}
-_WORDS |= {word: number for number, word in enumerate(_ORDINALS, start=1)}
-_TENS = {
-    word: 10 * number for number, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)
-}
-_TENS |= {f"{word[:-1]}ieth": number for word, number in _TENS.items()}
+# Ordinals become cardinals before they are read: twenty-first, twenty-one.
+_CARDINALS = {"first": "one", "second": "two", "third": "three", "fifth": "five", "eighth": "eight", "ninth": "nine"}
+_CARDINALS |= {"twelfth": "twelve"}
+_ORDINAL = re.compile(
+    rf"\b([a-z]+-)?({'|'.join(_CARDINALS)}|[a-z]{{2,8}}(?:ieth|teenth)|(?:four|six|seven|ten|eleven)th)\b"
+)
 # What is asked for in words: the sum of 14, 7 and 20; subtract 5 from 20.
 _LIST = r"((?:\$?\d[\d,.]*[^\d.;\n=<>]{1,30}){1,8}\$?\d[\d,]*(?:\.\d+)?)"
 _ASKED = (
@@ -77,34 +72,25 @@ def _in_digits(text: str) -> set[float]:
 
 
 def _with_marks_or_scales(text: str) -> set[float]:
-    """The numbers with other marks than commas between their thousands, and those with a scale word after them."""
+    """The numbers with other marks than commas between their thousands, with a scale after them, and in words."""
     text = _LATEX_GAP.sub("", text)
     found = _in_digits(text) | {float(re.sub(r"\D", "", number)) for number in _GROUPED.findall(text)}
-    for number, word in _SCALED.findall(text):
-        scale = _LETTER_SCALES.get(word.lower()) or SCALES.get(word.lower())
-        found |= {float(number.replace(",", "")) * float(scale)} if scale else set()
-    return found
+    for number, letter in _LETTER_SCALED.findall(text):
+        found.add(float(number.replace(",", "")) * _LETTER_SCALES[letter.lower()])
+    return found | {float(spelled.value) for spelled in number_words.find(text)}
 
 
 def _in_words(text: str) -> set[float]:
-    """The numbers of a text in words: cardinals and ordinals, one hundred and twenty-five."""
-    found: set[float] = set()
-    total = part = 0.0  # of the number that is being read
-    text = text.lower().replace("half a dozen", "six")
-    for word in [*re.findall(r"[a-z]+", text), ""]:
-        if word in _WORDS:
-            found.add(float(_WORDS[word]))
-            part += _WORDS[word]
-        elif word in _TENS:
-            part += _TENS[word]
-        elif word in ("hundred", "dozen"):
-            part = (part or 1) * float(SCALES[word])
-        elif word in SCALES and SCALES[word] >= 1:
-            total, part = total + (part or 1) * float(SCALES[word]), 0.0
-        elif word != "and":
-            total = part = 0.0
-        found |= {part, total + part} if total or part else set()
-    return found
+    """The numbers of a text in other words: ordinals, twice, both."""
+    text = text.lower()
+    cardinals = _ORDINAL.sub(lambda word: f"{word[1] or ''}{_cardinal(word[2])}.", text)  # the third. quarter
+    found = {float(spelled.value) for spelled in number_words.find(cardinals)}
+    return found | {float(_WORDS[word]) for word in re.findall(r"[a-z]+", text) if word in _WORDS}
+
+
+def _cardinal(ordinal: str) -> str:
+    """The cardinal of an ordinal: twenty of twentieth, six of sixth."""
+    return _CARDINALS.get(ordinal) or re.sub(r"ieth$", "y", ordinal).removesuffix("th")
 
 
 def _is_computed(goal: Fraction, text: str) -> bool:

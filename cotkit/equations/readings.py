@@ -26,10 +26,12 @@ _JOINS |= dict.fromkeys("in for per over".split(), "1")
 _JOIN = re.compile(
     r"\b([a-z]+)(?: (?:the|a|an|his|her|their|its|those|these|another|all|every|each))*[\s}]*$", re.IGNORECASE
 )
+_TIMES_AS = re.compile(r"\btimes as (?:many|much) as$")  # counts as one word
 _LATER_JOIN = re.compile(r"(?:^|\s)(of|than|with|at)$", re.IGNORECASE)
 _QUANTITY_WORDS = {word: Fraction(number) for number, word in enumerate(NUMBER_WORDS) if number}
 _QUANTITY_WORDS |= {"twice": Fraction(2), "double": Fraction(2), "thrice": Fraction(3), "triple": Fraction(3)} | SCALES
 _MOST_QUANTITIES = 4  # that are tried
+_MOST_LATER = 3  # words between an expression and a later quantity
 _MOST_TOKENS = 40  # that are searched for them
 _LONGEST_PHRASE = 60  # characters
 _MOST_BETWEEN = 3  # words between a quantity and the expression that it is joined to
@@ -42,7 +44,7 @@ class EquationLine(NamedTuple):
     reader: Reader
     mark: bool  # it is the inside of a calculator mark
     continues: bool  # its expression may continue in the next line
-    equals_next: bool  # the next line begins with an equals sign
+    following: str  # the next line
     context: str  # the whole reasoning text
 
 
@@ -85,7 +87,8 @@ def is_running_total(line: EquationLine, left: Side, right: Side) -> bool:
     reader = line.reader
     if not left.operators:
         return False
-    if reader.kinds[right.after] != "eq" and not (line.equals_next and reader.kinds[right.after] == "end"):
+    after = reader.kinds[right.after]
+    if after != "eq" and not (after == "end" and line.following.lstrip(" \t&$").startswith("=")):
         return False
     for at in _operators(reader, right):
         start = _part(reader, right.first, at)
@@ -198,7 +201,8 @@ def _quantities_before(reader: Reader, first: int) -> list[Number]:
             if side and after == end:  # 20 + 10 of adds 20 + 10 cards to the
                 found.append(side.value)
         elif kind in ("word", "of") and at < end:
-            here = re.findall(r"[a-z]+", text[-_LONGEST_PHRASE:].lower())[::-1]
+            phrase = _TIMES_AS.sub("as", text[-_LONGEST_PHRASE:].lower())
+            here = re.findall(r"[a-z]+", phrase)[::-1]
             numbers = [_QUANTITY_WORDS[word] for word in here[: _MOST_BETWEEN + 1 - words] if word in _QUANTITY_WORDS]
             if numbers and not found:
                 return [numbers[0]]
@@ -213,6 +217,6 @@ def _with_later(line: EquationLine, right: Side) -> Iterator[Number]:
         at += 1
     phrase = " ".join(token.text for token in reader.tokens[right.last + 1 : at])
     join = _LATER_JOIN.search(phrase)
-    later = reader.side(at) if join and phrase.count(" ") <= _MOST_BETWEEN - 1 else None
+    later = reader.side(at) if join and phrase.count(" ") < _MOST_LATER else None
     if later and join:
         yield from (value + later.value, later.value - value) if join[1] == "than" else (value * later.value,)

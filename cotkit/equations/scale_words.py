@@ -6,20 +6,16 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from cotkit.core.number_words import NUMBER_WORDS
+from cotkit.core import number_words
 
-SCALES: dict[str, Fraction] = {
+SCALES: dict[str, Fraction] = {name: Fraction(size) for name, size in number_words.SCALES.items()}
+SCALES |= {f"{name}s": size for name, size in SCALES.items()}
+SCALES |= {
     name: Fraction(size)
     for size, names in (
-        (2, "pair pairs"),
-        (10, "ten tens"),
-        (12, "dozen dozens"),
-        (20, "score"),
-        (100, "hundred hundreds"),
-        (10**3, "thousand thousands"),
-        (10**6, "million"),
-        (10**9, "billion"),
-        (10**12, "trillion"),
+        ("2", "pair pairs"),
+        ("10", "ten tens"),
+        ("20", "score"),
         ("1/2", "half halves"),
         ("1/3", "third thirds"),
         ("1/4", "quarter quarters fourth fourths"),
@@ -40,6 +36,6 @@ def scale_of(phrase: str) -> Fraction:
     if not word:
         return Fraction(1)
     name = word[1].lower()
-    if word[2] and name in NUMBER_WORDS:  # a number word counts only at the start of a compound
-        return Fraction(NUMBER_WORDS.index(name))
+    if word[2] and name in number_words.NUMBER_WORDS:  # a number word counts only at the start of a compound
+        return Fraction(number_words.NUMBER_WORDS.index(name))
     return SCALES.get(name, Fraction(1))

@@ -179,9 +179,12 @@ def phrase_pattern(phrases: tuple[str, ...]) -> re.Pattern[str] | None:
 )
 def repetition(record: Record, max_repeats: int, max_compression: float) -> str | None:
     """A sentence or a run of words is repeated too often, or zlib shrinks the text too much."""
-    text, known = record.text, folded(record.row["question"])
-    if found := text_quality.loop(text, max_repeats, known) or text_quality.repeated_sentence(text, max_repeats, known):
-        return f"{found[1]} times {found[0][:80]!r}"
+    text = record.text
+    if text_quality.loop(text, max_repeats) or text_quality.repeated_sentence(text, max_repeats):
+        known = folded(record.row["question"])
+        found = text_quality.loop(text, max_repeats, known)
+        if found := found or text_quality.repeated_sentence(text, max_repeats, known):
+            return f"{found[1]} times {found[0][:80]!r}"
     ratio = text_quality.compression(record.text)
     return f"shrinks {ratio:.1f} times, allowed {max_compression:g}" if ratio > max_compression else None
 
@@ -224,7 +227,8 @@ def malformed_answer_line(record: Record) -> str | None:
 )
 def leftover_markup(record: Record) -> str | None:
     """The text has tags, turn marks, or echoes of the prompt's instruction or of its worked example."""
-    known = folded(f"{record.row['question']}\n{record.row.get('solution', '')}")
+    row = record.row
+    known = partial(folded, f"{row['question']}\n{row.get('solution', '')}")
     return text_quality.leftover(record.text, record.folded, known)
 
 

@@ -6,8 +6,10 @@ import re
 import unicodedata
 import zlib
 from collections import Counter
+from collections.abc import Callable
 
 from cotkit.core.problems import CONTROL_TOKEN
+from cotkit.core.think_marks import MARK
 from cotkit.generation import prompts
 
 # Words in the n-grams that find a loop: single words recur in any text, three in a row seldom do.
@@ -113,11 +115,11 @@ def garbled(text: str, known: str, max_foreign: float) -> str | None:
     return None
 
 
-# Tags of HTML, of think blocks and of answers, turn marks of chat templates, and marks in square brackets that models
+# Tags of HTML and of answers, turn marks of chat templates, and marks in square brackets that models
 # know. `a < b` is a comparison and `[ABC]` an area.
 _TAG = re.compile(
     r"</?[a-z][\w:-]+(?:\s+[\w:-]+\s*=[^<>\n]*)?\s*/?>|<s>|</[a-z]>|<</?[a-z]+>>|<[|｜][^<>\n]{1,60}[|｜]>|◁/?\w+▷"
-    r"|\[/[a-z_]+\]|\[(?:inst|think|sys|system|user|assistant|answer|solution|reasoning|g?mask|pad|eos|bos|unk|sop|cls|sep)\]",
+    r"|\[/[a-z_]+\]|\[(?:inst|sys|system|user|assistant|answer|solution|reasoning|g?mask|pad|eos|bos|unk|sop|cls|sep)\]",
     re.IGNORECASE,
 )
 _TURN = re.compile(
@@ -172,6 +174,7 @@ def _runs(text: str) -> list[str]:
 
 
 _ECHOES = (*_REQUESTS, *_runs(f"{prompts.SYSTEM}\n{prompts.INSTRUCTION}\n{prompts.REWRITE_INSTRUCTION}"))
+_ECHO_WORDS = frozenset(max(words.split(), key=len) for words in _ECHOES)  # no echo without one of them
 _CALCULATION = re.compile(r"[\d.,]*\d(?:\s*[-+*/=]\s*[\d.,]*\d)*")
 _EXAMPLE_RUN = 4  # words with the example's noun, where `#` is any number: there are # rolls
 
@@ -188,26 +191,30 @@ _EXAMPLE_RUNS = frozenset(
 )
 
 
-def leftover(text: str, folded: str, known: str) -> str | None:
+def leftover(text: str, folded: str, known: Callable[[], str]) -> str | None:
     """What a chat or a prompt left in a reasoning text: a tag, a turn mark, an echo of the instruction or of its example.
 
     Args:
         text: the reasoning.
         folded: the same in lower case, with single blanks.
-        known: question and reference solution in lower case. Their words are no leftovers.
+        known: gives question and reference solution in lower case. Their words are no leftovers.
     """
-    if ("<" in text or "[" in text or "◁" in text) and (tag := _TAG.search(text)) and tag[0].lower() not in known:
-        return f"tag {tag[0][:40]!r}"
+    if "<" in text or "[" in text or "◁" in text:
+        tag = MARK.search(text) or _TAG.search(text)
+        if tag and tag[0].lower() not in known():
+            return f"tag {tag[0][:40]!r}"
     if any(map(folded.__contains__, _TURN_WORDS)):
         for turn in _TURN.finditer(text):
             role = turn[1] or turn[2]
-            if role is None or role.lower() not in known:
+            if role is None or role.lower() not in known():
                 return f"turn mark {turn[0].strip()[:40]!r}"
-    if echo := next((words for words in _ECHOES if words in folded and words not in known), None):
-        return f"echo of the instruction {echo!r}"
+    if any(map(folded.__contains__, _ECHO_WORDS)):
+        for words in _ECHOES:
+            if words in folded and words not in known():
+                return f"echo of the instruction {words!r}"
     if "####" in text and (line := _PLACEHOLDER_LINE.search(text) or _HASHES.search(text)):
         return f"part of an answer line {line[0].strip()[-40:]!r}"
     noun = prompts.EXAMPLE_NOUN
-    if noun in folded and noun not in known and (runs := _EXAMPLE_RUNS & _example_runs(folded)):
+    if noun in folded and noun not in known() and (runs := _EXAMPLE_RUNS & _example_runs(folded)):
         return f"echo of the prompt's example {min(runs)!r}"
     return None

@@ -23,7 +23,7 @@ def test_no_foreign_tag_or_turn_mark_gets_into_a_target(row: dict[str, Any]):
     reason = outcome.rejection and outcome.rejection.reason
     # Only the answer follows the thought that holds the solution.
     assert reason in (None, "leftover_markup") or (row["tag"], reason) == ("reasoning", "length")
-    assert leftover(outcome.target, folded(outcome.target), "") is None
+    assert leftover(outcome.target, folded(outcome.target), str) is None
     assert "first sum" not in outcome.target
 
 
