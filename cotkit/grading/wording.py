@@ -25,7 +25,8 @@ _BEFORE_DIGITS = r"[-+$€£¥₹₩₽A-Z\s.]"  # signs and currencies
 
 # Marks without a meaning: what wraps words, begins a line, or ends it.
 _WRAPS = re.compile(
-    r"<<[^<>]*>>|\\(?:text(?:bf|rm|it|normal)?|mbox|math(?:rm|bf|it))\s*\{([^{}]*)\}|\\[,;:> ()\[\]]|</?(?:final_?)?answer>|\*\*|__|`|~(?=[a-z])",
+    r"<<[^<>]*>>|\\(?:text(?:bf|rm|it|normal)?|mbox|math(?:rm|bf|it))\s*\{([^{}]*)\}|\\[,;:> ()\[\]]"
+    r"|</?(?:final_?)?answer>|\*\*|__|`|~(?=[a-z])",
     re.IGNORECASE,
 )
 _BEGINS = re.compile(r"(?:(?:[-=]+>|[→⇒✓✔✅☑]|\\[rR]ightarrow(?![a-z]))\s*)+")
@@ -52,23 +53,27 @@ _AND_PART = re.compile(r"(?<![\d.])(\d+) and (\d+/\d+)(?!\d)")
 _PERCENT = re.compile(r"(?<=\d)\s*(?:percent|per cent|pct)\b(?! points?)", re.IGNORECASE)
 
 # Words that make the number beside them another answer.
-_NOT = r"(?:is|are|was|were|does|do|did|ca|could|would|should|wo)n['’]?t"
-_DENIALS = (
-    rf"not(?! (?:counting|including))|never|cannot|{_NOT}|wrong|incorrect|false"
-    r"|impossible|mistaken?|far from|anything but|instead of|rather than|other than"
+_NOT = r"not(?! (?:counting|including))|cannot|never|(?:is|are|was|were|does|do|did|ca|could|would|should|wo)n['’]?t"
+_WRONG = r"wrong|incorrect|impossible|false|mistaken?"
+_AT_MOST = r"at (?:the )?(?:very )?(?:least|most)"
+_OR_MORE = r"or (?:more|less|so|fewer|above|below|greater|lower|higher|over|under)"
+_TOO = r"too (?:high|low|many|few|much|big|small|large)"
+_THAN = r"(?:more|less|fewer|greater|lower|larger|smaller|bigger|higher|other|rather) than"
+_DOUBTS = r"maybe|perhaps|possibly|probably|might|unsure|unless|depending"
+_PORTIONS = (
+    r"(?:half|(?:third|quarter|fourth|fifth)s?|percent|[\d.]+%|\d+/\d+) of|twice|double|triple|thrice"
+    r"|(?:root|square|cube) of"
 )
-_BOUNDS = (
-    r"(?:more|less|fewer|greater|lower|larger|smaller|bigger|higher) than|at (?:the )?(?:very )?(?:least|most)|up to|almost|nearly|between"
-    r"|or (?:more|less|so|fewer|above|below|greater|lower|higher|over|under)|too (?:high|low|many|few|much|big|small|large)"
-)
-_DOUBTS = r"maybe|perhaps|possibly|probably|might|unsure"
-_PORTIONS = r"(?:half|(?:third|quarter|fourth|fifth)s?|percent|[\d.]+%|\d+/\d+) of|twice|double|triple|thrice|(?:root|square|cube) of"
 _SUMS = (
     r"\d+ (?:squared|cubed|factorial|half)|and (?:an?|some|half|several) [a-z]{3,}|plus|minus|negative|remainder"
     r"|(?:divided|multiplied) by|below zero"
 )
-_CHANGES = rf"{_DENIALS}|{_BOUNDS}|{_DOUBTS}|{_PORTIONS}|{_SUMS}"
-_CHANGED = re.compile(rf"(?<![\w\\])(?:{_CHANGES}|{'|'.join(number_words.SCALES)})(?!\w)", re.IGNORECASE)
+_SCALE = "|".join(number_words.SCALES)
+_CHANGES = (
+    rf"{_NOT}|{_WRONG}|far from|anything but|instead of|{_AT_MOST}|{_OR_MORE}|{_TOO}|{_THAN}|up to|almost|nearly|between"
+    rf"|{_DOUBTS}|{_PORTIONS}|{_SUMS}"
+)
+_CHANGED = re.compile(rf"(?<![\w\\])(?:{_CHANGES}|{_SCALE})(?!\w)", re.IGNORECASE)
 _CHANGED_BEFORE = re.compile(
     rf"(?<![\w\\])(?:{_CHANGES}|or|either|times)(?!\w)|(?<!\w)(?:less|over|under|above|below)\s*$"
     r"|(?:[<>^√±]|\\(?:l[et]|g[et]|ne|sqrt|pm)[\s{]*)$",
@@ -76,26 +81,26 @@ _CHANGED_BEFORE = re.compile(
 )
 # `18 students are not in the club` counts students, and `18 more than Tom` compares: neither denies the number.
 _CHANGED_AFTER = re.compile(
-    rf"(?<!\w)(?:or (?:so|more|less|fewer|above|below|greater|lower|higher|over|under)|unless|depending|no|ish|and (?:some|half|several|change)|at (?:the )?(?:very )?(?:least|most)|wrong|incorrect|impossible"
-    rf"|too (?:high|low|big|small|large)|{_DOUBTS}|{_SUMS}|(?:not|{_NOT}|cannot)(?: be| even)? (?:the|right|correct|true|"
-    r"possible|enough|work|fit))(?!\w)"
-    rf"|^\W*(?:(?:is|was|would be) )?(?:not(?! (?:counting|including))|{_NOT}|cannot|never)\b"
-    rf"|^\W*(?:{'|'.join(number_words.SCALES)})(?!\w)"
+    rf"(?<!\w)(?:{_WRONG}|{_AT_MOST}|{_OR_MORE}|too (?:high|low|big|small|large)|{_DOUBTS}|{_SUMS}|no|ish"
+    rf"|and (?:some|half|several|change)|(?:{_NOT})(?: be| even)? (?:the|right|correct|true|possible|enough|work|fit))(?!\w)"
+    rf"|^\W*(?:(?:is|was|would be) )?(?:{_NOT})\b|^\W*(?:{_SCALE})(?!\w)"
     r"|^\s*(?:squared|cubed|factorial|half|or|either|r\s?\d|[<>√^±+]|\\pm)",
     re.IGNORECASE,
 )
+# In a remark or a later sentence.
 _WITHDRAWN = re.compile(
-    rf"\b(?:wrong|incorrect|wait|actually|oops|sorry|mistaken?|unless|at (?:least|most)|{_DOUBTS}|or(?=\s+\W?\d)"
+    rf"\b(?:{_WRONG}|wait|actually|oops|sorry|{_AT_MOST}|{_DOUBTS}|or(?=\s+\W?\d)"
     r"|not (?:the|right|correct|sure|quite)|(?:is|was)(?:n['’]t| not))(?!\w)|^\W*(?:or|no)\b",
     re.IGNORECASE,
 )
 _COMMENT = re.compile(
-    r"[.;:!?—](?=\s|$)|\s-{1,2}\s(?=[a-z]{3})|,(?!\s*(?:and|or)\b)|\b(?:because|since|as|so|which|where|when|after|i\.e\.)(?!\w)",
+    r"[.;:!?—](?=\s|$)|\s-{1,2}\s(?=[a-z]{3})|,(?!\s*(?:and|or)\b)"
+    r"|\b(?:because|since|as|so|which|where|when|after|i\.e\.)(?!\w)",
     re.IGNORECASE,
 )
 _REASON = re.compile(r"[.;!?]\s+(?=[A-Z])|,?\s+(?:because|since)\s|,\s+as\s", re.IGNORECASE)
 _GLOSS = re.compile(r"(?<=[\w%$*}.)])\s*[(\[]([^()\[\]]*)[)\]]")
-_SCALE_NAME = re.compile(rf"\b(?:{'|'.join(number_words.SCALES)})s?\b", re.IGNORECASE)
+_SCALE_NAME = re.compile(rf"\b(?:{_SCALE})s?\b", re.IGNORECASE)
 _SCALE_ALONE = re.compile(rf"\s*(?:in\s+)?{_SCALE_NAME.pattern}", re.IGNORECASE)
 # A further number after one of these is no second quantity: `18 eggs in 3 days`, `18 of the 20 students`.
 _MAY_FOLLOW = re.compile(
@@ -107,8 +112,8 @@ _TIMES = re.compile(r"(?<=\d)\s*x\s*(?=[\d(])", re.IGNORECASE)
 _TIME_AWAY = re.compile(r"(?:\s[a-z]+){1,2} (?:from now|ago|later|earlier|sooner)\b", re.IGNORECASE)
 # If this follows the first number, it is part of a calculation, a list or a range.
 _CONTINUES = re.compile(
-    r"\s*(?:(?:\b(?:or|and|to|by|times|over|through)\b|[,;:x&])\s*[-$\\({]*\d|[(\[]?\s*[-+*/^=×](?!\s*[a-z]{3})|!(?=\S)|['\"]\s*(?:x\b|\d)"
-    r"|[([{]\s*\d+\s*[)\]}]|\\(?!text|mbox|mathrm|[,;!% ]))",
+    r"\s*(?:(?:\b(?:or|and|to|by|times|over|through)\b|[,;:x&])\s*[-$\\({]*\d|[(\[]?\s*[-+*/^=×](?!\s*[a-z]{3})"
+    r"|!(?=\S)|['\"]\s*(?:x\b|\d)|[([{]\s*\d+\s*[)\]}]|\\(?!text|mbox|mathrm|[,;!% ]))",
     re.IGNORECASE,
 )
 
@@ -116,7 +121,7 @@ _CONTINUES = re.compile(
 _WORDS = re.compile(r"\\(?:text|mbox|mathrm)|(?<![\\a-zA-Z])[a-zA-Z]{2,}")
 _SCALE_WORD = re.compile(
     r"(?<![\w.])(\d+(?:,\d{3})*(?:\.\d+)?)((?:\s|\\[,;: ]|[~$])*(?:\\(?:text(?:rm)?|mbox|mathrm)\s*\{\s*)?)"
-    rf"(?:({'|'.join(number_words.SCALES)})(?![a-zA-Z])|k(?=\s*\}}))",
+    rf"(?:({_SCALE})(?![a-zA-Z])|k(?=\s*\}}))",
     re.IGNORECASE,
 )
 _SIGN_FIRST = re.compile(r"^\s*(?:\\text\{\s*(?:minus|negative)\s*\}|(?:minus|negative)\s)\s*(?=[\d\\])", re.IGNORECASE)

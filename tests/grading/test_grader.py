@@ -252,6 +252,18 @@ def test_grade_many_is_a_stream() -> None:
     stream.close()
 
 
+def test_the_form_of_openais_published_samples_is_read() -> None:
+    """200 solutions that end in a line `A: x`, as those of openai/grade-school-math do."""
+    rng, items = random.Random(7), []
+    for number in range(200):
+        value = rng.choice((rng.randint(0, 99), rng.randint(1000, 10**6), rng.randint(1, 9999) / 4))
+        text = rng.choice(("{0}", "{0:,}", "${0}", "${0:,}", "{0} dollars", "{0} eggs")).format(value)
+        steps = [f"{a}+{b} = <<{a}+{b}={a + b}>>{a + b}" for a, b in ((rng.randint(1, 99), rng.randint(1, 99)),) * 2]
+        for gold in (value, value + 1):
+            items.append(Item(f"{number} {gold == value}", "number", str(gold), "\n".join([*steps, f"A: {text}"])))
+    assert [g.verdict for g in grade_many(items, workers=1)] == ["correct", "wrong"] * 200
+
+
 @pytest.mark.parametrize(
     "text",
     [
