@@ -83,7 +83,7 @@ class Record:
 
     @cached_property
     def target(self) -> Target:
-        return make_target(self.row, self.grade, self.parameters.keep_thinking)
+        return make_target(self.row, self.grade, self.text, self.parameters.keep_thinking)
 
     @cached_property
     def tokens(self) -> int | None:

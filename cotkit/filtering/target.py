@@ -78,13 +78,12 @@ def _opens(mark: str, text: str) -> bool:
     return apart and (mark[0] in "*_~#" or (mark == "$" and not before.rstrip()[-1].isdigit()))  # 5 $ is a price
 
 
-def make_target(row: Row, grade: Grade, keep_thinking: bool) -> Target:
-    """The training target of a row that has an answer."""
+def make_target(row: Row, grade: Grade, text: str, keep_thinking: bool) -> Target:
+    """The training target of a row that has an answer; `text` is its reasoning."""
     response = row["response"]
     thinking, visible = strip_thinking(response)
     thinking = thinking or row.get("thinking", "")
-    text = reasoning(response, grade)
-    plain = _HEADING.sub(r"\1", text)
+    plain = _HEADING.sub(r"\1", text) if "####" in text else text
     target = prompts.target(plain, row["answer"])
     answer_line = response[len(response) - len(visible) : grade.end].rpartition("\n")[2]
     made = {
