@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, SMOLLM2, problem, read_rows, write_rows
 
+from cotkit.core import machine
 from cotkit.core.errors import OtherPython, UserError
 from cotkit.generation import engines
 from cotkit.generation.backends import vllm_backend as backend
@@ -145,7 +146,7 @@ try:
     engines.load(EngineOptions("vllm", model, device="cuda"), Sampling(8))
 except UserError as error:
     found["cuda"] = str(error)
-greedy = Sampling(96)
+greedy = Sampling(64)
 engine = engines.load(options, greedy)
 reference = engines.load(EngineOptions("transformers", model, seed=1, dtype="float32"), greedy)
 
@@ -158,12 +159,12 @@ def ask(backend, requests, sampling):
     return dict(done)
 
 found["vllm"], found["transformers"] = ask(engine, rewrites, greedy), ask(reference, rewrites, greedy)
-found["complete"] = ask(engine, rewrites, Sampling(96, stop_at_answer=False))
+found["complete"] = ask(engine, rewrites, Sampling(64, stop_at_answer=False))
 short = [Request("short", 0, rewrites[0].messages, max_new_tokens=5), rewrites[1]]
 found["limits"] = ask(engine, short, greedy)
 long = Request("long", 0, student_messages("7 " * 9000))
 found["long"] = ask(engine, [long, rewrites[0]], greedy)
-sampled = Sampling(48, 0.8, 0.95, 40)
+sampled = Sampling(24, 0.8, 0.95, 40)
 found["sampled"], found["again"] = ask(engine, rewrites, sampled), ask(engine, rewrites[:1:-1], sampled)
 engine.seed = 2
 found["other seed"] = ask(engine, rewrites, sampled)
@@ -177,7 +178,8 @@ print("FOUND", json.dumps(found))
 def found() -> dict[str, Any]:
     """What one engine gave for several lists of requests, and the transformers backend beside it."""
     command = [backend.PYTHON, "-c", PROBE, SMOLLM2, json.dumps([problem(number) for number in range(6)])]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # One thread: waiting threads would slow a busy machine.
+    environment = {**os.environ, **machine.DEFAULTS, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
     )
@@ -241,7 +243,10 @@ def test_a_stage_that_is_started_elsewhere_runs_there_with_a_merged_adapter(tmp_
         words = ["infer_parallel.py", "--dataset", "gsm8k", "--base_model", SMOLLM2, "--data_root", tmp_path / "data"]
         words += ["--output_path", tmp_path / f"{engine}.jsonl", "--max_new_tokens", 16, "--backend", engine]
         command = [sys.executable, *map(str, [*words, "--lora_path", adapter])]
-        done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS
+        )
         assert done.returncode == 3, done.stderr
         assert "context of 8192" in done.stderr
         written[engine] = read_rows(tmp_path / f"{engine}.jsonl")
