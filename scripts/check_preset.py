@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from cotkit.core import cli
-from cotkit.core.description import datasets_of, test_sets_of
 from cotkit.core.errors import UserError
 from cotkit.core.model_identity import is_same
 from cotkit.filtering import options
 from cotkit.generation import engines
 from cotkit.generation.chat_model import check_model
 from cotkit.generation.options import BACKENDS, EngineOptions
+from cotkit.preparation.description import datasets_of, test_sets_of
 from cotkit.training import preflight
 from cotkit.training.config import BASE, methods_of, read_config
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from cotkit.core import cli
-from cotkit.core.description import test_sets_of
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row, read, read_json
 from cotkit.core.manifest import path_for
@@ -28,6 +27,7 @@ from cotkit.core.quantities import clock, gigabytes
 from cotkit.filtering.options import read_options
 from cotkit.filtering.training_sets import ALIGNED, SetPart
 from cotkit.generation import prompts
+from cotkit.preparation.description import test_sets_of
 from cotkit.training import budget, cost_model, preflight
 from cotkit.training.config import START, TrainConfig, methods_of, read_config
 from cotkit.training.cost_model import CHARACTERS_PER_TOKEN, Shape

@@ -29,19 +29,19 @@ from typing import Any, NamedTuple
 
 from cotkit.core import cli, jsonl
 from cotkit.core.datasets import ANSWER_KINDS, BOXED, DATASETS, DESCRIPTION_FILE
-from cotkit.core.description import OWN_DATA, OWN_KEYS, Description, described
 from cotkit.core.errors import UserError
 from cotkit.core.files import locked
 from cotkit.core.jsonl import Row
 from cotkit.core.manifest import Input, Manifest
-from cotkit.core.own_problems import Splits, divided, own_problems
-from cotkit.core.published_problems import numbered, published_split
-from cotkit.core.source_files import read_source
 from cotkit.filtering.contamination import TestQuestions
 from cotkit.filtering.options import NGRAM
 from cotkit.filtering.records import Parameters
 from cotkit.generation import prompts
 from cotkit.grading.equivalence import gold_problem
+from cotkit.preparation.description import OWN_DATA, OWN_KEYS, Description, described
+from cotkit.preparation.own_problems import Splits, divided, own_problems
+from cotkit.preparation.published_problems import numbered, published_split
+from cotkit.preparation.source_files import read_source
 
 SPLIT_SEED = 42  # of the original experiment's division into train and dev
 SHOWN = 3  # problems that are printed as they will be asked

@@ -295,9 +295,9 @@ def chosen_families(text: str | None) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse(argv)
     import transformers
 
-    args = build_parser().parse(argv)
     transformers.logging.set_verbosity_error()
     windows, results = [int(window) for window in args.windows.split(",")], []
     for family in chosen_families(args.families):

@@ -14,8 +14,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from cotkit.core import cli, description
+from cotkit.core import cli
 from cotkit.core.problems import problem_path
+from cotkit.preparation import description
 from cotkit.training.config import methods_of
 
 

@@ -45,6 +45,9 @@ def shown(lines: Iterable[str], pause: float = LIFE_SIGN_SECONDS) -> Iterator[st
 
 
 def main() -> int:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(f"usage: {sys.argv[0]} <TEXT\n\n{__doc__}")
+        return 0
     # Bars end with a carriage return, which universal newlines take for the end of a line.
     text = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace", newline=None)
     for line in shown(line.rstrip("\n") for line in text):
@@ -53,7 +56,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(f"usage: {sys.argv[0]} <TEXT\n\n{__doc__}")
-        sys.exit(0)
     sys.exit(cli.run(main))

@@ -14,12 +14,12 @@ from typing import Any
 
 from cotkit.core.cli import similar
 from cotkit.core.datasets import BOXED, KIND_FIELD, AnswerKind, Columns
-from cotkit.core.description import DEFAULT_SHARES, Description
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row
 from cotkit.core.problems import CONTROL_TOKEN
-from cotkit.core.source_files import ONLY, SourceRow
 from cotkit.core.text_repair import control_character, repaired
+from cotkit.preparation.description import DEFAULT_SHARES, Description
+from cotkit.preparation.source_files import ONLY, SourceRow
 
 MAX_SHOWN = 10  # faults that are printed one by one
 SPLIT_NAMES = {"validation": "dev", "valid": "dev", "val": "dev"}  # what sources call the split dev

@@ -17,8 +17,8 @@ import pytest
 from conftest import ROOT, read_rows, refused, run_script, write_rows
 from faults.faults_tools import Pipeline, edit_yaml, make_preset, write_yaml
 
-from cotkit.core import description
 from cotkit.core.errors import UserError
+from cotkit.preparation import description
 
 MAIN = runpy.run_path(str(ROOT / "scripts/prepare_data.py"), run_name="prepare_data")["main"]
 COLUMNS = ("--question", "prompt", "--answer", "final", "--solution", "answer_text", "--kind", "number")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cotkit.core.errors import UserError
-from cotkit.core.source_files import ONLY, read_source
+from cotkit.preparation.source_files import ONLY, read_source
 
 VALUES = [{"q": "When?", "a": "007"}, {"q": "Two\nlines, and a comma", "a": "2024-01-01"}, {"q": "NA", "a": "1e3"}]
 

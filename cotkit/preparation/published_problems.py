@@ -9,8 +9,8 @@ from cotkit.core import jsonl
 from cotkit.core.datasets import DATASETS, Published
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row
-from cotkit.core.own_problems import problem_values
 from cotkit.core.text_repair import control_character
+from cotkit.preparation.own_problems import problem_values
 
 
 def read_published(source: Published, raw_root: Path | None) -> list[Row]:

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, SHARED_DATA, problem, raw_data, raw_rows, read_rows, refused, run_script, write_rows
 
 from cotkit.core.datasets import DATASETS, DataSet, Published
-from cotkit.core.own_problems import last_boxed
+from cotkit.preparation.own_problems import last_boxed
 
 PUBLISHED = ("gsm8k/train.jsonl", "gsm8k/test.jsonl", "math500/test.jsonl")
 # The fields of the files of AIME and AMC, whose problems may not be copied here.
