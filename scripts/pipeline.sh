@@ -95,7 +95,7 @@ run="$output_root/$name${fast:+-fast}${limit:+-limit$limit}"
 # A preset that was checked and not edited since is not checked again.
 checked="$run/logs/preset-checked" words="$preset $wanted"
 if [[ "$(cat "$checked" 2>/dev/null)" != "$words" || -n "$(find "$preset" -name '*.yaml' -newer "$checked" -print -quit)" ]]; then
-  say "preset"
+  echo "checking $preset"
   python scripts/check_preset.py "$preset" --run "$run" ${wanted:+--methods "$wanted"}
   mkdir -p "$run/logs"
   printf '%s\n' "$words" >"$checked"

@@ -80,18 +80,22 @@ class Disturbed:
 
 
 def break_stage(stage: str, preset: Path, run: Path) -> Callable[[], object]:
-    """Makes a stage fail; returns a function that undoes this."""
-    if stage in ("compare", "report"):
-        obstacle = run / ("comparison.json" if stage == "compare" else "report.html")
-        obstacle.mkdir()
-        return obstacle.rmdir
+    """Makes a stage fail, by what no check of the preset can see; returns a function that undoes this."""
     if stage == "critic":
-        write_yaml(preset / "critic.yaml", {"nonsense": 1})
+        write_yaml(preset / "critic.yaml", {"model_name": str(run / "no model")})
         return (preset / "critic.yaml").unlink
-    config = preset / ("train/distilled.yaml" if stage == "train" else f"{stage}.yaml")
-    text = config.read_bytes()
-    edit_yaml(config, **({"dataset": "nothing"} if stage == "train" else {"nonsense": 1}))
-    return lambda: config.write_bytes(text)
+    obstacle = {  # a folder where the stage writes a file
+        "data": preset.parent / "data/amc23/test.jsonl",
+        "teacher": run / "teacher.jsonl",
+        "filter": run / "kept.jsonl",
+        "train": run / "train/distilled.yaml",
+        "infer": run / "predictions/amc23/baseline.jsonl",
+        "score": run / "predictions/amc23/baseline.summary.json",
+        "compare": run / "comparison.json",
+        "report": run / "report.html",
+    }[stage]
+    obstacle.mkdir(parents=True)
+    return obstacle.rmdir
 
 
 def under_way(stage: str, run: Path) -> Callable[[str], Any]:

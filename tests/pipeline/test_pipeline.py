@@ -108,17 +108,27 @@ def test_a_second_run_reports_that_all_is_done_and_changes_no_file(finished: Pat
 def test_it_stops_at_the_first_failure_and_names_the_stage(finished: Path, tmp_path: Path):
     preset = tmp_path / "my preset"
     shutil.copytree(ROOT / "configs/smollm2_cpu", preset)
-    with open(preset / "filter.yaml", "a", encoding="utf-8") as file:
-        file.write("max_wordz: 3\n")
     run = finished.parent / "my preset-limit4"
-    run.mkdir()
+    (run / "kept.jsonl").mkdir(parents=True)
     for name in ("teacher.jsonl", "teacher.jsonl.manifest.json"):
         shutil.copy(finished / name, run / name)
     done = pipeline(preset, "--limit", 4, "--output_root", finished.parent)
     assert done.returncode == 1
-    assert "unknown key 'max_wordz'; did you mean 'max_words'?" in done.stderr
+    assert f"{run / 'kept.jsonl'}: exists" in done.stderr
     assert "pipeline stopped in stage filter (exit code 1)" in done.stderr
-    assert not (run / "kept.jsonl").exists()
+    assert not (run / "datasets").exists()
+
+
+@pytest.mark.slow
+def test_a_mistake_in_a_later_stage_s_yaml_is_refused_before_the_first_stage(tmp_path: Path):
+    preset = tmp_path / "mistaken"
+    shutil.copytree(ROOT / "configs/smollm2_cpu", preset)
+    with open(preset / "infer.yaml", "a", encoding="utf-8") as file:
+        file.write("max_new_tokenz: 3\n")
+    done = pipeline(preset, "--limit", 4, "--output_root", tmp_path / "outputs")
+    assert done.returncode == 1
+    assert "unknown key 'max_new_tokenz'; did you mean 'max_new_tokens'?" in done.stderr
+    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.parametrize(
