@@ -16,7 +16,7 @@ from cotkit.core.errors import UserError
 from cotkit.core.files import write_if_changed
 from cotkit.core.jsonl import read_json
 from cotkit.core.manifest import Input, Manifest, path_for
-from cotkit.evaluation.metrics import SCHEMA
+from cotkit.evaluation.comparison import COMPARISON_SCHEMA
 from cotkit.report import page, plots, sections
 from cotkit.report.page import Report
 from cotkit.report.run_data import read_curves, read_manifests, read_questions, read_training_sets
@@ -44,7 +44,7 @@ def sources(run: Path) -> dict[str, Input]:
 def gather(run: Path) -> Report:
     """Reads the run. Raises UserError for files of another version."""
     comparison = read_json(run / "comparison.json")
-    if comparison.get("schema") != SCHEMA:
+    if comparison.get("schema") != COMPARISON_SCHEMA:
         raise UserError(f"{run}/comparison.json: was written by another version; run scripts/compare.py {run} again")
     manifests, curves = read_manifests(run), read_curves(run)
     parts = sections.comparison_sections(comparison)

@@ -21,6 +21,7 @@ from cotkit.evaluation.paired import OneSample, PairedDifference, SeveralSamples
 from cotkit.generation.shards import show
 
 FIRST_METHODS = ("baseline", "strong_baseline")  # the others follow by name
+COMPARISON_SCHEMA = 4  # of comparison.json; scripts/report.py refuses another number
 BY_SEED = re.compile(
     r"(?:data_)?seed|.*adapter.*|start_from.*"
 )  # a later stage starts from the adapter of its own seed
@@ -257,7 +258,7 @@ def compare(folders: list[Path], reference: str) -> Row:
             }
         )
     return {
-        "schema": SCHEMA,
+        "schema": COMPARISON_SCHEMA,
         "reference": reference,
         "confidence": stats.CONFIDENCE,
         "alpha": stats.ALPHA,

@@ -19,7 +19,7 @@ from cotkit.equations.checker import find_steps
 from cotkit.evaluation import stats
 from cotkit.grading.grader import VERDICTS, Grade, equivalent
 
-SCHEMA = 3  # of summaries and comparisons; another number is refused
+SCHEMA = 3  # of summaries; another number is refused
 
 CORRECT = "the gold answer"  # the class of all correct answers in a vote; wrong answers are in classes "answer ..."
 
