@@ -24,7 +24,9 @@ MARGIN_S = 3.0  # a busy machine
 # Comparisons that only a worker can decide: unknown commands on both sides.
 EASY = (r"\lfloor x \rfloor + 2", r"2 + \lfloor x \rfloor", "latex")
 UNEQUAL = (r"\lfloor x \rfloor + 2", r"3 + \lfloor x \rfloor", "latex")
-ENDLESS = (r"\int_0^{\pi} x^x dx", r"\int_0^{\infty} e^{-x^{7}} \sin(x^{3}) dx", "latex")
+# Each of these integrals takes computer algebra seconds; together they are far beyond any budget.
+_INTEGRALS = (rf"\int_0^{{\infty}} e^{{-x^{{{n}}}}} \sin(x^{{{m}}}) dx" for n, m in ((7, 3), (9, 4), (11, 5), (13, 7)))
+ENDLESS = (r"\int_0^{\pi} x^x dx", " + ".join(_INTEGRALS), "latex")
 
 
 @pytest.fixture
