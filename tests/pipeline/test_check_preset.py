@@ -21,6 +21,12 @@ def check_preset():
     return runpy.run_path(str(ROOT / "scripts/check_preset.py"), run_name="check_preset")["main"]
 
 
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks silence LLaMA-Factory in this process; the trainings of later tests must not inherit that."""
+    monkeypatch.setenv("LLAMAFACTORY_VERBOSITY", "ERROR")
+
+
 @pytest.fixture
 def preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the default preset; the working directory is the repository, where its paths are looked up."""
