@@ -15,6 +15,7 @@ figures, the fields of comparison.json and the verdicts.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def renaming(text: str) -> tuple[str, str]:
     """An argparse type: METHOD=NAME."""
     method, equals, name = text.partition("=")
     if not (method and equals and name):
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"METHOD=NAME is expected, found {text!r}")
     return method, name
 
 
@@ -57,13 +58,11 @@ def main(argv: list[str] | None = None) -> int:
         "--format", choices=paper_tables.FORMATS, help="print one table of the methods instead of the whole comparison"
     )
     names = ", ".join(paper_tables.COLUMNS)
-    parser.add_argument(
-        "--columns", nargs="+", metavar="COLUMN", default=paper_tables.COLUMNS, help=f"of that table: {names}"
-    )
-    parser.add_argument(
-        "--names", nargs="+", metavar="METHOD=NAME", type=renaming, default=[], help="other names in that table"
-    )
+    parser.add_argument("--columns", nargs="+", metavar="COLUMN", help=f"of that table: {names}")
+    parser.add_argument("--names", nargs="+", metavar="METHOD=NAME", type=renaming, help="other names in that table")
     args = parser.parse(argv)
+    if not args.format and (args.columns or args.names):
+        parser.error("--columns and --names choose what --format prints; give --format too")
     runs = list(dict.fromkeys(args.run))
     result = compare(runs, args.reference)
     for dataset in result["datasets"]:
@@ -74,7 +73,9 @@ def main(argv: list[str] | None = None) -> int:
         write_if_changed(runs[0] / "comparison.json", json_bytes(result))
         write_if_changed(runs[0] / "comparison.md", text.encode("utf-8"))
     if args.format:
-        text = paper_tables.text(paper_tables.rows(result, args.columns, dict(args.names)), args.format)
+        text = paper_tables.text(
+            paper_tables.rows(result, args.columns or list(paper_tables.COLUMNS), dict(args.names or [])), args.format
+        )
     print(text, end="")
     return 0
 

@@ -55,29 +55,31 @@ def make_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a 2-layer random Qwen2 (float32) and its tokenizer."""
+def save_tiny_qwen2(folder: Path, vocab_size: int, seed: int = 0, **changes: Any) -> Path:
+    """Writes a random Qwen2 of two layers in float32, which differs in the given keys of its config; no tokenizer."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    folder = tmp_path_factory.mktemp("models") / "tiny qwen2"
-    tokenizer = make_tokenizer(folder)
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        bos_token_id=0,
-        eos_token_id=0,
-        tie_word_embeddings=True,
-    )
-    Qwen2ForCausalLM(config).save_pretrained(folder)
+    torch.manual_seed(seed)
+    usual = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    Qwen2ForCausalLM(Qwen2Config(vocab_size=vocab_size, **{**usual, **changes})).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny Qwen2 and its tokenizer."""
+    folder = tmp_path_factory.mktemp("models") / "tiny qwen2"
+    return save_tiny_qwen2(folder, len(make_tokenizer(folder)), tie_word_embeddings=True)
 
 
 @pytest.fixture(scope="session")

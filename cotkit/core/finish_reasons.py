@@ -26,6 +26,11 @@ def canonical(reason: str) -> str | None:
     return _NAMES.get(re.sub(r"[^a-z]", "", reason.rpartition(".")[2].lower()))
 
 
+def is_failed(reason: str) -> bool:
+    """Did the request fail? Its text is then no answer of the model."""
+    return canonical(reason) == "error"
+
+
 def is_truncated(reason: str) -> bool:
     """Did the token limit end the text?"""
     return canonical(reason) == "length"

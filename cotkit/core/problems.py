@@ -28,6 +28,14 @@ TRUNCATED = "truncated"
 CONTROL_TOKEN = re.compile(r"<\|[A-Za-z0-9_]{1,40}\|>|</?think>")
 
 
+def unfit(text: str) -> str | None:
+    """What a problem's text must not hold, and what to do; None if it is fit. Prompts hold answers too."""
+    if mark := CONTROL_TOKEN.search(text):
+        return f"the control token {mark[0]!r}; remove it"
+    found = control_character(text)
+    return f"{found}; remove it, or restore what stood there" if found else None
+
+
 def known_datasets(data_root: Path) -> set[str]:
     """The names of the data sets of the table, and of those that are prepared in `data_root`."""
     return {*KINDS, *(file.parent.name for file in data_root.glob("*/*.jsonl"))}
@@ -75,6 +83,8 @@ def read_problem_files(paths: Iterable[Path], limit: int | None = None) -> dict[
     files: dict[Path, list[Row]] = {}
     seen: dict[str, Path] = {}
     for path in paths:
+        if path in files:
+            raise UserError(f"{path}: is given twice; name it once")
         files[path] = read_problems(path, limit)
         for row in files[path]:
             if (other := seen.setdefault(row["id"], path)) != path:
@@ -102,12 +112,9 @@ def checked_problems(path: Path) -> Iterator[tuple[int, Row]]:
         for field in ("id", "question"):
             if not row[field].strip():
                 raise UserError(f"{where}: field {field!r} is empty; every problem needs one")
-        for field in ("question", "solution"):
-            if mark := CONTROL_TOKEN.search(row[field]):
-                raise UserError(f"{where}: {field} holds the control token {mark[0]!r}; remove it")
         for field in CONTENT_FIELDS:
-            if found := control_character(row[field]):
-                raise UserError(f"{where}: {field} holds {found}; remove it, or restore what stood there")
+            if found := unfit(row[field]):
+                raise UserError(f"{where}: {field} holds {found}")
         yield number, row
 
 

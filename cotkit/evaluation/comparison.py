@@ -13,6 +13,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from cotkit.core.errors import UserError
+from cotkit.core.files import sha256_file
 from cotkit.core.jsonl import Row, read_json, read_numbered, require
 from cotkit.core.manifest import difference, path_for
 from cotkit.evaluation import stats
@@ -125,10 +126,13 @@ def read_methods(folder: Path) -> dict[str, dict[str, list[Run]]]:
 def merged_methods(folders: list[Path]) -> tuple[dict[str, dict[str, list[Run]]], list[str]]:
     """The methods of several run folders on their common data sets, and notes on methods of one name.
 
-    A method that has the same scores in all folders that have it, such as the baseline, is one. Any other name that is in
-    several folders gets its folder's name in front.
+    A method whose predictions are the same bytes in all folders that have it, such as the baseline, is one. Any other name
+    that is in several folders gets its folder's name in front, or its path if folders share their name.
     """
     read = {folder: read_methods(folder) for folder in folders}
+    names = {folder: folder.name for folder in folders}
+    if len({*names.values()}) < len(folders):
+        names = {folder: str(folder) for folder in folders}
     common = [name for name in read[folders[0]] if all(name in found for found in read.values())]
     if not common:
         raise UserError(f"{', '.join(map(str, folders))}: no data set was scored in all of them")
@@ -138,18 +142,22 @@ def merged_methods(folders: list[Path]) -> tuple[dict[str, dict[str, list[Run]]]
         for method in dict.fromkeys(name for found in read.values() for name in found[dataset]):
             having = [folder for folder, found in read.items() if method in found[dataset]]
             first = read[having[0]][dataset][method]
-            if all(
-                [run.correct for run in read[folder][dataset][method]] == [run.correct for run in first]
-                for folder in having
-            ):
+            texts = {folder: predictions_of(folder, dataset, read[folder][dataset][method]) for folder in having}
+            if len({*texts.values()}) == 1:
                 merged[dataset][method] = first
                 continue
-            merged[dataset] |= {f"{folder.name}/{method}": read[folder][dataset][method] for folder in having}
+            merged[dataset] |= {f"{names[folder]}/{method}": read[folder][dataset][method] for folder in having}
             recipes = [recipe_of(folder / "train" / read[folder][dataset][method][0].stem) for folder in having]
             for folder, recipe in zip(having[1:], recipes[1:], strict=True):
                 changed = "; ".join(difference(recipes[0], recipe)) or "nothing that the manifests record"
-                notes[f"{folder.name}/{method} differs from {having[0].name}/{method} in: {changed}"] = None
+                notes[f"{names[folder]}/{method} differs from {names[having[0]]}/{method} in: {changed}"] = None
     return merged, list(notes)
+
+
+def predictions_of(folder: Path, dataset: str, runs: list[Run]) -> tuple[str, ...]:
+    """The hashes of the predictions of a method's runs; a file that is gone equals only itself."""
+    paths = [folder / "predictions" / dataset / f"{run.stem}.jsonl" for run in runs]
+    return tuple(sha256_file(path) if path.is_file() else str(path) for path in paths)
 
 
 def load_methods(folders: list[Path], reference: str) -> tuple[dict[str, list[Method]], list[str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cotkit.core.errors import UserError
 from cotkit.core.files import open_input
+from cotkit.core.finish_reasons import is_failed
 from cotkit.core.jsonl import Row, loads, read, read_json, read_numbered, require
 from cotkit.core.line_index import LineIndex
 from cotkit.core.manifest import path_for
@@ -79,7 +80,7 @@ class Predictions:
                 raise UserError(f"{where}: id {row['id']!r} {known}; is --limit the same?")
             self._line_of.add(key, number)
             samples.add(row["sample"])
-            if row["finish_reason"] == "error":
+            if is_failed(row["finish_reason"]):
                 self.failed.append(row["id"])
         if lines := self._line_of.repeated():
             key = next((row["id"], row.get("sample", 0)) for number, row in read_numbered(path) if number == lines[1])

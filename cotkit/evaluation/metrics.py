@@ -13,7 +13,7 @@ from functools import partial
 from itertools import accumulate
 
 from cotkit.core.datasets import AnswerKind, kind_of
-from cotkit.core.finish_reasons import canonical
+from cotkit.core.finish_reasons import canonical, is_failed
 from cotkit.core.jsonl import Row
 from cotkit.equations.checker import find_steps
 from cotkit.evaluation import stats
@@ -143,7 +143,7 @@ class ScoreTally:
     def _add_item(self, score: Row) -> None:
         self.verdicts[score["verdict"]] += 1
         self.reasons[canonical(score["finish_reason"]) or score["finish_reason"]] += 1
-        if score["finish_reason"] in ("missing", "error"):
+        if score["finish_reason"] == "missing" or is_failed(score["finish_reason"]):
             return
         self.sums.update({key: score[key] for key in ("words", "words_to_answer", "steps", "steps_right")})
         self.sums.update(runaway=score["words"] > score["words_to_answer"], with_steps=score["steps"] > 0)

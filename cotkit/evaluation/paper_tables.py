@@ -50,7 +50,6 @@ COLUMNS: dict[str, Callable[[Row, Row | None], float | str | None]] = {
     "completion_tokens": _mean("completion_tokens"),
     "truncated": _mean("truncated"),
 }
-DEFAULT_COLUMNS = tuple(COLUMNS)
 SHARES = {"accuracy", "difference", "truncated", "standard_deviation"}  # shown in per cent where people read
 
 

@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from cotkit.core.errors import UserError
-from cotkit.core.finish_reasons import is_truncated
+from cotkit.core.finish_reasons import is_failed, is_truncated
 from cotkit.core.jsonl import Row
 from cotkit.equations.coverage import answer_occurs
 from cotkit.filtering import text_quality
@@ -80,10 +80,10 @@ GOOD = TEXT + "\n#### 5"
 _TESTS = TestQuestions([("test-1", "Tom has 4 apples and buys 1 more. How many does he have in all?")], 8)
 
 
-@rule(keep(GOOD), reject("", finish_reason="error", error="server gone"))
+@rule(keep(GOOD), reject("", finish_reason="error", error="server gone"), reject("", finish_reason="ABORTED"))
 def failed(record: Record) -> str | None:
     """The teacher gave no text."""
-    return str(record.row.get("error", "no text")) if record.row["finish_reason"] == "error" else None
+    return str(record.row.get("error", "no text")) if is_failed(record.row["finish_reason"]) else None
 
 
 @rule(keep(GOOD), reject(TEXT, finish_reason="length"))

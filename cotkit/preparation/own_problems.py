@@ -16,7 +16,7 @@ from cotkit.core.cli import similar
 from cotkit.core.datasets import BOXED, KIND_FIELD, AnswerKind, Columns
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row
-from cotkit.core.problems import CONTROL_TOKEN
+from cotkit.core.problems import unfit
 from cotkit.core.text_repair import control_character, repaired
 from cotkit.preparation.description import DEFAULT_SHARES, Description
 from cotkit.preparation.source_files import ONLY, SourceRow
@@ -149,10 +149,8 @@ def _problem_values(
         reason = problem.replace("gold", "it", 1)
         faults.add(row.where, f"answer {values['answer'][:60]!r} is not of kind {kind}: {reason}")
     for name, text in values.items():
-        if mark := CONTROL_TOKEN.search(text):
-            faults.add(row.where, f"the {name} holds the control token {mark[0]!r}; remove it")
-        if found := control_character(text):
-            faults.add(row.where, f"the {name} holds {found}; remove it, or restore what stood there")
+        if found := unfit(text):
+            faults.add(row.where, f"the {name} holds {found}")
     return values
 
 

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import write_rows
 from evaluation.test_compare import add_method, one_sample, train_manifest
 
 from cotkit.core.errors import UserError
@@ -60,6 +61,8 @@ def test_unknown_columns_and_methods_are_refused(run: Path, words: list[str], sa
 
 def test_methods_of_several_runs_are_compared(run: Path, capsys: pytest.CaptureFixture[str]):
     other = run.with_name("two")
+    for folder in (run, other):
+        write_rows(folder / "predictions/gsm8k/baseline.jsonl", [{"id": "q0", "response": "#### 1"}])
     add_method(other, "baseline", one_sample(range(8)))
     add_method(other, "strong_baseline", one_sample(range(30)))
     for folder, rate in ((run, 1e-4), (other, 2e-4)):
@@ -68,9 +71,30 @@ def test_methods_of_several_runs_are_compared(run: Path, capsys: pytest.CaptureF
     assert "| baseline |" in text and "| one/strong_baseline |" in text and "| two/strong_baseline |" in text
     assert "two/strong_baseline differs from one/strong_baseline in: learning_rate: 0.0001 -> 0.0002" in text
     assert not (run / "comparison.json").exists(), "several runs have no file of their own"
+    write_rows(other / "predictions/gsm8k/baseline.jsonl", [{"id": "q0", "response": "#### 2"}])
+    text = printed(capsys, run, other, "--reference", "one/baseline")  # the same scores, but other texts
+    assert "| one/baseline |" in text and "| two/baseline |" in text
     with pytest.raises(UserError, match="no data set was scored in all of them"):
         add_method(run.with_name("three"), "baseline", one_sample(range(8)))
         (run.with_name("three") / "predictions/gsm8k").rename(run.with_name("three") / "predictions/other")
         summary = run.with_name("three") / "predictions/other/baseline.summary.json"
         summary.write_text(summary.read_text(encoding="utf-8").replace('"gsm8k"', '"other"'), encoding="utf-8")
         compare.main([str(run), str(run.with_name("three"))])
+
+
+def test_folders_of_one_name_are_told_apart_by_their_paths(run: Path, capsys: pytest.CaptureFixture[str]):
+    twin = run.parent / "elsewhere" / run.name
+    add_method(twin, "baseline", one_sample(range(9)))
+    text = printed(capsys, run, twin, "--reference", f"{run}/baseline")
+    assert f"| {run}/baseline |" in text and f"| {twin}/baseline |" in text
+
+
+@pytest.mark.parametrize(
+    "words", [["--columns", "method"], ["--names", "baseline=B"], ["--format", "md", "--names", "B"]]
+)
+def test_flags_that_would_mean_nothing_are_refused(run: Path, words: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as refused:
+        compare.main([str(run), *words])
+    assert refused.value.code == 2
+    said = capsys.readouterr().err
+    assert "give --format too" in said or "METHOD=NAME is expected, found 'B'" in said

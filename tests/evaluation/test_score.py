@@ -219,7 +219,7 @@ def test_a_changed_score_file_is_not_overwritten_in_silence(data_root: Path):
 
 
 def test_failed_requests_are_no_wrong_answers(data_root: Path):
-    rows = [*PREDICTIONS[:5], prediction(5, "", finish_reason="error"), prediction(6, "", finish_reason="error")]
+    rows = [*PREDICTIONS[:5], prediction(5, "", finish_reason="error"), prediction(6, "", finish_reason="ABORT")]
     done = score(data_root, rows, check=False)
     assert done.returncode == 3
     assert "2 requests failed (gsm8k-test-00005, gsm8k-test-00006)" in done.stderr and "--allow_failed" in done.stderr

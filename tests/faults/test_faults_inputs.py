@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, memory_growth, problem, read_rows, refused, run_script, write_rows
 from faults.faults_tools import filtering, infer, scoring, teach
-from grading.answer_cases import CASES
-from grading.test_grader import item_of
+from grading.test_grader import CASES, item_of
 from grading.test_worker_pool import EASY, ENDLESS, UNEQUAL
 from test_static import CODE, violations
 

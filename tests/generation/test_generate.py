@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import save_tiny_qwen2
 
 from cotkit.core.errors import UserError
 from cotkit.generation import adapters, chat_model, options
@@ -231,17 +232,7 @@ def test_an_adapter_is_loaded_and_changes_the_texts(tiny_model: Path, tiny_adapt
 
 
 def test_a_misfit_adapter_is_refused_by_name(tiny_adapter: Path, tmp_path: Path):
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    config = Qwen2Config(
-        vocab_size=64,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-    )
-    Qwen2ForCausalLM(config).save_pretrained(tmp_path)
+    save_tiny_qwen2(tmp_path, 64, hidden_size=16, num_attention_heads=2)
     with pytest.raises(
         UserError, match=r"does not fit .*layers\.0\.self_attn\.q_proj takes 32 inputs, the model has 16"
     ):

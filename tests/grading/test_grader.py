@@ -10,11 +10,14 @@ from fractions import Fraction
 
 import pytest
 from conftest import ROOT, raw_data, read_rows
-from grading.answer_cases import CASES, Case
+from grading import formula_cases, number_cases, place_cases
+from grading.case import Case
 
 from cotkit.core.datasets import KINDS, AnswerKind
 from cotkit.grading.extraction import answer_line_end, extract, strip_thinking
 from cotkit.grading.grader import VERDICTS, Item, check_gold, grade, grade_many
+
+CASES = [*place_cases.CASES, *number_cases.CASES, *formula_cases.CASES]
 
 # The gold answers of AIME 2024, AIME 2025 and AMC 2023.
 COMPETITION_GOLDS = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import runpy
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import ROOT, SMOLLM2
@@ -117,6 +119,12 @@ def test_several_mistakes_are_found_at_once(check_preset, preset: Path, capsys: 
     assert check_preset([str(preset), "--methods", "distilled", "--run", str(preset.parent / "run")]) == 1
     lines = capsys.readouterr().err
     assert all(word in lines for word in ("teacher.yaml", "filter.yaml", "train.yaml"))
+
+
+def test_a_full_disk_is_a_fault(check_preset, preset: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**30))
+    assert check_preset([str(preset), "--methods", "distilled", "--run", str(preset.parent / "run")]) == 1
+    assert "the disk has 1.0 GiB left" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in ROOT.glob("configs/*/data.yaml")))

@@ -52,6 +52,7 @@ def test_limit_holds_for_each_file(tmp_path: Path, files: list[Path]):
 def test_an_id_in_two_files_is_refused(tmp_path: Path, files: list[Path]):
     write_rows(files[1], [own("bakery", 3)])
     refused(teach(tmp_path, files, check=False), "bakery-train-00003", str(files[0]), "remove one")
+    refused(teach(tmp_path, [files[0], files[0]], check=False), f"{files[0]}: is given twice")
     assert not (tmp_path / "teacher.jsonl").exists()
 
 

@@ -1,127 +1,31 @@
-"""The distillation stage on a tiny model: rows, teachers, samples, gradients, resuming, refusals."""
+"""The distillation stage on a tiny model: teachers, samples, gradients, resuming."""
 
 from __future__ import annotations
 
 import json
-import re
-import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
-from conftest import CHATML, ROOT, make_tokenizer
+from conftest import ROOT
 from safetensors.torch import load_file
+from training import distill_tools
+from training.distill_tools import Write, model_folder, script, trainer_of
 
 from cotkit.core.errors import UserError
-from cotkit.filtering.training_sets import write_dataset_info, write_training_set
 from cotkit.generation import prompts
 from cotkit.generation.chat_model import encode
 from cotkit.generation.types import Completion
-from cotkit.training import distill_data, distill_trainer, preflight
+from cotkit.training import distill_trainer
 from cotkit.training.adapter_parity import adapter_problem
-from cotkit.training.config import methods_of, read_config
-from cotkit.training.distill_data import TeacherSide, shared_ids
-from cotkit.training.preflight import distill_options
+from cotkit.training.config import read_config
 
-# Like Qwen3's: with thinking off, the model's turn begins with an empty think block.
-THINKING = CHATML.replace(
-    "assistant\n' }}{% endif %}",
-    "assistant\n' }}{% if enable_thinking is defined and enable_thinking is false %}"
-    "{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}",
-)
-
-Write = Callable[..., Path]
-
-
-def model_folder(folder: Path, chat_template: str = CHATML, more_tokens: tuple[str, ...] = (), seed: int = 1) -> Path:
-    """A tiny random Qwen2 with other weights than the fixture's, and with more tokens."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    tokenizer = make_tokenizer(folder)
-    tokenizer.add_tokens(list(more_tokens))
-    tokenizer.chat_template = chat_template
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(seed)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer) + 24,  # as published models have it: more scores than tokens
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=1024,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    Qwen2ForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Training sets whose prompts and answers have different lengths."""
-    folder = tmp_path_factory.mktemp("distill")
-    rows = [
-        prompts.training_row(f"What is {n}+1{' and no more' * (n % 3)}?", f"{n}+1={n + 1}{'.' * (n % 5)}\n#### {n + 1}")
-        for n in range(16)
-    ]
-    for name in ("gold", "gold_dev"):
-        write_training_set(folder / "datasets", name, rows)
-    write_dataset_info(folder / "datasets", {"gold": False, "gold_dev": False})
-    return folder
-
-
-@pytest.fixture(scope="module")
-def write(folder: Path, tiny_model: Path) -> Write:
-    """Writes the YAML of a distillation method that differs in the given keys from the usual one."""
-
-    def writer(name: str = "kd", **changes: Any) -> Path:
-        values = {
-            "stage": "distill",
-            "dataset": "gold",
-            "teacher": "start",
-            "dataset_dir": str(folder / "datasets"),
-            "output_dir": str(folder / "out put" / name),
-            "model_name_or_path": str(tiny_model),
-            "template": "qwen",
-            "do_train": True,
-            "finetuning_type": "lora",
-            "lora_target": "all",
-            "lora_rank": 8,
-            "learning_rate": 1e-2,
-            "per_device_train_batch_size": 4,
-            "num_train_epochs": 2,
-            "save_strategy": "steps",
-            "save_steps": 2,
-            "logging_steps": 1,
-            "report_to": "none",
-            "disable_gradient_checkpointing": True,
-            "max_new_tokens": 12,
-            "max_truncated": 1.0,
-            **changes,
-        }
-        path = folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump({key: value for key, value in values.items() if value is not None}))
-        return path
-
-    return writer
-
-
-def script() -> dict[str, Any]:
-    return runpy.run_path(str(ROOT / "scripts/distill.py"), run_name="distill")
-
-
-def trainer_of(path: Path) -> Any:
-    trainer = script()["make_trainer"](read_config(path, []))
-    trainer.state.stateful_callbacks = {}
-    return trainer
+folder, write = distill_tools.folder, distill_tools.write
 
 
 def gradients(trainer: Any, per_batch: int, rows: list[Any]) -> list[torch.Tensor]:
@@ -436,145 +340,3 @@ def test_a_student_comes_nearer_to_its_teacher(write: Write, tiny_adapter: Path,
     assert sum("eval_loss" in entry for entry in trainer.state.log_history) == 4
     distances = [entry["divergence"] for entry in trainer.state.log_history if "divergence" in entry]
     assert sum(distances[-4:]) < 0.7 * sum(distances[:4])
-
-
-def side_of(path: Path) -> TeacherSide:
-    from cotkit.training.prompt_parity import ParityGate
-
-    config = read_config(path, [])
-    return TeacherSide(config, distill_options(config), ParityGate(config, False).serving)
-
-
-@pytest.mark.slow
-def test_special_tokens_after_all_others_may_differ(write: Write, tiny_model: Path, tmp_path: Path):
-    side = side_of(write(teacher=str(model_folder(tmp_path / "m", more_tokens=("<think>", "</think>")))))
-    own = side_of(write(teacher="start"))
-    assert side.is_model
-    assert not own.is_model
-    assert side.shared == own.shared < len(side.tokenizer)
-
-
-@pytest.mark.slow
-def test_other_differences_of_tokenizers_are_refused_with_their_number_and_an_example(write: Write, tmp_path: Path):
-    from transformers import AutoTokenizer
-
-    config = read_config(write(), [])
-    student = AutoTokenizer.from_pretrained(config.values["model_name_or_path"])
-    file = make_tokenizer(tmp_path / "t") and tmp_path / "t/tokenizer.json"
-    usual = json.loads(file.read_text(encoding="utf-8"))
-
-    changed = json.loads(json.dumps(usual))
-    names = {number: token for token, number in changed["model"]["vocab"].items()}
-    changed["model"]["vocab"] |= {names[300]: 301, names[301]: 300}
-    file.write_text(json.dumps(changed), encoding="utf-8")
-    says = f"ids differ, for example id 300 is {names[300]!r} for the student and {names[301]!r} for the teacher"
-    with pytest.raises(UserError, match=r"not the student's: \d+ " + re.escape(says)):
-        shared_ids(student, AutoTokenizer.from_pretrained(tmp_path / "t"), config)
-
-    changed = json.loads(json.dumps(usual))
-    changed["model"]["merges"] = changed["model"]["merges"][::-1]
-    file.write_text(json.dumps(changed), encoding="utf-8")
-    with pytest.raises(UserError, match=r"they split 'You are .*' differently; take a teacher of its family"):
-        shared_ids(student, AutoTokenizer.from_pretrained(tmp_path / "t"), config)
-
-
-@pytest.mark.slow
-def test_a_teacher_reads_its_own_template_without_a_think_block_in_the_answer(write: Write, tmp_path: Path):
-    teacher = model_folder(tmp_path / "m", THINKING, ("<think>", "</think>"))
-    trainer = trainer_of(write(teacher=str(teacher)))
-    row = trainer.train_dataset[0]
-    assert trainer.side.tokenizer.decode(row.teacher_prompt) == (
-        trainer.processing_class.decode(row.prompt) + "<think>\n\n</think>\n\n"
-    )
-    assert "think" not in trainer.side.tokenizer.decode(row.completion)
-    assert distill_data.teacher_findings(read_config(write(teacher=str(teacher)), []), thinking=False) == []
-    [finding] = distill_data.teacher_findings(read_config(write(teacher=str(teacher)), []), thinking=True)
-    assert "its answer has no think block, but the teacher's template is used with thinking: True" in finding.what
-    assert finding.change.endswith(f"`teacher: {teacher}`")
-
-
-@pytest.mark.slow
-def test_a_teacher_with_the_reference_finds_it_in_the_students_own_prompt(write: Write):
-    trainer = trainer_of(write(teacher_reads="reference"))
-    row = trainer.train_dataset[3]
-    own, read = (trainer.processing_class.decode(ids) for ids in (row.prompt, row.teacher_prompt))
-    before, _, after = read.partition(f"\n\n{prompts.REFERENCE}\n3+1=4...\n#### 4")
-    assert before + after == own
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"teacher": None}, "key 'teacher' is missing"),
-        ({"kl": "backward"}, "`kl: backward`: must be one of forward, reverse, jsd"),
-        ({"kl": "revers"}, "did you mean 'reverse'?"),
-        ({"teacher_reads": "solution"}, "must be one of student_prompt, reference"),
-        ({"on_policy": 1.5}, "`on_policy: 1.5`: must be a number from 0 to 1"),
-        ({"on_policy": True}, "must be a number from 0 to 1"),
-        ({"temperature": 0}, "`temperature: 0`: must be a number from 0.01"),
-        ({"kl_clip": -1}, "`kl_clip: -1`: must be a number"),
-        ({"jsd_beta": 1}, "must be a number from 0.001 to 0.999"),
-        ({"max_new_tokens": 2.5}, "must be a whole number"),
-        ({"kd_weight": "half"}, "must be a number from 0 to 1"),
-        ({"kd_weight": 0.5, "on_policy": 1}, "cross entropy on the student's own samples teaches nothing"),
-        ({"finetuning_type": "full"}, "`stage: distill` trains adapters"),
-        ({"deepspeed": "x.json"}, "`stage: distill` does not support it"),
-        ({"teacher_read": "reference"}, "unknown key 'teacher_read'; did you mean 'teacher_reads'?"),
-        ({"teacher": "no/such/folder"}, "`teacher: no/such/folder`: no/such/folder: no such model folder"),
-        ({"teacher": "start", "teacher_adapter": "some/folder"}, "some/folder holds no adapter"),
-        ({"start_from": "a/b", "adapter_name_or_path": "c/d"}, "start_from and adapter_name_or_path are the same"),
-        ({"start_from": "a/b"}, "a/b holds no adapter; train that method first"),
-    ],
-)
-def test_what_cannot_be_distilled_is_refused_before_a_model_is_loaded(write: Write, changes: dict[str, Any], says: str):
-    with pytest.raises(UserError, match=re.escape(says)):
-        script()["main"]([str(write("refused", **changes))])
-
-
-def test_only_distillation_is_trained_by_this_script_and_only_it_has_a_teacher(write: Write):
-    with pytest.raises(UserError, match="unknown key 'max_truncated'; it belongs to `stage: distill`"):
-        preflight.check(read_config(write("refused", stage="sft"), []))
-    with pytest.raises(UserError, match="only `stage: distill` is trained here; use scripts/train.sh"):
-        script()["main"]([str(write("refused", stage="sft", teacher=None))])
-
-
-def preset_of(folder: Path, methods: dict[str, dict[str, str]]) -> Path:
-    (folder / "configs/mine/train").mkdir(parents=True)
-    for name, values in methods.items():
-        (folder / f"configs/mine/train/{name}.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    return folder / "configs/mine"
-
-
-def test_a_method_is_trained_after_its_start_and_its_teacher(tmp_path: Path):
-    preset = preset_of(
-        tmp_path,
-        {
-            "a_pupil": {"start_from": "b_start", "teacher": "c_expert"},
-            "b_start": {"start_from": "c_expert"},
-            "c_expert": {},
-            "d_alone": {"teacher": "start"},
-        },
-    )
-    names = [path.stem for path in methods_of(preset)]
-    assert sorted(names) == ["a_pupil", "b_start", "c_expert", "d_alone"]
-    assert names.index("c_expert") < names.index("b_start") < names.index("a_pupil")
-    with pytest.raises(UserError, match="starts from 'c_expert', which is not among the methods a_pupil, b_start"):
-        methods_of(preset, "a_pupil,b_start")
-    circle = preset_of(tmp_path / "circle", {"one": {"teacher": "two"}, "two": {"start_from": "one"}})
-    with pytest.raises(UserError, match="one, two start from one another"):
-        methods_of(circle)
-
-
-def test_names_of_methods_become_adapters_of_the_run_and_of_the_seed(tmp_path: Path):
-    common = {key: "x/y" for key in ("model_name_or_path", "dataset", "template")}
-    values = {**common, "stage": "distill", "teacher": "expert", "start_from": "gold"}
-    preset = preset_of(tmp_path, {"pupil": values, "expert": common, "gold": common})
-    config = read_config(preset / "train/pupil.yaml", [], Path("some/run"), seed=2)
-    assert config.values["teacher"] == "some/run/train/expert.seed2"
-    assert config.values["adapter_name_or_path"] == "some/run/train/gold.seed2"
-    own = read_config(preset / "train/pupil.yaml", ["teacher=start"], Path("some/run"), seed=2)
-    assert own.values["teacher"] == "start"
-    assert own.llamafactory()["stage"] == "sft"
-    assert not {"teacher", "start_from"} & set(own.llamafactory())
-    with pytest.raises(UserError, match="command line: teacher: no method 'expret'; did you mean 'expert'?"):
-        read_config(preset / "train/pupil.yaml", ["teacher=expret"], Path("some/run"))
