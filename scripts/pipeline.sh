@@ -68,15 +68,12 @@ bash scripts/setup.sh
 
 gpus="$(count_gpus)"
 multiplies_bfloat16() { python -c 'import sys; from cotkit.core import machine; sys.exit(not machine.multiplies_bfloat16())'; }
-precision=() training=() device=cpu
+precision=() training=()
 if [[ -n "$fast" ]]; then
   [[ "$gpus" -eq 0 ]] || fail "--fast is for CPUs: on a GPU, texts are made in the model's own type; remove --fast"
   multiplies_bfloat16 || fail "--fast: this CPU has no units for bfloat16, which would be slower than float32; remove --fast"
-  precision=(--dtype bfloat16) training=(bf16=true use_cpu=true) device=cpu_bfloat16
-elif [[ "$gpus" -gt 0 ]]; then
-  device="$(nvidia-smi --query-gpu=name --format=csv,noheader | grep -oiwE -m1 'h100|a100|l4|t4|4090')" || device=""
-  device="${device,,}"
-elif multiplies_bfloat16; then
+  precision=(--dtype bfloat16) training=(bf16=true use_cpu=true)
+elif [[ "$gpus" -eq 0 ]] && multiplies_bfloat16; then
   echo "This CPU multiplies bfloat16: --fast is faster, with other texts (docs/GENERATION.md, Numbers)."
 fi
 export COTKIT_PIPELINE=1 # the stages then do not say this too
@@ -115,16 +112,14 @@ name_the_stage() {
 trap name_the_stage EXIT
 
 redo=()
-times="" # of the stages, as `stage time`
 enter() { # STAGE: announces it and decides whether it is repeated
   [[ "$stage" == setup ]] || printf '   (%s: %d s)\n' "$stage" $((SECONDS - began))
   stage="$1" began=$SECONDS
   [[ "$1" != "$from" ]] || redo=(--overwrite)
-  local number expected kept="; log: $run/logs/$1.log"
+  local number kept="; log: $run/logs/$1.log"
   [[ "$1" != compare ]] || kept="" # comparison.md is what it prints
   number=$(printf '%s\n' "${STAGES[@]}" | grep -nx -- "$1" | cut -d: -f1)
-  expected="$(sed -n "s/^$1 /, about /p" <<<"$times")"
-  say "$1: stage $number of ${#STAGES[@]}$expected$kept"
+  say "$1: stage $number of ${#STAGES[@]}$kept"
 }
 
 # Runs a command of the stage. What it prints is shown, and kept in the stage's log unless it only found its work done.
@@ -164,9 +159,6 @@ source_args=()
 logged python scripts/prepare_data.py --config "$preset/data.yaml" "${source_args[@]}" "${redo[@]}"
 listed="$(read_preset test_sets)"
 mapfile -t datasets <<<"$listed"
-
-[[ -z "$device" ]] || times="$(python scripts/plan.py "$preset" --run "$run" --device "$device" --devices "$ranks" \
-  ${wanted:+--methods "$wanted"} ${seeds[0]:+--seeds "${seeds[@]}"} "${limits[@]}" --stage_times 2>/dev/null)" || times=""
 
 enter teacher
 generate teacher_cot.py --config "$preset/teacher.yaml" --output_path "$run/teacher.jsonl" "${limits[@]}"

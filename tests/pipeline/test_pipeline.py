@@ -37,9 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert "| baseline |" in done.stdout
     for number, stage in enumerate(STAGES, 1):
         assert f"\n== {stage}: stage {number} of 9" in done.stdout
-    assert re.search(
-        r"^== train: stage 4 of 9, about \d+ (s|min); log: \S.*/logs/train\.log$", done.stdout, re.MULTILINE
-    )
+    assert re.search(r"^== train: stage 4 of 9; log: \S.*/logs/train\.log$", done.stdout, re.MULTILINE)
     assert re.search(r"/train/distilled: trained in .*: \d+ steps, .*, held-out loss ", done.stdout)
     assert not re.search("deprecat|total_flos|UserWarning|font", done.stdout + done.stderr)
     return root / "smollm2_cpu-limit4"
