@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from cotkit.core import cli
+from cotkit.core import cli, lineage
 from cotkit.core.jsonl import Row
 from cotkit.core.manifest import Input
 from cotkit.core.model_identity import fingerprint
@@ -43,6 +43,11 @@ def prediction_row(problem: Row, request: Request, completion: Completion) -> Ro
     thinking, _ = split_thinking(completion.response)
     row = {"id": request.id, "sample": request.sample, "dataset": problem["dataset"]}
     return {**row, "response": completion.response, "thinking": thinking, **completion.record()}
+
+
+def origin(adapter: adapters.Adapter) -> Row:
+    """What the adapter was made from, for the manifest, so that scores can be refused to another adapter's texts."""
+    return {"adapter_base": adapter.base, "adapter_training": lineage.training_of(adapter.folder)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         to_row=lambda request, completion: prediction_row(by_id[request.id], request, completion),
         engine=engine,
         sampling=sampling,
-        facts={"adapter_base": adapter.base} if adapter else {},
+        facts=origin(adapter) if adapter else {},
         options=options.run_from(args),
         expects_truncation=args.lora_path is None,  # an untrained student often does not end its texts
     )

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby, islice, tee
 from pathlib import Path
 
-from cotkit.core import cli, wandb_run
+from cotkit.core import cli, lineage, wandb_run
 from cotkit.core.datasets import kind_of
 from cotkit.core.errors import UserError
 from cotkit.core.files import locked, open_atomic
@@ -135,6 +135,7 @@ def main(argv: list[str] | None = None) -> int:
     predictions = Predictions(args.pred_path, args.dataset, problems)
     if args.explain is not None:
         return explain(args, problems, predictions)
+    lineage.check(args.pred_path)
     if predictions.failed and not args.allow_failed:
         print(failed_requests(args.pred_path, predictions.failed), file=sys.stderr)
         return cli.SOME_ITEMS_FAILED

@@ -3,6 +3,7 @@
 Reads   <run>/predictions/<dataset>/<method>.summary.json and .scores.jsonl   (see score.py); with several training
         runs of a method, their names are <method>.seed<k>.summary.json and .scores.jsonl
 Writes  <run>/comparison.json and comparison.md; the first sentence of both is the finding
+        <run>/comparison.json.manifest.json    the scores that they were made from, with their hashes
 
     python scripts/compare.py outputs/smollm2_cpu
     python scripts/compare.py outputs/qwen2_1.5b --reference strong_baseline
@@ -22,6 +23,7 @@ from pathlib import Path
 from cotkit.core import cli
 from cotkit.core.files import write_if_changed
 from cotkit.core.jsonl import Row, json_bytes, read_json
+from cotkit.core.manifest import SUFFIX, Input, Manifest
 from cotkit.evaluation import paper_tables
 from cotkit.evaluation.comparison import compare
 from cotkit.evaluation.comparison_tables import COMPARED_COUNTS, dataset_finding, finding, markdown
@@ -30,12 +32,24 @@ from cotkit.evaluation.comparison_tables import COMPARED_COUNTS, dataset_finding
 def trainings(run: Path) -> dict[str, Row]:
     """Method -> rows, optimizer steps, answer tokens and held-out loss of its training, if that is finished."""
     found = {}
-    for path in sorted(run.glob("train/*.manifest.json")):
+    for path in sorted(run.glob(f"train/*{SUFFIX}")):
         record = read_json(path)
         if record.get("status") == "done":
             counts = {key: record["counts"].get(key) for key in COMPARED_COUNTS}
-            found[path.name.removesuffix(".manifest.json")] = counts
+            found[path.name.removesuffix(SUFFIX)] = counts
     return found
+
+
+def write(run: Path, result: Row, text: str) -> None:
+    """Writes comparison.json and comparison.md, and which scores they were made from. Files that would not change stay."""
+    paths = run / "comparison.json", run / "comparison.md"
+    scores = [path for kind in ("summary.json", "scores.jsonl") for path in run.glob(f"predictions/*/*.{kind}")]
+    named = {path.relative_to(run / "predictions").as_posix(): Input(path) for path in sorted(scores)}
+    manifest = Manifest("compare", paths[0], {"reference": result["reference"]}, named)
+    changed = [write_if_changed(paths[0], json_bytes(result)), write_if_changed(paths[1], text.encode("utf-8"))]
+    made_from = {name: one.describe() for name, one in named.items()}
+    if any(changed) or not manifest.path.is_file() or manifest.read()["inputs"] != made_from:
+        manifest.finish(paths, {"pairs": result["family"]})
 
 
 def renaming(text: str) -> tuple[str, str]:
@@ -70,8 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     result = {"finding": finding(result), **result, "trainings": trainings(runs[0]) if len(runs) == 1 else {}}
     text = markdown(result)
     if len(runs) == 1 and not args.dry_run:
-        write_if_changed(runs[0] / "comparison.json", json_bytes(result))
-        write_if_changed(runs[0] / "comparison.md", text.encode("utf-8"))
+        write(runs[0], result, text)
     if args.format:
         text = paper_tables.text(
             paper_tables.rows(result, args.columns or list(paper_tables.COLUMNS), dict(args.names or [])), args.format

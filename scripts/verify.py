@@ -1,7 +1,10 @@
-"""Checks a run folder against its manifests: hashes, counts, left-over files. Changes nothing.
+"""Checks a run folder against its manifests: hashes, counts, lineage, left-over files. Changes nothing.
 
 Reads   every *.manifest.json below RUN, the outputs it names, and its inputs if they still exist
 Prints  one line per finding; the exit code is 1 if there is any
+
+It follows the chain model -> training set -> adapter -> predictions -> scores -> comparison -> report and names every link
+that does not hold.
 
     python scripts/verify.py outputs/smollm2_cpu
 """
@@ -14,16 +17,15 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from cotkit.core import cli
+from cotkit.core import cli, lineage, model_identity
 from cotkit.core.errors import UserError
 from cotkit.core.files import sha256_file
 from cotkit.core.jsonl import Row, read, read_json
-from cotkit.core.manifest import FORMAT, Input, difference
+from cotkit.core.manifest import FORMAT, SUFFIX, Input, difference
 from cotkit.core.problems import as_problem
 from cotkit.generation.progress import count
 
 ROOT = Path(__file__).resolve().parents[1]
-SUFFIX = ".manifest.json"
 RESULT = re.compile(r".*(\.jsonl|\.summary\.json)")
 GENERATED = ("teacher_cot", "infer_parallel", "critic")  # stages with the counts of generation/progress.py
 LEFT_OVER = re.compile(r".*\.rank\d+|\..*\.tmp")
@@ -48,6 +50,28 @@ def check_inputs(manifest: Path, inputs: Row) -> Iterator[str]:
         found = Input(path, map(as_problem, read(path)) if "rows" in was else None).describe(was.get("rows"))
         if found["sha256"] != was["sha256"]:
             yield f"{manifest}: input {name} ({path}) was changed after it was read"
+
+
+def check_model(manifest: Path, record: Row) -> Iterator[str]:
+    """The model of a manifest, if its files were changed. A score repeats the model of its predictions."""
+    model = record.get("model")
+    folder = (
+        next((base / model["name"] for base in (Path(), ROOT) if (base / model["name"]).is_dir()), None)
+        if model
+        else None
+    )
+    if folder is None or record["stage"] == "score":
+        return
+    now = model_identity.describe(str(folder))
+    if model_identity.is_same_record(model, now) is False:
+        yield f"{manifest}: its model {model['name']} was changed since ({model['revision']} -> {now['revision']})"
+
+
+def check_compared(run: Path, inputs: Row) -> Iterator[str]:
+    """Scores of a run that its comparison leaves out."""
+    for path in sorted(run.glob("predictions/*/*.summary.json")):
+        if (name := path.relative_to(run / "predictions").as_posix()) not in inputs:
+            yield f"{run / 'comparison.json'}: leaves out {name}; run scripts/compare.py {run}"
 
 
 def recounted(output: Path, record: Row) -> Iterator[tuple[Path, Row, Row]]:
@@ -86,6 +110,10 @@ def check_manifest(manifest: Path) -> Iterator[str]:
     output = manifest.with_name(manifest.name.removesuffix(SUFFIX))
     yield from check_outputs(manifest.parent, record["outputs"])
     yield from check_inputs(manifest, record["inputs"])
+    yield from check_model(manifest, record)
+    yield from lineage.breaks(output)
+    if record["stage"] == "compare":
+        yield from check_compared(manifest.parent, record["inputs"])
     for path, stated, found in recounted(output, record):
         if changes := difference(stated, found):
             yield f"{path}: its manifest and its records differ ({'; '.join(changes)})"

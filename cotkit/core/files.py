@@ -85,10 +85,12 @@ def write_bytes_atomic(path: str | os.PathLike[str], chunks: Iterable[bytes]) ->
         file.writelines(chunks)
 
 
-def write_if_changed(path: Path, data: bytes) -> None:
-    """Writes a small file, all or nothing. Leaves it untouched if it has the same bytes already."""
-    if not path.is_file() or path.read_bytes() != data:
-        write_bytes_atomic(path, [data])
+def write_if_changed(path: Path, data: bytes) -> bool:
+    """Writes a small file, all or nothing, and returns True. Leaves it untouched if it has the same bytes already."""
+    if path.is_file() and path.read_bytes() == data:
+        return False
+    write_bytes_atomic(path, [data])
+    return True
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -30,6 +30,7 @@ from cotkit.core.errors import UserError
 from cotkit.core.files import sha256_file
 from cotkit.core.jsonl import Row, dumps, read_json, write_json_atomic
 
+SUFFIX = ".manifest.json"
 FORMAT = 2  # of manifests; a file of another version of this toolkit is refused by name
 State = Literal["new", "resume", "done"]
 PACKAGES = (
@@ -41,7 +42,7 @@ TWO_WAYS_OUT = "give another output path, or --overwrite to start over"
 
 def path_for(output: Path) -> Path:
     """The manifest of an output."""
-    return output.with_name(output.name + ".manifest.json")
+    return output.with_name(output.name + SUFFIX)
 
 
 @dataclass(frozen=True)

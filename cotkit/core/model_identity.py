@@ -13,6 +13,7 @@ from cotkit.core.jsonl import Row, read_json
 # nothing to do.
 FULL_HASH_BYTES = 64 * 2**20
 END_BYTES = 2**20
+FINGERPRINT_DIGITS = 16
 
 
 def fingerprint(model: str) -> str:
@@ -24,7 +25,7 @@ def fingerprint(model: str) -> str:
     for file in sorted(folder.iterdir()):
         if file.suffix in (".json", ".jinja", ".safetensors", ".model", ".txt") and file.stat().st_size:
             digest.update(f"{file.name} {_file_mark(file)}\n".encode())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:FINGERPRINT_DIGITS]
 
 
 def _file_mark(file: Path) -> str:
@@ -51,6 +52,14 @@ def is_same(one: str, other: str) -> bool | None:
     if None in folders:
         return None
     return fingerprint(str(folders[0])) == fingerprint(str(folders[1]))
+
+
+def is_same_record(one: Row, other: Row) -> bool | None:
+    """Whether two records of `describe` are of one model; None as in `is_same`."""
+    revisions = [str(record["revision"] or "") for record in (one, other)]
+    if all(len(revision) == FINGERPRINT_DIGITS for revision in revisions) or revisions[0] == revisions[1] != "":
+        return revisions[0] == revisions[1]
+    return is_same(one["name"], other["name"])
 
 
 def describe(model: str) -> Row:

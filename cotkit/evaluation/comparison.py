@@ -12,10 +12,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from cotkit.core import lineage
 from cotkit.core.errors import UserError
 from cotkit.core.files import sha256_file
 from cotkit.core.jsonl import Row, read_json, read_numbered, require
 from cotkit.core.manifest import difference, path_for
+from cotkit.core.model_identity import is_same_record
 from cotkit.evaluation import stats
 from cotkit.evaluation.metrics import SCHEMA
 from cotkit.evaluation.paired import OneSample, PairedDifference, SeveralSamples, mean_of_runs
@@ -83,10 +85,24 @@ def load_run(summary_path: Path) -> Run:
     correct, critic = read_scores(scores_path)
     if sum(samples for _, samples in correct.values()) != summary["n"]:
         raise UserError(f"{scores_path}: has another number of items than {summary_path.name}; run score.py again")
-    manifest = path_for(summary_path.with_name(f"{stem}.jsonl"))
+    predictions = summary_path.with_name(f"{stem}.jsonl")
+    lineage.check(predictions)
+    check_scored(summary_path, predictions)
+    manifest = path_for(predictions)
     settings = read_json(manifest)["settings"] if manifest.is_file() else {}
     settings = {name: value for name, value in settings.items() if name not in MODEL_SETTINGS}
     return Run(stem, method_and_seed(stem)[1], summary, correct, settings, critic)
+
+
+def check_scored(summary_path: Path, predictions: Path) -> None:
+    """Raises UserError if the predictions were made again after they were scored."""
+    manifest = path_for(summary_path)
+    if not (manifest.is_file() and predictions.is_file()):
+        return
+    scored = read_json(manifest)["inputs"]["predictions"]["sha256"]
+    if scored != sha256_file(predictions):
+        again = f"score.py --dataset {summary_path.parent.name} --pred_path {predictions}"
+        raise UserError(f"{summary_path}: scores other predictions than {predictions} holds now; run {again}")
 
 
 def read_scores(path: Path) -> tuple[dict[str, Counts], dict[str, float]]:
@@ -110,14 +126,15 @@ def read_scores(path: Path) -> tuple[dict[str, Counts], dict[str, float]]:
 
 
 def read_methods(folder: Path) -> dict[str, dict[str, list[Run]]]:
-    """Data set -> method -> its runs, of one run folder. Raises UserError if there are none, or of different recipes."""
+    """Data set -> method -> its runs, of one run folder. Raises UserError if there are none, or of different recipes or bases."""
     found: dict[str, dict[str, list[Run]]] = {}
     for path in sorted((folder / "predictions").glob("*/*.summary.json")):
         run = load_run(path)
         found.setdefault(path.parent.name, {}).setdefault(method_and_seed(run.stem)[0], []).append(run)
     if not found:
         raise UserError(f"{folder}: no predictions/<dataset>/<method>.summary.json; run score.py first")
-    for methods in found.values():
+    for dataset, methods in found.items():
+        check_one_base(folder / "predictions" / dataset, methods)
         for runs in methods.values():
             check_one_recipe(folder, [run.stem for run in runs])
     return found
@@ -185,6 +202,18 @@ def check_one_recipe(folder: Path, stems: list[str]) -> None:
             raise UserError(
                 f"{folder}: {stem} was trained by another recipe than {first} ({'; '.join(changed)}); one mean over both "
                 f"would describe neither: train the method anew (pipeline.sh --from train), or rename a file's stem"
+            )
+
+
+def check_one_base(folder: Path, methods: dict[str, list[Run]]) -> None:
+    """Raises UserError if methods of a run are based on different models: their difference is not the training's alone."""
+    paths = [folder / f"{run.stem}.jsonl" for runs in methods.values() for run in runs]
+    bases = [(path.stem, base) for path in paths if (base := lineage.base_of(path))]
+    for stem, base in bases[1:]:
+        if is_same_record(base, bases[0][1]) is False:
+            raise UserError(
+                f"{folder}: {bases[0][0]} is based on {bases[0][1]['name']} and {stem} on {base['name']}, another model; "
+                "methods of one run share their base: run infer_parallel.py again on one of them, or use a folder for each"
             )
 
 

@@ -15,16 +15,16 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from cotkit.core import model_identity
+from cotkit.core import lineage, model_identity
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row, read_json
-from cotkit.core.manifest import path_for
+from cotkit.core.lineage import WEIGHTS
 
 log = logging.getLogger(__name__)
 
 Shapes = dict[str, tuple[int, ...]]
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."  # of every tensor that peft saves
 UNUSED = "so peft would not use it; save the adapter with peft's save_pretrained"
 DEFAULT_RANK = 8  # of peft's LoraConfig
@@ -186,7 +186,7 @@ def _check_layers(adapter: Adapter) -> None:
 
 
 def check(model: str, folder: Path) -> None:
-    """Raises UserError, in one line, if an adapter is damaged or does not fit a model; warns of another base model.
+    """Raises UserError, in one line, if an adapter is damaged, does not fit a model or was trained on another one.
 
     A hub model that is not on this machine yet is left to `check_on_model`.
     """
@@ -199,8 +199,7 @@ def check(model: str, folder: Path) -> None:
             _check_complete(adapter, model, weights)
         else:
             check_on_model(model, folder)
-    if difference := other_base(adapter, model):
-        log.warning("warning: %s: %s", folder, difference)
+    check_base(adapter, model)
 
 
 def _weights_of(files: Path) -> Shapes:
@@ -306,18 +305,27 @@ def not_loadable(model: str, error: Exception) -> UserError:
     return UserError(f"{model}: cannot be loaded as a model ({str(error).splitlines()[0]})")
 
 
-def other_base(adapter: Adapter, model: str) -> str | None:
-    """What differs between the model that an adapter was trained on and the one in hand; None if they are the same."""
-    manifest = path_for(adapter.folder)
-    if manifest.is_file():  # of a training by this toolkit, which knows the base by its files
-        files = read_json(manifest).get("settings", {}).get("model_files")
-        if files == model_identity.fingerprint(model):
-            return None
-    if adapter.base is None:
-        return None
-    same = model_identity.is_same(adapter.base, model)
+def check_base(adapter: Adapter, model: str) -> None:
+    """The model in hand is the one that the adapter was trained on.
+
+    It warns where that one is not on this machine, so that nothing can be compared.
+
+    Raises:
+        UserError: it is another model, or its files have changed since.
+    """
+    lineage.check_weights(adapter.folder)
+    trained = lineage.training_of(adapter.folder)
+    base = trained["model"]["name"] if trained else adapter.base
+    if base is None:
+        return
+    if trained:
+        same = model_identity.is_same_record(trained["model"], model_identity.describe(model))
+    else:
+        same = model_identity.is_same(base, model)
     if same is None:
-        return f"was trained on {adapter.base}, which is not on this machine and so cannot be compared with {model}"
-    if not same:
-        return f"was trained on {adapter.base}, which is another model than {model}; its texts may mean nothing"
-    return None
+        text = "warning: %s: was trained on %s, which is not on this machine and so cannot be compared with %s"
+        log.warning(text, adapter.folder, base, model)
+    elif not same and base.rstrip("/") == model.rstrip("/"):
+        raise adapter.error(f"was trained on {model} before that model's files were changed; train the adapter again")
+    elif not same:
+        raise adapter.error(f"was trained on {base}, which is another model than {model}; give --base_model {base}")

@@ -234,7 +234,7 @@ def test_another_kind_of_adapter_is_checked_by_peft(tiny_model: Path, tmp_path: 
         adapters.check(str(tiny_model), prompt)
 
 
-def test_another_base_model_is_named_in_a_warning(
+def test_another_base_model_is_refused_and_one_that_is_not_here_is_named_in_a_warning(
     tiny_model: Path, tiny_adapter: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: Any
 ):
     caplog.set_level(logging.WARNING)
@@ -247,24 +247,15 @@ def test_another_base_model_is_named_in_a_warning(
     for same in (str(tiny_model), str(copy), "copy", "./copy", f"{copy}/"):
         adapters.check(same, tiny_adapter)
     assert not caplog.text
-    adapters.check(str(other), tiny_adapter)
-    assert f"{tiny_adapter}: was trained on {tiny_model}, which is another model than {other}" in caplog.text
+    with pytest.raises(UserError, match="is another model than") as refusal:
+        adapters.check(str(other), tiny_adapter)
+    fact = f"{tiny_adapter}: was trained on {tiny_model}, which is another model than {other}"
+    assert str(refusal.value) == f"{fact}; give --base_model {tiny_model}"
     elsewhere = changed(tiny_adapter, tmp_path / "away", dict, {"base_model_name_or_path": "owner/name"})
     adapters.check(str(other), elsewhere)
     assert (
         f"was trained on owner/name, which is not on this machine and so cannot be compared with {other}" in caplog.text
     )
-
-
-def test_a_training_here_has_recorded_its_base_by_its_files(tiny_model: Path, tiny_adapter: Path, tmp_path: Path):
-    from cotkit.core.manifest import path_for
-    from cotkit.core.model_identity import fingerprint
-
-    moved = changed(tiny_adapter, tmp_path / "moved", dict, {"base_model_name_or_path": "no/longer/there"})
-    path_for(moved).write_text(
-        json.dumps({"settings": {"model_files": fingerprint(str(tiny_model))}}), encoding="utf-8"
-    )
-    assert adapters.other_base(adapters.read(moved), str(tiny_model)) is None
 
 
 def test_the_manifest_of_predictions_names_the_adapters_base(
@@ -275,6 +266,7 @@ def test_the_manifest_of_predictions_names_the_adapters_base(
     path = tmp_path / "out.jsonl.manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     assert manifest["adapter_base"] == str(tiny_model)
-    del manifest["adapter_base"]  # a finished run of before this key is still finished
+    assert manifest["adapter_training"] is None  # it is not from a training of this toolkit
+    del manifest["adapter_base"], manifest["adapter_training"]  # a finished run of before this key is still finished
     path.write_text(json.dumps(manifest), encoding="utf-8")
     assert infer_parallel.main([*words(data_root, tiny_model, tiny_adapter, output), "--is_done"]) == 0

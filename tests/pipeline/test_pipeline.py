@@ -83,8 +83,8 @@ def rounds_of(run: Path) -> int:
 @pytest.mark.slow
 def test_every_manifest_is_marked_done(finished: Path):
     manifests = [json.loads(path.read_text(encoding="utf-8")) for path in finished.rglob("*.manifest.json")]
-    # teacher, later rounds, filter, two trainings, three predictions, three scores, report
-    assert len(manifests) == 1 + rounds_of(finished) + 1 + 2 + 3 + 3 + 1
+    # teacher, later rounds, filter, two trainings, three predictions, three scores, comparison, report
+    assert len(manifests) == 1 + rounds_of(finished) + 1 + 2 + 3 + 3 + 1 + 1
     assert {manifest["status"] for manifest in manifests} == {"done"}
     assert not list(finished.rglob("*.rank*[0-9]"))
     assert not list(finished.rglob("*.tmp"))
