@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING
 from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.files import locked, open_atomic
-from cotkit.core.jsonl import Row, dumps, read_chosen, write_atomic, write_json_atomic
+from cotkit.core.jsonl import Row, dumps, read_chosen, read_json, write_atomic, write_json_atomic
 from cotkit.core.line_index import LineIndex
-from cotkit.core.manifest import Input, Manifest
+from cotkit.core.manifest import SUFFIX, Input, Manifest
 from cotkit.core.model_identity import fingerprint
 from cotkit.core.problems import checked_problems, numbered_inputs, read_problem_files
 from cotkit.filtering import report, training_sets
@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     if manifest.check() == "done":
         print_done(options.output_path, manifest.read(), rules)
         return 0
+    refuse_sets_of_another(options)
     plan = plan_of(options)
     if options.dry_run:
         _, outcome = next(judge_rows([first], plan, workers=1))
@@ -153,6 +154,22 @@ def manifest_of(options: FilterOptions, rules: Row) -> Manifest:
         derived=True,
         overwrite=options.overwrite,
     )
+
+
+def refuse_sets_of_another(options: FilterOptions) -> None:
+    """Raises UserError if the folder of the training sets holds those of another output beside this one."""
+    if options.only_retry:
+        return
+    index = (options.dataset_dir / "dataset_info.json").resolve()
+    for path in sorted(options.output_path.parent.glob(f"*{SUFFIX}")):
+        other = path.with_name(path.name.removesuffix(SUFFIX))
+        if other.name == options.output_path.name:
+            continue
+        record = read_json(path)
+        if record.get("stage") == "filter" and index in [(path.parent / name).resolve() for name in record["outputs"]]:
+            raise UserError(
+                f"{options.dataset_dir}: holds the training sets of {other}; give --dataset_dir another folder"
+            )
 
 
 def judge(options: FilterOptions, plan: JudgingPlan, teacher: TeacherFiles, tally: FilterTally) -> JudgedRows:

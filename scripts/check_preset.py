@@ -23,6 +23,7 @@ from typing import Any
 
 from cotkit.core import cli
 from cotkit.core.errors import UserError
+from cotkit.core.files import require_folder
 from cotkit.core.model_identity import is_same
 from cotkit.filtering import options
 from cotkit.generation import engines
@@ -181,8 +182,9 @@ def training_sets(preset: Preset) -> Iterator[str]:
         for key in ("dataset", "eval_dataset"):
             for name in filter(None, str(config.values.get(key) or "").replace(" ", "").split(",")):
                 if name not in declared:
-                    where = "needs dev_path" if name == "gold_dev" else "does not declare it in `sets`"
-                    yield f"{config.where(key)}: {preset.file('filter')} {where}{cli.nearest(name, declared)}"
+                    nearest = cli.nearest(name, declared) if key == "dataset" else ""
+                    where = "needs dev_path" if name == "gold_dev" else f"does not declare it in `sets`{nearest}"
+                    yield f"{config.where(key)}: {preset.file('filter')} {where}"
 
 
 def lengths(preset: Preset) -> Iterator[str]:
@@ -209,8 +211,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, metavar="DIR", help="the run's folder (default outputs/<preset>)")
     parser.add_argument("--methods", metavar="LIST", help="a,b,c or all (default: the key `methods` of train.yaml)")
     args = parser.parse(argv)
-    if not args.preset.is_dir():
-        raise UserError(f"{args.preset}: no such folder; presets are the folders below configs/")
+    require_folder(args.preset, "presets are the folders below configs/")
     preset = Preset(args.preset, args.methods, args.run or Path("outputs") / args.preset.resolve().name)
     faults = preset.check()
     for fault in faults:

@@ -26,7 +26,9 @@ from cotkit.training.config import TrainConfig, methods_of, read_config
 
 def is_trained(config: TrainConfig) -> bool:
     manifest = config.manifest()
-    return manifest.path.exists() and manifest.check() == "done"
+    if not manifest.path.exists() or manifest.read().get("status") != "done":
+        return False  # train.sh decides whether it goes on or starts anew
+    return manifest.check() == "done"
 
 
 def configs_of(args: argparse.Namespace) -> list[TrainConfig]:

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 from cotkit.core import cli
-from cotkit.core.files import write_if_changed
+from cotkit.core.files import require_folder, write_if_changed
 from cotkit.core.jsonl import Row, json_bytes, read_json
 from cotkit.core.manifest import SUFFIX, Input, Manifest
 from cotkit.evaluation import paper_tables
@@ -78,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
     if not args.format and (args.columns or args.names):
         parser.error("--columns and --names choose what --format prints; give --format too")
     runs = list(dict.fromkeys(args.run))
+    for run in runs:
+        require_folder(run)
     result = compare(runs, args.reference)
     for dataset in result["datasets"]:
         dataset["finding"] = dataset_finding(dataset, args.reference)

@@ -76,7 +76,6 @@ if [[ -n "$fast" ]]; then
 elif [[ "$gpus" -eq 0 ]] && multiplies_bfloat16; then
   echo "This CPU multiplies bfloat16: --fast is faster, with other texts (docs/GENERATION.md, Numbers)."
 fi
-export COTKIT_PIPELINE=1 # the stages then do not say this too
 
 if grep -qsE '^[^#]*\bbackend: *vllm' -- "$preset"/*.yaml && [[ ! -x .venv-vllm/bin/python ]] &&
   ! python -c 'import sys, importlib.util as util; sys.exit(util.find_spec("vllm") is None)'; then
@@ -115,6 +114,7 @@ redo=()
 enter() { # STAGE: announces it and decides whether it is repeated
   [[ "$stage" == setup ]] || printf '   (%s: %d s)\n' "$stage" $((SECONDS - began))
   stage="$1" began=$SECONDS
+  export COTKIT_PIPELINE="$stage" # remedies then name --from, and no stage repeats the note on --fast
   [[ "$1" != "$from" ]] || redo=(--overwrite)
   local number kept="; log: $run/logs/$1.log"
   [[ "$1" != compare ]] || kept="" # comparison.md is what it prints

@@ -16,9 +16,11 @@ from pathlib import Path
 
 from cotkit.core import cli
 from cotkit.core.errors import UserError
+from cotkit.core.files import require_folder
 from cotkit.core.jsonl import Row, read
 from cotkit.core.problems import as_problem
 from cotkit.generation import prompts
+from cotkit.training.budget import ANSWERS
 
 
 def rows_of(path: Path, problem_id: str) -> list[Row]:
@@ -58,7 +60,9 @@ def training_rows(problem: Row, run: Path) -> Iterator[str]:
     for path in sorted((run / "datasets").glob("*.jsonl")):
         for row in read(path):
             if row.get("instruction") == instruction:
-                yield section(f"training set {path.stem}", row["output"])
+                for field in (name for name in ANSWERS if name in row):
+                    title = f"training set {path.stem}" + ("" if field == "output" else f", {field}")
+                    yield section(title, row[field])
 
 
 def predictions(problem_id: str, run: Path) -> Iterator[str]:
@@ -89,6 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--data_root", type=Path, default=Path("data"), help="prepared problems (default data)")
     args = parser.parse(argv)
+    require_folder(args.run)
     print("\n\n".join(trace(args.id, args.run, args.data_root)))
     return 0
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cotkit.core import cli, lineage, model_identity
 from cotkit.core.errors import UserError
-from cotkit.core.files import sha256_file
+from cotkit.core.files import require_folder, sha256_file
 from cotkit.core.jsonl import Row, read, read_json
 from cotkit.core.manifest import FORMAT, SUFFIX, Input, difference
 from cotkit.core.problems import as_problem
@@ -132,6 +132,7 @@ def unclaimed(run: Path, claimed: set[Path]) -> Iterator[str]:
 
 def findings(run: Path) -> Iterator[str]:
     """Every finding in a run folder. Raises UserError if it holds no manifest."""
+    require_folder(run)
     manifests = sorted(run.rglob(f"*{SUFFIX}"))
     if not manifests:
         raise UserError(f"{run}: holds no {SUFFIX[1:]} files; is it the folder of a run?")

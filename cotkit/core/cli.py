@@ -22,8 +22,8 @@ from typing import Any, NoReturn
 
 from cotkit.core import machine
 from cotkit.core.errors import OtherPython, UserError
+from cotkit.core.files import ROOT, elsewhere
 
-ROOT = Path(__file__).resolve().parents[2]
 SOME_ITEMS_FAILED = 3
 NOT_DONE = 4
 # The least level that is shown. matplotlib warns that it looks for fonts, in every new home folder.
@@ -228,7 +228,7 @@ def read_yaml(path: Path) -> Values:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {elsewhere(path) or 'check the path'}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8; convert the file to UTF-8") from None
     except yaml.YAMLError as error:
@@ -301,12 +301,18 @@ def _convert_one(action: argparse.Action, value: Any, where: str) -> Any:
     if isinstance(value, list | dict | bool):
         raise UserError(f"{where}: a single value is expected, found {value!r}")
     try:
+        value = home_expanded(value)
         converted = action.type(str(value)) if callable(action.type) else str(value)
     except (ValueError, argparse.ArgumentTypeError) as error:
         raise UserError(f"{where}: {value!r} does not fit ({error})") from None
     if action.choices is not None and converted not in action.choices:
         raise UserError(f"{where}: {converted!r} is not one of {', '.join(map(str, action.choices))}")
     return converted
+
+
+def home_expanded(value: Any) -> Any:
+    """A value of a YAML file, with ``~/`` as a shell would expand it."""
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def run(main: Callable[[], int]) -> int:

@@ -7,6 +7,7 @@ import fcntl
 import glob
 import hashlib
 import os
+import shlex
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,13 +15,29 @@ from typing import BinaryIO
 
 from cotkit.core.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
+RUN_EXPECTED = "the folder of a run is expected, such as outputs/smollm2_cpu"
+
+
+def elsewhere(path: str | os.PathLike[str]) -> str:
+    """What to do about a relative path that is missing here but exists in the project's folder; empty otherwise."""
+    if not os.path.isabs(path) and not os.path.lexists(path) and (ROOT / path).exists():
+        return f"it exists in {ROOT}, and paths are looked up in the working directory: cd {shlex.quote(str(ROOT))}"
+    return ""
+
+
+def require_folder(folder: Path, hint: str = RUN_EXPECTED) -> None:
+    """Raises UserError, with the hint, if there is no such folder; by default it is a run's."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; {elsewhere(folder) or hint}")
+
 
 def open_input(path: str | os.PathLike[str]) -> BinaryIO:
     """Opens a file for reading bytes. Raises UserError."""
     try:
         return open(path, "rb")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {elsewhere(path) or 'check the path'}") from None
 
 
 def make_folder(folder: Path) -> None:

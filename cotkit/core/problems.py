@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from cotkit.core.cli import KeyFlag
 from cotkit.core.datasets import DATASETS, KINDS, kind_of
 from cotkit.core.errors import UserError
+from cotkit.core.files import elsewhere
 from cotkit.core.jsonl import Row, read_numbered, require
 from cotkit.core.text_repair import control_character, repaired
 
@@ -140,11 +142,14 @@ def problem_path(data_root: Path, dataset: str, split: str = "test") -> Path:
     path = data_root / dataset / f"{split}.jsonl"
     if path.is_file():
         return path
+    if found := elsewhere(path):
+        raise UserError(f"{path}: not found; {found}")
     splits = sorted(file.stem for file in path.parent.glob("*.jsonl"))
     if splits:
         raise UserError(f"{path}: not found; the splits of {dataset} are {', '.join(splits)}")
     if dataset in DATASETS:
-        raise UserError(f"{path}: not found; make it with: python scripts/prepare_data.py --dataset {dataset}")
+        where = "" if data_root == Path("data") else f" --data_root {shlex.quote(str(data_root))}"
+        raise UserError(f"{path}: not found; make it with: python scripts/prepare_data.py --dataset {dataset}{where}")
     prepared = sorted(folder.parent.name for folder in data_root.glob(f"*/{split}.jsonl"))
     raise UserError(
         f"{path}: not found; prepared in {data_root}: {', '.join(prepared) or 'nothing'}; scripts/prepare_data.py makes"

@@ -9,6 +9,7 @@ from typing import Any
 
 from cotkit.core import think_marks
 from cotkit.core.errors import UserError
+from cotkit.core.files import elsewhere
 from cotkit.generation import adapters
 from cotkit.generation.prompts import SYSTEM_ROLE_REMEDY, Message, render
 from cotkit.generation.types import Completion, Request, Sampling
@@ -61,8 +62,8 @@ def check_model(name: str) -> None:
         if not (folder / "config.json").is_file():
             raise UserError(f"{name}: holds no config.json, so it is not a model folder")
     elif name.count("/") != 1 or name.startswith((".", "/")):
-        hint = "; scripts/setup.sh makes it" if "SmolLM2" in name else ""
-        raise UserError(f"{name}: no such model folder{hint}; a hub model is named owner/name")
+        made = "bash scripts/setup.sh makes it; " if "SmolLM2" in name else ""
+        raise UserError(f"{name}: no such model folder; {elsewhere(name) or made + 'a hub model is named owner/name'}")
 
 
 def load_tokenizer(model_name: str) -> Any:

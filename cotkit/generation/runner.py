@@ -19,7 +19,7 @@ from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.files import locked
 from cotkit.core.jsonl import Appender, Row, read_json
-from cotkit.core.manifest import TWO_WAYS_OUT, Input, Manifest
+from cotkit.core.manifest import Input, Manifest, ways_out
 from cotkit.generation import engines, shards
 from cotkit.generation.options import EngineOptions, RunOptions
 from cotkit.generation.progress import Progress, count, earlier_seconds, speed, summary, truncation_warning
@@ -123,7 +123,7 @@ class _Run:
         else:
             continues, earlier = False, 0.0
             if left_over and not self.options.overwrite and not self.manifest.path.exists():
-                raise UserError(f"{left_over[0]}: left over from an unknown run; move it away, or {TWO_WAYS_OUT}")
+                raise UserError(f"{left_over[0]}: left over from an unknown run; move it away, or {ways_out()}")
             for path in left_over:
                 if path.stat().st_size:  # a failed start leaves an empty file, which needs no message
                     log.info("%s: belongs to an older run and is removed", path)

@@ -9,6 +9,7 @@ trains the adapter of that method in the same run further.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -126,7 +127,7 @@ class TrainConfig:
         index, found = read_json(index_path), {}
         for name in filter(None, str(names or "").replace(" ", "").split(",")):
             if name not in index:
-                raise UserError(f"{self.where(key)}: no set {name!r} in {index_path}{cli.nearest(name, index)}")
+                raise UserError(f"{self.where(key)}: no set {name!r} in {index_path}{_remedy(key, name, index)}")
             found[name] = index_path.with_name(index[name]["file_name"])
         return found
 
@@ -148,7 +149,30 @@ class TrainConfig:
         for key in filter(self.values.get, (*ADAPTERS, "teacher")):
             settings[f"{key}_files"] = fingerprint(self.values[key])
         inputs = {name: Input(path) for name, path in self.all_files().items()}
-        return Manifest("train", self.output_dir, settings, inputs, model, seed, overwrite=overwrite)
+        return Manifest(
+            "train",
+            self.output_dir,
+            settings,
+            inputs,
+            model,
+            seed,
+            overwrite=overwrite,
+            again=self.command_to_train_anew(),
+        )
+
+    def command_to_train_anew(self) -> str:
+        """The command that trains this method alone, from the start, in its run."""
+        seed = self.output_dir.name.removeprefix(self.path.stem).removeprefix(".seed")
+        words = ["--run", str(self.output_dir.parents[1]), *(["--seed", seed] if seed else []), "--overwrite"]
+        return shlex.join(["bash", "scripts/train.sh", str(self.path), *words])
+
+
+def _remedy(key: str, name: str, index: Row) -> str:
+    """What to do about a set that is missing. No training set is suggested for an evaluation."""
+    if key == "eval_dataset":
+        how = "filter_teacher_cot.py writes gold_dev with --dev_path PROBLEMS; or evaluate nothing with"
+        return f"; {how} eval_dataset: null, eval_strategy: 'no' and eval_on_start: false"
+    return cli.nearest(name, index)
 
 
 def read_config(path: Path, overrides: list[str], run: Path | None = None, seed: int | None = None) -> TrainConfig:
@@ -178,6 +202,7 @@ def read_config(path: Path, overrides: list[str], run: Path | None = None, seed:
     merged = OmegaConf.merge(OmegaConf.create(derived), *map(OmegaConf.load, files), given)
     values: Row = OmegaConf.to_container(merged, resolve=False)  # type: ignore[assignment]
     lines |= dict.fromkeys(map(str, given), "command line")
+    values = {key: cli.home_expanded(value) for key, value in values.items()}
     if values.get("start_from"):
         if values.get("adapter_name_or_path") not in (None, values["start_from"]):
             raise UserError(

@@ -27,6 +27,8 @@ from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.files import write_if_changed
 from cotkit.core.jsonl import Row, read_json
+from cotkit.core.lineage import WEIGHTS
+from cotkit.core.manifest import Manifest
 from cotkit.core.quantities import clock
 from cotkit.generation import prompts
 from cotkit.training import budget, preflight
@@ -62,9 +64,17 @@ def newest_checkpoint(output_dir: Path) -> Path | None:
     return None
 
 
+def nothing_made(config: TrainConfig, manifest: Manifest) -> bool:
+    """Whether an earlier training began and left nothing to go on from, as when memory ran out. Its settings then bind nobody."""
+    if not manifest.path.exists() or manifest.read().get("status") != "running":
+        return False
+    has_weights = (config.output_dir / WEIGHTS).is_file()
+    return not has_weights and not any(map(can_resume, config.output_dir.glob("checkpoint-*")))
+
+
 def begin(args: argparse.Namespace, config: TrainConfig) -> int:
     manifest = config.manifest(args.overwrite)
-    state = manifest.check()
+    state = "new" if nothing_made(config, manifest) else manifest.check()
     output_dir = config.output_dir
     if state == "done":
         print(f"{output_dir}: trained already, nothing to do")
@@ -127,9 +137,9 @@ def distill_counts(output_dir: Path, state: Row) -> Row:
 
 def finish(args: argparse.Namespace, config: TrainConfig) -> int:
     output_dir, dataset = config.output_dir, str(config.values["dataset"])
-    weights = output_dir / "adapter_model.safetensors"
+    weights = output_dir / WEIGHTS
     if not weights.is_file():
-        raise UserError(f"{output_dir}: holds no adapter_model.safetensors; the training did not finish")
+        raise UserError(f"{output_dir}: holds no {WEIGHTS}; the training did not finish")
     state = read_json(output_dir / "trainer_state.json")
     manifest = config.manifest(args.overwrite)
     if manifest.read().get("status") != "running":

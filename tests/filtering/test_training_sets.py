@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import read_rows, refused
+from conftest import read_rows, refused, run_script, write_rows
 from filtering.test_filter import GOOD, OTHER, WRONG, run_filter, teacher_row
 
 
@@ -150,3 +150,17 @@ def test_pairs_set_a_kept_sample_against_what_is_wrong_and_fits(tmp_path: Path, 
     assert [pair["chosen"].rpartition("#### ")[2] for pair in pairs] == ["6", "7"]
     assert "3+1=5" in pairs[0]["rejected"]
     assert pairs[1]["rejected"].endswith("#### 8")
+
+
+def test_two_outputs_in_one_folder_keep_their_sets_apart(tmp_path: Path):
+    source = write_rows(tmp_path / "teacher.jsonl", [teacher_row(4, GOOD)])
+    words = ["filter_teacher_cot.py", "--input_path", source, "--output_path"]
+    run_script(*words, tmp_path / "kept.jsonl")
+    before = {path: path.read_bytes() for path in (tmp_path / "datasets").iterdir()}
+    second = [*words, tmp_path / "strict.jsonl", "--sets", "distilled"]
+    done = run_script(*second, check=False)
+    refused(done, f"{tmp_path}/datasets: holds the training sets of {tmp_path}/kept.jsonl; give --dataset_dir another")
+    run_script(*second, "--dataset_dir", tmp_path / "strict")
+    run_script(*words, tmp_path / "kept.jsonl", "--overwrite")
+    assert {path: path.read_bytes() for path in (tmp_path / "datasets").iterdir()} == before
+    assert (tmp_path / "strict/distilled.jsonl").is_file()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import problem, refused, run_script, write_rows
+from conftest import problem, read_rows, refused, run_script, write_rows
 
 from cotkit.core.files import sha256_file
 
@@ -127,6 +127,15 @@ def test_a_training_problem_is_traced_from_question_to_training_row(made: Path):
         assert kept == ("training set distilled" in text)
         seen.add(kept)
     assert seen == {True, False}
+
+
+def test_preference_rows_are_traced(run: Path, made: Path):
+    (row, *_) = read_rows(run / "datasets/gold.jsonl")
+    target = row.pop("output")
+    write_rows(run / "datasets/preference.jsonl", [{**row, "chosen": target, "rejected": "It is 7.\n#### 7"}])
+    text = run_script("scripts/trace.py", "gsm8k-train-00000", "--run", run, "--data_root", made / "data").stdout
+    assert "training set preference, chosen\n    Tom starts with 0 apples." in text
+    assert "training set preference, rejected\n    It is 7." in text
 
 
 def test_a_test_problem_is_traced_through_every_method(made: Path):

@@ -7,6 +7,7 @@ import re
 import runpy
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import yaml
 from conftest import ROOT, SMOLLM2, write_rows
 from generation.test_generate import Sampling, load
 
-from cotkit.core import machine
+from cotkit.core import cli, machine
 from cotkit.core.errors import UserError
+from cotkit.core.lineage import WEIGHTS
 from cotkit.filtering.training_sets import write_dataset_info, write_training_set
 from cotkit.generation import prompts
 from cotkit.training import budget, preflight
@@ -127,6 +129,25 @@ def test_a_real_training_makes_an_adapter_that_inference_takes(tiny_model: Path,
     weights = [model.model.layers[0].self_attn.q_proj.weight for model in (plain, tuned)]
     assert not weights[0].equal(weights[1])
     assert adapter_problem(str(tiny_model), trained) is None
+
+
+@pytest.mark.slow
+def test_a_training_that_left_no_checkpoint_binds_nobody(tiny_model: Path, datasets_folder: Path, tmp_path: Path):
+    """As after a typing error or when memory ran out: the key is corrected, and the same command starts."""
+    words = train_words(tiny_model, datasets_folder, tmp_path / "distilled", "max_steps=2")
+    begin = [sys.executable, "scripts/internal/train_record.py", "begin", *words[2:]]
+    assert train(begin).returncode == cli.NOT_DONE  # the training itself then fails
+    torn = tmp_path / "distilled/checkpoint-1"
+    torn.mkdir(parents=True)
+    (torn / "trainer_state.json").write_bytes(b"")
+    corrected = train([*begin, "learning_rate=0.5"])
+    assert corrected.returncode == cli.NOT_DONE, corrected.stderr
+    assert manifest_of(tmp_path / "distilled")["settings"]["learning_rate"] == 0.5
+    (tmp_path / "distilled").mkdir(exist_ok=True)
+    (tmp_path / "distilled" / WEIGHTS).write_bytes(b"trained, but killed before it was recorded")
+    refusal = train([*begin, "learning_rate=0.1"])
+    assert refusal.returncode == 1
+    assert "learning_rate: 0.5 -> 0.1" in refusal.stderr
 
 
 @pytest.mark.slow

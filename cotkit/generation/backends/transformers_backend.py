@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cotkit.core import machine
 from cotkit.core.errors import UserError
+from cotkit.core.manifest import PIPELINE
 from cotkit.generation import adapters, chat_model
 from cotkit.generation.backends import families
 from cotkit.generation.options import EngineOptions
@@ -35,7 +36,6 @@ GPU_CACHE_SHARE = 0.6
 BFLOAT16_NOTE = (
     "this CPU multiplies bfloat16: --dtype bfloat16 is faster, with other texts (docs/GENERATION.md, Numbers)"
 )
-PIPELINE = "COTKIT_PIPELINE"  # set by scripts/pipeline.sh, which gives this note itself, once for all stages
 
 
 def check(options: EngineOptions) -> None:
