@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     sampling, engine = options.sampling_from(args), options.engine_from(args, args.base_model, args.lora_path)
     path = problem_path(args.data_root, args.dataset, args.split)
     problems = read_problems(path, args.limit)
-    engines.check(engine)
+    engines.check(engine, sampling)
     adapter = None if args.lora_path is None else adapters.read(Path(args.lora_path))
     by_id = {problem["id"]: problem for problem in problems}
     job = runner.Job(

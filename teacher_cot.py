@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     problems = list(chain.from_iterable(files.values()))
     if args.mode == "rewrite":
         check_solutions(files)
-    engines.check(engine)
+    engines.check(engine, sampling)
     first = args.first_sample if args.first_sample is not None else first_sample(args.config, args.round)
     by_id = {problem["id"]: problem for problem in problems}
     job = runner.Job(

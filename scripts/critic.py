@@ -187,7 +187,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse(argv)
     check(args)
     engine, sampling = options.engine_from(args, args.model_name), options.sampling_from(args)
-    engines.check(engine)
+    engines.check(engine, sampling)
     path = problem_path(args.data_root, args.dataset, args.split)
     problems = Problems(path, args.limit or number_of_problems(args.pred_path[0]))
     subset = llm_judge.chosen(problems, args.critic_limit)

@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 
 # Ours: stop (the model ended its turn, or a stop string did), answer (stopped after the answer line), length (truncated),
-# error (failed), filtered (withheld or cut by a content filter). The spellings are those of OpenAI, Anthropic, Gemini,
+# loop (stopped in a loop), error (failed), filtered (withheld or cut by a content filter). The spellings are those of OpenAI, Anthropic, Gemini,
 # Cohere, Mistral, Bedrock, TGI, vLLM, SGLang, TensorRT-LLM, Ollama and llama.cpp, without case and punctuation.
 _SPELLINGS = {
     "stop": "stop eos eostoken endturn endofturn endid endoftext stopsequence stopword stopwords stopcriteriamet stoptoken "
@@ -14,6 +14,7 @@ _SPELLINGS = {
     "answer": "answer",
     "length": "length maxtokens maxtoken maxlength maxnewtokens maxoutputtokens maxcompletiontokens tokenlimit limit "
     "modellength modelcontextwindowexceeded contextlengthexceeded contextlength truncated",
+    "loop": "loop repetition",
     "error": "error failed abort aborted cancelled canceled timeout errortoxic errorlimit malformedfunctioncall",
     "filtered": "contentfilter contentfiltered safety recitation blocklist prohibitedcontent spii refusal guardrailintervened",
 }
@@ -34,3 +35,8 @@ def is_failed(reason: str) -> bool:
 def is_truncated(reason: str) -> bool:
     """Did the token limit end the text?"""
     return canonical(reason) == "length"
+
+
+def is_looped(reason: str) -> bool:
+    """Was the text ended because it repeated itself?"""
+    return canonical(reason) == "loop"

@@ -105,6 +105,7 @@ RUN_COLUMNS: tuple[tuple[str, Callable[[Row], float | None], str], ...] = (
     ("to the answer", itemgetter("words_to_answer"), ".0f"),
     ("runaway text", itemgetter("runaway_text"), ".0%"),
     ("ended with EOS", itemgetter("ended_with_eos"), ".0%"),
+    ("looped", lambda run: run.get("looped", 0.0), ".0%"),  # older summaries have none
     ("truncated", itemgetter("truncated"), ".0%"),
     ("no answer", lambda run: run["verdicts"]["no_answer"] / run["n"], ".0%"),
     ("missing", itemgetter("missing"), ".0f"),
@@ -114,15 +115,17 @@ RUN_COLUMNS: tuple[tuple[str, Callable[[Row], float | None], str], ...] = (
 
 
 def methods_table(dataset: Row) -> Table:
-    """One row per method."""
+    """One row per method. The column of looped texts is there only if there are any: few runs stop them."""
+    has_loops = any(run.get("looped") for method in dataset["methods"] for run in method["runs"])
+    shown = [column for column in RUN_COLUMNS if has_loops or column[0] != "looped"]
     rows = []
     for method in dataset["methods"]:
         runs = method["runs"]
         accuracy = f"{method['accuracy']:.3f} [{method['accuracy_low']:.3f}, {method['accuracy_high']:.3f}]"
         if method["standard_deviation"] is not None:
             accuracy += f" ({len(runs)} runs, standard deviation {method['standard_deviation']:.3f})"
-        rows.append([method["method"], accuracy, *(_mean(map(figure, runs), form) for _, figure, form in RUN_COLUMNS)])
-    return Table(["method", "accuracy [95 %]", *(title for title, _, _ in RUN_COLUMNS)], rows)
+        rows.append([method["method"], accuracy, *(_mean(map(figure, runs), form) for _, figure, form in shown)])
+    return Table(["method", "accuracy [95 %]", *(title for title, _, _ in shown)], rows)
 
 
 def _mean(values: Iterable[float | None], form: str) -> str:

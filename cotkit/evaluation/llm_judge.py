@@ -116,7 +116,7 @@ def harmless(text: str) -> str:
 
 def parse(reply: str, finish_reason: str) -> int | None:
     """The rating on the reply's last line; None for another number, a truncated reply or one that only thinks."""
-    if finish_reason in ("length", "error"):
+    if finish_reason in ("length", "loop", "error"):
         return None
     lines = [line for line in strip_thinking(reply)[1].split("\n") if line.strip()]
     match = _SCORE_LINE.fullmatch(lines[-1].strip()) if lines else None

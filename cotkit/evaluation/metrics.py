@@ -171,6 +171,7 @@ class ScoreTally:
             "finish_reasons": dict(sorted(self.reasons.items())),
             "ended_with_eos": _share(self.reasons["stop"], ended),
             "stopped_at_answer": _share(self.reasons["answer"], ended),
+            "looped": _share(self.reasons["loop"], ended),
             "truncated": _share(self.reasons["length"], ended),
             "word_count": _share(sums["words"], made),
             "words_to_answer": _share(sums["words_to_answer"], made),

@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from cotkit.core.errors import UserError
-from cotkit.core.finish_reasons import is_failed, is_truncated
+from cotkit.core.finish_reasons import is_failed, is_looped, is_truncated
 from cotkit.core.jsonl import Row
 from cotkit.equations.coverage import answer_occurs
 from cotkit.filtering import text_quality
@@ -91,6 +91,12 @@ def truncated(record: Record) -> str | None:
     """The text was truncated at the token limit."""
     limit_reached = is_truncated(record.row["finish_reason"])
     return f"truncated after {record.row['completion_tokens']} tokens" if limit_reached else None
+
+
+@rule(keep(GOOD), reject(GOOD, finish_reason="loop"))
+def looped(record: Record) -> str | None:
+    """The text was stopped in a loop. More tokens would not help, so another round does not ask for more."""
+    return f"loops after {record.row['completion_tokens']} tokens" if is_looped(record.row["finish_reason"]) else None
 
 
 @rule(keep("<think>4+1</think>" + GOOD), reject("<think>4+1=5, so #### 5"))

@@ -20,6 +20,10 @@ from cotkit.grading.extraction import answer_line_end
 PROMPT_END = 16  # tokens at the end of a prompt that may open a thought
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|im_start|>", "<|eot_id|>", "</s>")
 
+# A text loops if its last LOOP_TOKENS tokens, or more, are LOOP_COPIES or more copies of one run of at most LOOP_RUN tokens.
+# docs/GENERATION.md says what was measured with these values.
+LOOP_TOKENS, LOOP_COPIES, LOOP_RUN = 48, 3, 128
+
 SYSTEM_PROBE, USER_PROBE = {"role": "system", "content": "S"}, {"role": "user", "content": "U"}
 
 
@@ -149,6 +153,16 @@ def answered(tokenizer: Any, tokens: Sequence[int], opened: str = "") -> str | N
     text = decode(tokenizer, tokens)
     end = answer_line_end(opened + text)
     return None if end is None else text[: end - len(opened)]
+
+
+def looped(tokens: Sequence[int]) -> bool:
+    """Whether a text has ended in a loop: its last tokens repeat one run of tokens exactly."""
+    for run in range(1, min(LOOP_RUN, len(tokens) // LOOP_COPIES) + 1):
+        size = max(LOOP_TOKENS, LOOP_COPIES * run)
+        # The first comparison is only for speed: few runs pass it.
+        if tokens[-1] == tokens[-1 - run] and size <= len(tokens) and tokens[-size:-run] == tokens[run - size :]:
+            return True
+    return False
 
 
 def turn_end_ids(tokenizer: Any, generation_config: Any) -> set[int]:

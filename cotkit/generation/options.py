@@ -106,6 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
     add("--top_k", type=int, help="0 is off (default)")
     add("--thinking", action=yes_or_no, help="let the model think first (default: off)")
     add("--stop_at_answer", action=yes_or_no, help="end a text after its first complete answer line (default: on)")
+    add("--stop_at_loop", action=yes_or_no, help="end a text that repeats a run of tokens without end (default: off)")
 
     add = parser.add_argument_group("running").add_argument
     add("--is_done", action="store_true", help=f"only check whether the output is done: exit code 0 or {cli.NOT_DONE}")

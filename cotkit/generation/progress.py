@@ -129,7 +129,13 @@ def speed(counts: Row, seconds: float) -> Row:
 
 
 # How a summary names the finish reasons of `Completion`, in its order.
-ENDS = {"stop": "ended with EOS", "answer": "stopped at the answer", "length": "truncated", "error": "failed"}
+ENDS = {
+    "stop": "ended with EOS",
+    "answer": "stopped at the answer",
+    "loop": "stopped in a loop",
+    "length": "truncated",
+    "error": "failed",
+}
 
 
 def summary(counts: Row, seconds: float, seconds_of_last_launch: float) -> str:

@@ -20,6 +20,7 @@ class Sampling:
     top_k: int = 0
     thinking: bool = False
     stop_at_answer: bool = True
+    stop_at_loop: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ class Request:
 class Completion:
     """What a model wrote, without the prompt and without the end-of-turn token.
 
-    finish_reason is `stop` (the model ended its turn), `answer` (stopped after the first complete answer line), `length`
-    (truncated at the token limit) or `error` (no text; `error` gives the reason). Token counts are the engine's own.
+    finish_reason is `stop` (the model ended its turn), `answer` (stopped after the first complete answer line), `loop`
+    (stopped in a loop), `length` (truncated at the token limit) or `error` (no text; `error` gives the reason). Token counts
+    are the engine's own.
     """
 
     text: str

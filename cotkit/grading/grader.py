@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cotkit.core.datasets import AnswerKind
-from cotkit.core.finish_reasons import is_truncated
+from cotkit.core.finish_reasons import is_looped, is_truncated
 from cotkit.grading.equivalence import Decision, compare, compare_numbers, gold_problem
 from cotkit.grading.extraction import Extraction, extract
 from cotkit.grading.normalize import plain_number
@@ -116,7 +116,8 @@ def check_gold(gold: str, kind: AnswerKind) -> bool:
 
 def _settle(item: Item) -> Grade | Task:
     """The grade of an item that needs no computer algebra, else the task that completes it."""
-    response, truncated = item.response, is_truncated(item.finish_reason)
+    response, reason = item.response, item.finish_reason
+    truncated = is_truncated(reason) or is_looped(reason)  # by the limit or by the stop rule, not by the model
     if len(response) < MAX_PLAIN and not truncated and (settled := _settle_numbers(item)) is not None:
         return settled
     found = extract(response, item.kind)

@@ -32,6 +32,7 @@ CASES = {
         teacher_row(4, GOOD.replace("#### 5", ""), finish_reason="length"),
         teacher_row(4, GOOD[:30], finish_reason="length"),
     ],
+    "looped": [teacher_row(4, GOOD, finish_reason="loop")],
     "unclosed_think": [teacher_row(4, "<think>4+1=5, so the answer is #### 5")],
     "banned_phrase": [teacher_row(4, "Let me think. " + GOOD), teacher_row(4, "WAIT, no. " + GOOD)],
     "task_talk": [teacher_row(4, "As in the original solution, " + GOOD)],

@@ -10,7 +10,7 @@ import pytest
 from conftest import save_tiny_qwen2
 
 from cotkit.core.errors import UserError
-from cotkit.generation import adapters, chat_model, options
+from cotkit.generation import adapters, chat_model, engines, options
 from cotkit.generation.backends import continuous_batching, kv_slots
 from cotkit.generation.backends import transformers_backend as backend
 from cotkit.generation.options import EngineOptions
@@ -266,3 +266,46 @@ def test_thinking_is_warned_about_where_it_cannot_work(caplog: pytest.LogCapture
     sampling_of("--thinking")
     assert "--temperature 0.6 --top_p 0.95 --top_k 20" in caplog.text
     assert "--max_new_tokens 512 truncates thinking" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("tokens", "ends"),
+    [
+        ([7] * 48, 48),
+        ([*range(100), *range(200, 220), *list(range(16)) * 3], 168),
+        ([1, *list(range(40)) * 3, 1], 121),
+        (list(range(40)) * 2 + list(range(39)) + [99], None),  # the third copy differs in its last token
+        ([*range(24), *range(24)], None),  # two copies
+        ([*list(range(15)) * 3], None),  # three copies that are too short
+        ([token for number in range(40) for token in (1, 2, 3, number)], None),  # a counter: no two copies are equal
+        (list(range(129)) * 4, None),  # a longer run than is looked for
+    ],
+)
+def test_a_loop_is_an_exact_repeat_of_a_run_of_tokens(tokens: list[int], ends: int | None):
+    found = (size for size in range(1, len(tokens) + 1) if chat_model.looped(tokens[:size]))
+    assert next(found, None) == ends
+
+
+def test_a_text_that_loops_ends_there_and_the_others_stay_as_they_are(tiny_model: Path):
+    """The tiny model loops soon, as greedy decoding of a random model does. The end does not depend on the batch."""
+    plain, stopped = Sampling(120), Sampling(120, stop_at_loop=True)
+    before, after = texts(tiny_model, plain), texts(tiny_model, stopped)
+    assert after == texts(tiny_model, stopped, batch_size=1)
+    reasons = {name: (before[name].finish_reason, after[name].finish_reason) for name in before}
+    assert ("length", "loop") in reasons.values()
+    for name, completion in after.items():
+        if completion.finish_reason == "loop":
+            assert completion.completion_tokens < 120
+            assert before[name].text.startswith(completion.text)
+        else:
+            assert completion == before[name]
+
+
+def test_only_a_run_that_stops_loops_records_it_and_a_server_cannot(tiny_model: Path):
+    engine = EngineOptions("transformers", str(tiny_model))
+    assert "stop_at_loop" not in engines.describe(engine, Sampling(8))
+    assert engines.describe(engine, Sampling(8, stop_at_loop=True))["stop_at_loop"] is True
+    server = EngineOptions("openai", "m", base_url=("http://127.0.0.1:9/v1",))
+    engines.check(server, Sampling(8))
+    with pytest.raises(UserError, match="--no-stop_at_loop"):
+        engines.check(server, Sampling(8, stop_at_loop=True))

@@ -19,6 +19,7 @@ from cotkit.core.errors import OtherPython, UserError
 from cotkit.generation import engines
 from cotkit.generation.backends import vllm_backend as backend
 from cotkit.generation.options import EngineOptions
+from cotkit.generation.types import Sampling
 
 TORCHRUN = {
     "RANK": "3",
@@ -84,15 +85,15 @@ def test_without_vllm_the_command_that_makes_its_environment_is_named(monkeypatc
     monkeypatch.setattr(backend, "find_spec", lambda name: None)
     monkeypatch.setattr(backend, "PYTHON", tmp_path / "bin/python")
     with pytest.raises(UserError, match=r"vLLM is not installed here; .*`bash scripts/setup\.sh --vllm` makes"):
-        engines.check(options(ROOT))
+        engines.check(options(ROOT), Sampling(8))
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/python").touch()
     with pytest.raises(OtherPython) as other:
-        engines.check(options(ROOT))
+        engines.check(options(ROOT), Sampling(8))
     assert other.value.python == tmp_path / "bin/python"
     monkeypatch.setattr(sys, "prefix", str(tmp_path))  # in that environment, where an installation was interrupted
     with pytest.raises(UserError, match="makes") as error:
-        engines.check(options(ROOT))
+        engines.check(options(ROOT), Sampling(8))
     assert not isinstance(error.value, OtherPython)
 
 

@@ -22,7 +22,7 @@ from transformers import DynamicCache
 from cotkit.generation.backends import families
 from cotkit.generation.backends.kv_slots import Slots, extend, set_attention
 from cotkit.generation.backends.sampling import choose
-from cotkit.generation.chat_model import ActiveRow, answered, decode, encode, opened_thought, turn_end_ids
+from cotkit.generation.chat_model import ActiveRow, answered, decode, encode, looped, opened_thought, turn_end_ids
 from cotkit.generation.types import Completion, Request, Sampling
 
 log = logging.getLogger(__name__)
@@ -218,6 +218,8 @@ class Decoder:
             return row.finished("stop", decode(self.tokenizer, row.tokens[:-1]))
         if self.sampling.stop_at_answer and (text := answered(self.tokenizer, row.tokens, row.opened)) is not None:
             return row.finished("answer", text)
+        if self.sampling.stop_at_loop and looped(row.tokens):
+            return row.finished("loop", decode(self.tokenizer, row.tokens))
         if len(row.tokens) >= row.request.budget(self.sampling):
             return row.finished("length", decode(self.tokenizer, row.tokens))
         return None

@@ -23,6 +23,7 @@ from cotkit.generation.types import Completion, Request, Sampling
 
 reads_model_files = False
 manifest_settings = {"backend": "fake"}  # made-up texts never mix with a model's
+ends_loops = True  # they never loop
 sampler = "fake"
 
 _SHOWN_ANSWER = re.compile(r"#### (-?\d[\d.,/]*)\s*$")

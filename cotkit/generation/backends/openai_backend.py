@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 reads_model_files = False
 manifest_settings: dict[str, str] = {}
+ends_loops = False  # a server sends text, not tokens
 sampler = "server"
 
 CONNECT_SECONDS = 10.0

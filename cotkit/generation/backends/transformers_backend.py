@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 reads_model_files = True
 manifest_settings: dict[str, str] = {}
+ends_loops = True
 sampler = "inverse_cdf"  # cotkit/generation/backends/sampling.py
 
 # Rows in flight. Measured on 2 cores with a 135M model: from 32 rows on the time per row is constant, since computing is

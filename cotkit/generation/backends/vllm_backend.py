@@ -26,7 +26,7 @@ from cotkit.core import cli
 from cotkit.core.errors import OtherPython, UserError
 from cotkit.generation import adapters, chat_model
 from cotkit.generation.backends.transformers_backend import preview
-from cotkit.generation.chat_model import ActiveRow, answered, decode, encode, opened_thought, turn_end_ids
+from cotkit.generation.chat_model import ActiveRow, answered, decode, encode, looped, opened_thought, turn_end_ids
 from cotkit.generation.options import EngineOptions
 from cotkit.generation.types import Completion, Request, Sampling
 
@@ -34,6 +34,7 @@ __all__ = ["VllmBackend", "check", "load", "preview"]
 
 reads_model_files = True
 manifest_settings: dict[str, str] = {}
+ends_loops = True
 sampler = "vllm"
 
 # Of the environment that scripts/setup.sh makes.
@@ -225,7 +226,9 @@ class VllmBackend:
                 completion = row and self._advance(row, output.outputs[0])
                 if completion:
                     finished[output.request_id] = completion
-            self.engine.abort_request([name for name, done in finished.items() if done.finish_reason == "answer"])
+            self.engine.abort_request(
+                [name for name, done in finished.items() if done.finish_reason in ("answer", "loop")]
+            )
             for name, completion in finished.items():
                 yield running.pop(name).request, completion
 
@@ -235,6 +238,7 @@ class VllmBackend:
         from vllm.sampling_params import RequestOutputKind
 
         sampling, name = self.sampling, str(next(self._numbers))
+        watched = sampling.stop_at_answer or sampling.stop_at_loop
         params = SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -243,8 +247,8 @@ class VllmBackend:
             max_tokens=row.request.budget(sampling),
             stop_token_ids=sorted(self.turn_ends),
             detokenize=False,
-            # New tokens one by one are needed only to notice the end of an answer line.
-            output_kind=RequestOutputKind.DELTA if sampling.stop_at_answer else RequestOutputKind.FINAL_ONLY,
+            # New tokens one by one are needed only to notice the end of an answer line, or a loop.
+            output_kind=RequestOutputKind.DELTA if watched else RequestOutputKind.FINAL_ONLY,
         )
         self.engine.add_request(name, {"prompt_token_ids": row.prompt}, params, lora_request=self.lora)
         return name
@@ -263,6 +267,8 @@ class VllmBackend:
             row.tokens.append(token)
             if self.sampling.stop_at_answer and (text := answered(self.tokenizer, row.tokens, row.opened)) is not None:
                 return row.finished("answer", text)
+            if self.sampling.stop_at_loop and looped(row.tokens):
+                return row.finished("loop", decode(self.tokenizer, row.tokens))
         if output.finish_reason == "stop":
             return row.finished("stop", decode(self.tokenizer, row.tokens[:-1]))
         if output.finish_reason == "length":
