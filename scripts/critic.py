@@ -20,7 +20,7 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from cotkit.evaluation import judge_controls, llm_judge
 from cotkit.evaluation.join import Predictions, Problems, number_of_problems
 from cotkit.generation import engines, options, prompts, runner, shards
 from cotkit.generation.options import EngineOptions, RunOptions
-from cotkit.generation.types import Backend, Completion, Request, Sampling
+from cotkit.generation.types import Completion, Request, Sampling
 
 Ratings = dict[str, int | None]  # by the name of the call
 
@@ -97,10 +97,7 @@ class LlmJudge:
     problems: Input
     folder: Path
     overwrite: bool
-
-    @cached_property
-    def backend(self) -> Backend:
-        return engines.load(self.engine, self.sampling)
+    loader: engines.Loader = field(default_factory=engines.Loader)
 
     @cached_property
     def wording(self) -> str:
@@ -136,10 +133,9 @@ class LlmJudge:
             engine=self.engine,
             sampling=self.sampling,
             options=RunOptions(overwrite=self.overwrite or stale),
-            load=lambda: self.backend,
         )
         # A call that failed has no rating; the next attempt and the next run of this script try it again.
-        runner.run(job)
+        runner.run(job, loader=self.loader)
         return {row["id"]: row["rating"] for row in read(output)}
 
 

@@ -123,11 +123,12 @@ enter() { # STAGE: announces it and decides whether it is repeated
 }
 
 # Runs a command of the stage. What it prints is shown, and kept in the stage's log unless it only found its work done.
+# A caller that knows that there is work sets has_work.
 logged() {
   local file="$run/logs/$stage.log" status=0
   # Two tees keep stdout and stderr apart. They ignore Ctrl-C, so that the command's last words arrive.
   { { "$@" 2>&1 1>&3 3>&- | tee -ia -- "$file.part" >&2 3>&-; } 3>&1 | tee -ia -- "$file.part"; } || status=$?
-  if [[ $status -ne 0 ]] || ! grep -qE '(done|trained) already' -- "$file.part"; then cat -- "$file.part" >>"$file"; fi
+  if [[ $status -ne 0 || -n "${has_work:-}" ]] || ! grep -qE '(done|trained) already' -- "$file.part"; then cat -- "$file.part" >>"$file"; fi
   rm -f -- "$file.part"
   return "$status"
 }
@@ -136,7 +137,7 @@ ranks="${NPROC:-$((gpus > 1 ? gpus : 1))}"
 
 # Stages 1 and 4. torchrun takes seconds to start, so it is used only for several ranks and only if there is work to do.
 generate() { # SCRIPT ARGS...
-  local status=0
+  local status=0 has_work=1
   set -- "$@" "${precision[@]}"
   if [[ ${#redo[@]} -eq 0 ]]; then
     python "$@" --is_done || status=$?
@@ -207,15 +208,14 @@ for method in "${methods[@]}"; do
 done
 
 enter infer
-for dataset in "${datasets[@]}"; do
-  for method in "${variants[@]}"; do
-    echo "-- $method on $dataset"
-    adapter=()
-    [[ "$method" == baseline ]] || adapter=(--lora_path "$run/train/$method")
-    generate infer_parallel.py --config "$preset/infer.yaml" --dataset "$dataset" "${adapter[@]}" \
-      --output_path "$run/predictions/$dataset/$method.jsonl" "${limits[@]}"
+jobs=() # one process makes all outputs; a method's model is loaded once for all data sets
+for method in "${variants[@]}"; do
+  for dataset in "${datasets[@]}"; do
+    jobs+=(--job "$dataset" "$run/predictions/$dataset/$method.jsonl")
+    [[ "$method" == baseline ]] || jobs+=("$run/train/$method")
   done
 done
+generate infer_parallel.py --config "$preset/infer.yaml" "${limits[@]}" "${jobs[@]}"
 
 enter critic
 for dataset in "${datasets[@]}"; do
@@ -245,3 +245,4 @@ python scripts/compare.py "$run"
 enter report
 logged python scripts/report.py "$run" "${redo[@]}"
 printf '   (%s: %d s; the pipeline: %d min)\n' "$stage" $((SECONDS - began)) $((SECONDS / 60))
+printf '\n%s\nThe report, with every output: %s\n' "$(sed -n 3p -- "$run/comparison.md")" "$run/report.html"

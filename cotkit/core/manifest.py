@@ -179,7 +179,8 @@ class Manifest:
         return True
 
     def begin(self, **extra: Any) -> None:
-        """Marks the run as started. Call it before the first output is written."""
+        """Marks the run as started now. Call it before the first output is written."""
+        self._started = time.time()
         self._write("running", {}, {}, extra)
 
     def finish(self, outputs: Iterable[Path], counts: Row, status: str = "done", **extra: Any) -> None:

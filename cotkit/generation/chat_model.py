@@ -22,7 +22,7 @@ TURN_ENDS = ("<|im_end|>", "<|endoftext|>", "<|im_start|>", "<|eot_id|>", "</s>"
 
 # A text loops if its last LOOP_TOKENS tokens, or more, are LOOP_COPIES or more copies of one run of at most LOOP_RUN tokens.
 # docs/GENERATION.md says what was measured with these values.
-LOOP_TOKENS, LOOP_COPIES, LOOP_RUN = 48, 3, 128
+LOOP_TOKENS, LOOP_COPIES, LOOP_RUN = 64, 3, 128
 
 SYSTEM_PROBE, USER_PROBE = {"role": "system", "content": "S"}, {"role": "user", "content": "U"}
 

@@ -13,7 +13,7 @@ A backend is a module backends/<name>_backend.py that offers:
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any
 
@@ -43,6 +43,28 @@ def preview(options: EngineOptions, request: Request, sampling: Sampling) -> str
 def load(options: EngineOptions, sampling: Sampling) -> Backend:
     """Loads the model. This is slow, so everything else must be checked before."""
     return _module(options).load(options, sampling)
+
+
+@dataclass
+class Loader:
+    """Loads engines one after another and keeps the last one, which jobs with the same model and adapter share.
+
+    Another adapter is merged into weights that are read anew. They come from the page cache, which was faster than to copy
+    weights that are kept (0.05 s against 0.16 s for a 135M model), and no model lies in memory twice.
+    """
+
+    _options: EngineOptions | None = None
+    _backend: Backend | None = None
+
+    def load(self, options: EngineOptions, sampling: Sampling) -> Backend:
+        """The engine for these options, which decodes with this sampling."""
+        if self._backend is not None and self._options != options:
+            self._backend.close()
+            self._backend = None  # so that its memory is free before the next model takes some
+        if self._backend is None:
+            self._options, self._backend = options, load(options, sampling)
+        self._backend.sampling = sampling
+        return self._backend
 
 
 def model_with_files(options: EngineOptions) -> str | None:

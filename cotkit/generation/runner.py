@@ -1,8 +1,8 @@
-"""Turns requests into a finished JSONL file: resumable, split over ranks, all or nothing.
+"""Turns requests into finished JSONL files: resumable, split over ranks, all or nothing.
 
 While a run goes on, every completion is on the disk in ``<output>.rank<N>`` before it counts. The output appears at once,
 complete and in input order; then the manifest gets status done, and the rank files are removed. After a kill at any
-moment, the same command continues with the missing results.
+moment, the same command continues with the missing results. Several outputs of one process share a loaded model.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from cotkit.core.manifest import Input, Manifest, ways_out
 from cotkit.generation import engines, shards
 from cotkit.generation.options import EngineOptions, RunOptions
 from cotkit.generation.progress import Progress, count, earlier_seconds, speed, summary, truncation_warning
-from cotkit.generation.types import Backend, Completion, Request, Sampling
+from cotkit.generation.types import Completion, Request, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,6 @@ class Job:
         expects_truncation: texts run to the limit for another reason than a low limit, or will be asked for again: then a
             high share of truncated texts is stated, but no advice is given.
         facts: recorded in the manifest beside the settings, from which they follow.
-        load: loads the model; called only if this rank has something to generate. By default it loads `engine`.
     """
 
     stage: str
@@ -56,19 +56,33 @@ class Job:
     options: RunOptions
     expects_truncation: bool = False
     facts: Row = field(default_factory=dict)
-    load: Callable[[], Backend] | None = None
 
 
-def dry_run(job: Job) -> int:
-    """Prints the first prompt exactly as the model reads it, and the number of requests; returns the exit code."""
-    print(engines.preview(job.engine, job.requests[0], job.sampling))
-    print(f"dry run: {len(job.requests)} requests would be made for {job.output}")
+def dry_run(*jobs: Job) -> int:
+    """Prints the first prompt exactly as the model reads it, and each job's number of requests; returns the exit code."""
+    print(engines.preview(jobs[0].engine, jobs[0].requests[0], jobs[0].sampling))
+    for job in jobs:
+        print(f"dry run: {len(job.requests)} requests would be made for {job.output}")
     return 0
 
 
-def run(job: Job) -> int:
-    """Runs this rank's part of a job, and the merge if this rank finishes last; returns the exit code."""
-    return _Run(job).execute()
+def run(*jobs: Job, loader: engines.Loader | None = None) -> int:
+    """Runs this rank's part of each job, and the merge where this rank finishes last; returns the exit code.
+
+    All outputs are checked, and marked as begun, before the first model is loaded. Then every rank goes through the jobs at
+    its own pace. A job with failed results does not stop the others.
+
+    Args:
+        loader: what is loaded already; by default nothing.
+    """
+    loader = loader or engines.Loader()
+    runs = [_Run(job) for job in jobs]
+    if jobs[0].options.is_done:
+        return 0 if all(one.state == "done" for one in runs) else cli.NOT_DONE
+    with ExitStack() as locks:
+        for one in runs:
+            one.begin(locks)
+        return max([one.finish(loader) for one in runs])
 
 
 class _Run:
@@ -76,35 +90,43 @@ class _Run:
         self.job, self.options, self.output = job, job.options, job.output
         self.keys = [request.key for request in job.requests]
         self.rank, self.world = shards.rank_and_world()
-        self.started = time.monotonic()
         settings = {**engines.describe(job.engine, job.sampling), **job.settings}
         model, seed = engines.model_with_files(job.engine), job.engine.seed
         self.manifest = Manifest(
             job.stage, job.output, settings, job.inputs, model, seed, overwrite=job.options.overwrite, facts=job.facts
         )
 
-    def execute(self) -> int:
-        state = "new" if self._nothing_made() else self.manifest.check()
-        if self.options.is_done:
-            return 0 if state == "done" else cli.NOT_DONE
-        if state == "done":
+        self.state = "new" if self._nothing_made() else self.manifest.check()
+        self._begun: Row | None = None  # what the manifest records of this launch, if this rank writes it
+
+    def begin(self, locks: ExitStack) -> None:
+        """Takes this rank's file, until `locks` are closed, and marks the output as begun or waits until rank 0 has."""
+        if self.state == "done" or self.options.merge_only:
+            return
+        locks.enter_context(locked(shards.rank_file(self.output, self.rank)))
+        if shards.prepares(self.rank, self.options.separate_folders):
+            self._prepare()
+        else:
+            self._wait_for_rank0()
+
+    def finish(self, loader: engines.Loader) -> int:
+        """Makes this rank's missing results and merges if it is the last rank; returns the exit code."""
+        self.started = time.monotonic()
+        if self.state == "done":
             self._remove_rank_files()  # a kill between the last two steps of a merge may have left some
             log.info("%s: done already, nothing to do", self.output)
             return 0
         if self.options.merge_only:
             return self._merge_only()
-        with locked(shards.rank_file(self.output, self.rank)):
-            if shards.prepares(self.rank, self.options.separate_folders):
-                self._prepare(state)
-            else:
-                self._wait_for_rank0()
-            done = self._known_records().done
-            share = self.job.requests[self.rank :: self.world]  # every world-th: all ranks get problems of all kinds
-            missing = [request for request in share if request.key not in done]
-            if done:
-                log.info("%s: %d of %d results are there already", self.output, len(done), len(self.keys))
-            if missing:
-                self._generate(missing, len(share))
+        done = self._known_records().done
+        share = self.job.requests[self.rank :: self.world]  # every world-th: all ranks get problems of all kinds
+        missing = [request for request in share if request.key not in done]
+        if done:
+            log.info("%s: %d of %d results are there already", self.output, len(done), len(self.keys))
+        if missing:
+            if self._begun is not None:
+                self.manifest.begin(**self._begun)  # an output's time does not include that of the jobs before it
+            self._generate(missing, len(share), loader)
         return self._merge_if_last()
 
     def _nothing_made(self) -> bool:
@@ -113,10 +135,10 @@ class _Run:
             return False
         return not any(path.stat().st_size for path in shards.rank_files(self.output))
 
-    def _prepare(self, state: str) -> None:
+    def _prepare(self) -> None:
         """Rank 0's part: refuses files of unknown runs, removes those of an older run, and marks the run as begun."""
         left_over = shards.rank_files(self.output)
-        if state == "resume":
+        if self.state == "resume":
             old = self.manifest.read()
             continues = old["status"] != "running" or old.get("continues", False)
             earlier = earlier_seconds(old, left_over)
@@ -128,7 +150,8 @@ class _Run:
                 if path.stat().st_size:  # a failed start leaves an empty file, which needs no message
                     log.info("%s: belongs to an older run and is removed", path)
                 path.unlink()
-        self.manifest.begin(launch=shards.launch_id(), continues=continues, earlier_seconds=earlier)
+        self._begun = {"launch": shards.launch_id(), "continues": continues, "earlier_seconds": earlier}
+        self.manifest.begin(**self._begun)
 
     def _wait_for_rank0(self) -> None:
         """Waits until rank 0 of this launch has prepared the folder: then files of an older run are gone."""
@@ -149,7 +172,7 @@ class _Run:
             records.add_file(path)
         return records
 
-    def _generate(self, missing: list[Request], total: int) -> None:
+    def _generate(self, missing: list[Request], total: int, loader: engines.Loader) -> None:
         """Generates this rank's missing results, of `total`. Each is on the disk before the next one is counted."""
         path = shards.rank_file(self.output, self.rank)
         with Appender(path) as appender:  # opened before the model loads, to notice a full disk or missing folder early
@@ -157,7 +180,7 @@ class _Run:
                 log.info("%s: cut off a torn last line of %d bytes", path, appender.torn_bytes)
             name = f"{self.output.name} (rank 0 of {self.world})" if self.world > 1 else self.output.name
             with Progress(name, total, total - len(missing), silent=self.rank > 0) as progress:
-                backend = self.job.load() if self.job.load else engines.load(self.job.engine, self.job.sampling)
+                backend = loader.load(self.job.engine, self.job.sampling)
                 launcher = os.getppid()
                 progress.loaded()
                 for request, completion in backend.generate(missing):

@@ -78,7 +78,12 @@ class Completion:
 
 
 class Backend(Protocol):
-    """A loaded model."""
+    """A loaded model. `sampling` may be replaced between two calls of `generate`."""
+
+    sampling: Sampling
+
+    def close(self) -> None:
+        """Ends its processes, if it has any, before another model is loaded; memory is freed with the object."""
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Completion]]:
         """Yields every request exactly once, in the order in which they finish."""

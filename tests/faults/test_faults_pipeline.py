@@ -146,7 +146,7 @@ def test_f24_a_stage_that_fails_or_is_killed(disturbed: Disturbed, stage: str):
     assert (
         text.rstrip().split("\n")[-1].startswith(f"pipeline stopped in stage {stage} (exit code 1). The same command")
     )
-    finished = [1, 1, 1, 1, 2, 0, 2, 0, 0]  # how often each stage says that it is done: infer and score on two methods
+    finished = [1, 1, 1, 1, 1, 0, 2, 0, 0]  # how often each stage says that it is done: score of each method
     resumed = max(number - 1, 0)  # the stage before was killed, so this run resumed it
     for printed, before in ((text, resumed), (disturbed.kills.get(stage), number)):
         if printed is not None:

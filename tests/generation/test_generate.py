@@ -271,12 +271,12 @@ def test_thinking_is_warned_about_where_it_cannot_work(caplog: pytest.LogCapture
 @pytest.mark.parametrize(
     ("tokens", "ends"),
     [
-        ([7] * 48, 48),
-        ([*range(100), *range(200, 220), *list(range(16)) * 3], 168),
+        ([7] * 64, 64),
+        ([*range(100), *range(200, 220), *list(range(16)) * 4], 184),
         ([1, *list(range(40)) * 3, 1], 121),
         (list(range(40)) * 2 + list(range(39)) + [99], None),  # the third copy differs in its last token
-        ([*range(24), *range(24)], None),  # two copies
-        ([*list(range(15)) * 3], None),  # three copies that are too short
+        ([*range(40), *range(40)], None),  # two copies
+        ([*list(range(21)) * 3], None),  # three copies that are too short
         ([token for number in range(40) for token in (1, 2, 3, number)], None),  # a counter: no two copies are equal
         (list(range(129)) * 4, None),  # a longer run than is looked for
     ],

@@ -171,6 +171,8 @@ def run_and_kill(folder: Path, urls: list[str], victim: subprocess.Popen[str]) -
         def __init__(self, *args: Any) -> None:
             self.backend = backend(*args)
 
+        def close(self) -> None: ...
+
         def generate(self, requests: Any) -> Iterator[Any]:
             for number, result in enumerate(self.backend.generate(requests)):
                 if number == 15:

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from conftest import ROOT, problem, read_rows, refused, run_script, write_rows
 
+import infer_parallel
 from cotkit.core import cli
-from cotkit.generation import shards
+from cotkit.core.jsonl import read_json
+from cotkit.generation import engines, shards
 
 pytestmark = pytest.mark.slow
 
@@ -208,3 +210,121 @@ def test_names_with_blanks_and_shell_signs_work(data_root: Path, tiny_model: Pat
     torchrun(2, infer(folder / "data", tiny_model, folder / "out put.jsonl"))
     assert (folder / "out put.jsonl").read_bytes() == undisturbed
     assert not (ROOT / "canary").exists()
+
+
+def several(data_root: Path, model: Path | str, folder: Path, adapter: Path, *more: Any) -> list[str]:
+    """The command of three outputs: a data set with and without an adapter, and another data set with it."""
+    jobs = [["gsm8k", folder / "base.jsonl"]]
+    jobs += [[name, folder / f"tuned {name}.jsonl", adapter] for name in ("gsm8k", "svamp")]
+    flags = [word for job in jobs for word in ("--job", *job)]
+    words = [
+        "infer_parallel.py",
+        "--base_model",
+        model,
+        "--data_root",
+        data_root,
+        "--max_new_tokens",
+        12,
+        *flags,
+        *more,
+    ]
+    return [str(word) for word in words]
+
+
+SEVERAL = ("base.jsonl", "tuned gsm8k.jsonl", "tuned svamp.jsonl")
+
+
+@pytest.fixture(scope="module")
+def two_data_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of prepared data: eight problems of gsm8k, five of svamp."""
+    folder = tmp_path_factory.mktemp("two data sets")
+    for name, numbers in {"gsm8k": range(8), "svamp": range(20, 25)}.items():
+        rows = [problem(number, id=f"{name}-test-{number:05d}", dataset=name) for number in numbers]
+        write_rows(folder / name / "test.jsonl", rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(
+    two_data_sets: Path, tiny_model: Path, tiny_adapter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Each output of `several`, made by a command of its own."""
+    folder = tmp_path_factory.mktemp("alone")
+    flags = [[], ["--lora_path", tiny_adapter], ["--lora_path", tiny_adapter, "--dataset", "svamp"]]
+    for name, more in zip(SEVERAL, flags, strict=True):
+        run_script(*infer(two_data_sets, tiny_model, folder / name, *more))
+    return {name: folder / name for name in SEVERAL}
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_several_outputs_of_one_process_are_those_of_single_commands(
+    two_data_sets: Path, tiny_model: Path, tiny_adapter: Path, tmp_path: Path, alone: dict[str, Path], ranks: int
+):
+    words = several(two_data_sets, tiny_model, tmp_path, tiny_adapter)
+    assert run_script(*words, "--is_done", check=False).returncode == cli.NOT_DONE
+    if ranks == 1:
+        run_script(*words)
+    else:
+        torchrun(ranks, words)
+    for name, path in alone.items():
+        assert (tmp_path / name).read_bytes() == path.read_bytes()
+        manifests = [read_json(folder / f"{name}.manifest.json") for folder in (tmp_path, path.parent)]
+        same = ("settings", "inputs", "model", "status", "counts", "outputs")
+        assert [manifests[0][key] for key in same] == [manifests[1][key] for key in same]
+    assert run_script(*words, "--is_done").returncode == 0
+    again = run_script(*infer(two_data_sets, tiny_model, tmp_path / "base.jsonl"))
+    assert "done already" in again.stderr
+
+
+def test_neighbours_with_one_adapter_share_a_loaded_model(
+    two_data_sets: Path, tiny_model: Path, tiny_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    loaded: list[str | None] = []
+    load = engines.load
+    monkeypatch.setattr(
+        engines, "load", lambda engine, sampling: loaded.append(engine.adapter) or load(engine, sampling)
+    )
+    assert infer_parallel.main(several(two_data_sets, tiny_model, tmp_path, tiny_adapter)[1:]) == 0
+    assert loaded == [None, str(tiny_adapter)]
+
+
+def test_a_kill_between_several_outputs_loses_nothing(two_data_sets: Path, tmp_path: Path):
+    """SIGKILL while the second output is written: the first one is done, the third one has begun and holds nothing."""
+    jobs = [[name, tmp_path / name] for name in SEVERAL]
+    flags = [word for (name, path) in jobs for word in ("--job", "svamp" if "svamp" in name else "gsm8k", path)]
+    shared = ["infer_parallel.py", "--backend", "fake", "--data_root", two_data_sets]
+    run_script(*shared, "--base_model", "fake", "--dataset", "gsm8k", "--output_path", tmp_path / "alone.jsonl")
+    words = [str(word) for word in (*shared, "--base_model", "fake:seconds=0.1", *flags)]
+    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stderr=subprocess.DEVNULL)
+    second = shards.rank_file(tmp_path / SEVERAL[1], 0)
+    while not second.exists() or not second.stat().st_size:
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert [(tmp_path / name).exists() for name in SEVERAL] == [True, False, False]
+    done = run_script(*words)
+    assert "done already" in done.stderr and "of 8 results are there already" in done.stderr
+    assert [len(read_rows(tmp_path / name)) for name in SEVERAL] == [8, 8, 5]
+    assert (tmp_path / SEVERAL[1]).read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
+
+
+def test_all_outputs_are_checked_before_the_first_is_made(two_data_sets: Path, tiny_adapter: Path, tmp_path: Path):
+    words = several(two_data_sets, "fake", tmp_path, tiny_adapter, "--backend", "fake")
+    (tmp_path / SEVERAL[2]).write_text("of another run\n", encoding="utf-8")
+    refused(run_script(*words, check=False), f"{SEVERAL[2]}: exists, but")
+    assert not (tmp_path / SEVERAL[0]).exists() and not shards.rank_files(tmp_path / SEVERAL[0])
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--job", "gsm8k"], "a data set, an output and at most one adapter"),
+        (["--job", "gsm8k", "a", "b", "c"], "a data set, an output and at most one adapter"),
+        (["--job", "gsm8k", "base.jsonl", "--job", "gsm8k", "./base.jsonl"], "is the output of two jobs"),
+        (["--job", "gsm9k", "base.jsonl"], "gsm9k"),
+    ],
+)
+def test_jobs_that_cannot_be_meant_are_refused(data_root: Path, tmp_path: Path, more: list[str], says: str):
+    words = ["infer_parallel.py", "--backend", "fake", "--base_model", "fake", "--data_root", data_root, *more]
+    refused(run_script(*words, check=False), says)

@@ -10,12 +10,12 @@ import pytest
 from conftest import ROOT
 
 
-def logged(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+def logged(folder: Path, command: str, has_work: str = "") -> subprocess.CompletedProcess[str]:
     """Runs a command through `logged` in the stage "try" of a run in `folder`."""
     text = (ROOT / "scripts/pipeline.sh").read_text(encoding="utf-8")
     found = re.search(r"^logged\(\) \{.*?^\}", text, re.MULTILINE | re.DOTALL)
     assert found
-    code = f'set -euo pipefail\nrun="$1" stage=try\n{found[0]}\nlogged bash -c "$2"'
+    code = f'set -euo pipefail\nrun="$1" stage=try has_work={has_work}\n{found[0]}\nlogged bash -c "$2"'
     (folder / "logs").mkdir(exist_ok=True)
     return subprocess.run(["bash", "-c", code, "x", folder, command], capture_output=True, text=True, check=False)
 
@@ -38,3 +38,9 @@ def test_work_that_was_done_before_leaves_the_log_as_it_is(tmp_path: Path, words
     assert (tmp_path / "logs/try.log").read_text(encoding="utf-8") == "first\n"
     logged(tmp_path, f"echo {words!r}; exit 1")  # a failure is kept in any case
     assert (tmp_path / "logs/try.log").read_text(encoding="utf-8") == f"first\n{words}\n"
+
+
+def test_a_command_that_had_work_is_kept_though_a_part_of_it_was_done(tmp_path: Path):
+    logged(tmp_path, "echo first")
+    logged(tmp_path, "echo x: done already; echo y: 8 texts", has_work="1")
+    assert (tmp_path / "logs/try.log").read_text(encoding="utf-8") == "first\nx: done already\ny: 8 texts\n"

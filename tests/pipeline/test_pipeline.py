@@ -38,6 +38,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, stage in enumerate(STAGES, 1):
         assert f"\n== {stage}: stage {number} of 9" in done.stdout
     assert re.search(r"^== train: stage 4 of 9; log: \S.*/logs/train\.log$", done.stdout, re.MULTILINE)
+    finding = json.loads((root / "smollm2_cpu-limit4/comparison.json").read_text(encoding="utf-8"))["finding"]
+    last = [finding, f"The report, with every output: {root}/smollm2_cpu-limit4/report.html"]
+    assert done.stdout.rstrip().split("\n")[-2:] == last
     assert re.search(r"/train/distilled: trained in .*: \d+ steps, .*, held-out loss ", done.stdout)
     assert not re.search("deprecat|total_flos|UserWarning|font", done.stdout + done.stderr)
     return root / "smollm2_cpu-limit4"
@@ -95,8 +98,8 @@ def test_a_second_run_reports_that_all_is_done_and_changes_no_file(finished: Pat
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     done = pipeline("--limit", 4, "--output_root", finished.parent)
     assert done.returncode == 0, done.stderr
-    # data, teacher, later rounds, filter, three predictions, three scores, report
-    assert done.stdout.count("done already") == 1 + 1 + rounds_of(finished) + 1 + 3 + 3 + 1
+    # data, teacher, later rounds, filter, predictions, three scores, report
+    assert done.stdout.count("done already") == 1 + 1 + rounds_of(finished) + 1 + 1 + 3 + 1
     assert done.stdout.count("trained already") == 2
     after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     assert after == before

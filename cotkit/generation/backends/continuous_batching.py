@@ -81,6 +81,9 @@ class Decoder:
         families.require_supported(model.config, model.config.name_or_path)
         set_attention(model)
 
+    def close(self) -> None:
+        """Has nothing to end: memory is freed with the object."""
+
     def generate(self, requests: Sequence[Request]) -> Iterator[Result]:
         """Yields every request once, as soon as it is finished."""
         waiting: deque[ActiveRow] = deque()

@@ -30,12 +30,16 @@ _SHOWN_ANSWER = re.compile(r"#### (-?\d[\d.,/]*)\s*$")
 _PADDING = "The next number follows from the one before it → so it is kept. "
 
 
-@dataclass(frozen=True)
+@dataclass
 class FakeBackend:
     """`seconds` to wait before a row; `size` of its text in bytes (0: unpadded)."""
 
     seconds: float = 0.0
     size: int = 0
+    sampling: Sampling | None = None  # has no effect on made-up texts
+
+    def close(self) -> None:
+        """Has nothing to end."""
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Completion]]:
         for request in requests:

@@ -111,6 +111,9 @@ class OpenAIBackend:
     left_out: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # by server
     thinks_anyway: set[str] = field(default_factory=set)  # servers that return texts as thoughts
 
+    def close(self) -> None:
+        """Has nothing to end: a client lives as long as its requests."""
+
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Completion]]:
         import httpx2
         from openai import AsyncOpenAI

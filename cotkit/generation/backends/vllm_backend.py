@@ -208,6 +208,10 @@ class VllmBackend:
         self.window: int = 2 * engine.vllm_config.scheduler_config.max_num_seqs
         self._numbers = count()
 
+    def close(self) -> None:
+        """Ends the engine's processes, which hold the model's memory."""
+        self.engine.engine_core.shutdown(timeout=SHUTDOWN_SECONDS)
+
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Completion]]:
         waiting, running = iter(requests), {}
         while True:
