@@ -61,7 +61,8 @@ class Preset:
             if stage not in OPTIONAL or self.file(stage).exists()
             for name in self.test_sets
         }
-        paths = self.tried(methods_of, folder, methods) or []
+        unfillable = self.tried(options.unfillable_sets, folder) or {}
+        paths = self.tried(methods_of, folder, methods, unfillable) or []
         self.trainings = [config for path in paths if (config := self.tried(read_config, path, [], run))]
 
     def file(self, stage: str) -> Path:

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cotkit.core import cli
+from cotkit.core import cli, machine
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row, write_json_atomic
 from cotkit.training import preflight
@@ -56,6 +56,7 @@ def make_trainer(config: TrainConfig) -> Any:
     from llamafactory.train.callbacks import LogCallback
 
     from cotkit.training.distill_trainer import DistillTrainer, Teacher, check_head
+    from cotkit.training.safeguards import DivergenceGuard, load_in_float32
 
     options, gate = preflight.distill_options(config), gate_of(config)
     side = TeacherSide(config, options, gate.serving)
@@ -65,6 +66,7 @@ def make_trainer(config: TrainConfig) -> Any:
     except ValueError as error:  # what it refuses only on this machine, such as an output folder that is not empty
         raise UserError(f"{config.path}: LLaMA-Factory refuses it: {error}") from None
     training_args.remove_unused_columns = False  # rows are no columns
+    load_in_float32(config.values)
     tokenizer = load_tokenizer(model_args)["tokenizer"]
     get_template_and_fix_tokenizer(tokenizer, data_args)
     model = load_model(tokenizer, model_args, finetuning_args, is_trainable=True).to(training_args.device)
@@ -81,7 +83,7 @@ def make_trainer(config: TrainConfig) -> Any:
         processing_class=tokenizer,
         train_dataset=sets["dataset"],
         eval_dataset=sets["eval_dataset"] or None,
-        callbacks=[LogCallback()],
+        callbacks=[LogCallback(), DivergenceGuard()],
     )
 
 
@@ -127,10 +129,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("config_path", type=Path, metavar="CONFIG", help="YAML of a method with `stage: distill`")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args(argv)
+    import torch
+
     config = read_config(args.config_path, args.overrides)
     if not config.distills:
         raise UserError(f"{config.where('stage')}: only `stage: distill` is trained here; use scripts/train.sh")
     preflight.check(config)
+    if torch.cuda.is_available():
+        machine.gpu_of_rank()  # raises for a rank without one
     logging.getLogger("cotkit.generation").setLevel(logging.WARNING)  # statistics of every single decoding
     trainer = make_trainer(config)
     trainer.accelerator.wait_for_everyone()  # each process must have seen the output folder before a file is in it

@@ -66,7 +66,8 @@ preset="${preset:-configs/smollm2_cpu}"
 
 bash scripts/setup.sh
 
-gpus="$(count_gpus)"
+find_gpus
+gpus="$COTKIT_GPUS"
 multiplies_bfloat16() { python -c 'import sys; from cotkit.core import machine; sys.exit(not machine.multiplies_bfloat16())'; }
 precision=() training=()
 if [[ -n "$fast" ]]; then

@@ -35,7 +35,8 @@ while [[ $# -gt 0 ]]; do
   shift
 done
 
-nodes="${NNODES:-1}" node="${NODE_RANK:-0}" local_processes="${NPROC:-$(count_gpus)}"
+find_gpus
+nodes="${NNODES:-1}" node="${NODE_RANK:-0}" local_processes="${NPROC:-$COTKIT_GPUS}"
 [[ "$local_processes" -gt 0 ]] || local_processes=1
 options+=(--processes "$((nodes * local_processes))")
 
@@ -64,7 +65,7 @@ if grep -q '^report_to: *wandb' -- "$resolved"; then
   export WANDB_MODE
   [[ "$WANDB_MODE" != offline ]] || echo "Weights and Biases: recording offline below $WANDB_DIR/wandb"
 fi
-trainer=(-m llamafactory.launcher)
+trainer=(scripts/internal/finetune.py)
 ! grep -q '^stage: distill$' -- "$resolved" || trainer=(scripts/distill.py)
 with_tensors "${launcher[@]}" "${trainer[@]}" "$resolved" 2>&1 | tee -- "${LOG:-/dev/null}"
 [[ "$node" -ne 0 ]] || python scripts/internal/train_record.py finish "${options[@]}" "$config" "${overrides[@]}"

@@ -1,10 +1,12 @@
-"""The machine under a process: how its threads wait, and whether its CPU multiplies bfloat16 numbers in hardware."""
+"""The machine under a process: how its threads wait, its GPUs, and whether its CPU multiplies bfloat16 in hardware."""
 
 from __future__ import annotations
 
 import os
 from functools import cache
 from pathlib import Path
+
+from cotkit.core.errors import UserError
 
 # What scripts/internal/common.sh sets for everything that the shell scripts start. Waiting threads sleep: if they spin,
 # they slow all other work on the machine, and themselves, by several times. The OpenMP library reads its variable when
@@ -13,6 +15,36 @@ DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF
 
 # Flags of /proc/cpuinfo: Intel's matrix units, the vector units of Intel and AMD, and those of ARM.
 BFLOAT16_FLAGS = frozenset(("amx_bf16", "avx512_bf16", "bf16"))
+
+
+# Device files of the drivers of NVIDIA (also on its small boards), of AMD and of Windows' Linux. Without one there is no GPU, and torch, which takes
+# seconds to load, need not be asked.
+DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")
+
+
+def count_gpus() -> int:
+    """The GPUs that torch would use: those of CUDA_VISIBLE_DEVICES, or all. 0 where a driver is broken."""
+    if not any(map(os.path.exists, DRIVERS)):
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def gpu_of_rank() -> str:
+    """This rank's device on a machine with GPUs, such as ``cuda:1``, by torchrun's variable LOCAL_RANK.
+
+    Raises UserError, naming the rank, if there are fewer GPUs than ranks.
+    """
+    import torch
+
+    rank, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if rank >= found:
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+        visible = "" if shown is None else f" (CUDA_VISIBLE_DEVICES={shown})"
+        remedy = f"start as many processes as there are: NPROC={found}, or torchrun --nproc_per_node={found}"
+        raise UserError(f"rank {rank} of this machine has no GPU: torch finds {found}{visible}; {remedy}")
+    return f"cuda:{rank}"
 
 
 def set_defaults() -> None:

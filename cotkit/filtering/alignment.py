@@ -55,7 +55,7 @@ def measure(student: str, texts: Sequence[tuple[str, str]]) -> list[tuple[float,
     """(mean rank, mean surprisal in nats) of each target's tokens after its question, by one forward pass."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    tokenizer, model = load_tokenizer(student), load_model(student, None, dtype).to(device).eval()
+    tokenizer, model = load_tokenizer(student), load_model(student, None, dtype, device).eval()
     pairs = [
         (
             encode(tokenizer, prompts.student_messages(question), thinking=False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -146,6 +147,20 @@ def options_of(parser: cli.StageParser, argv: list[str] | None) -> FilterOptions
     parameters = Parameters(**{item.name: flags[item.name] for item in fields(Parameters)})
     own = {item.name: flags[item.name] for item in fields(FilterOptions) if item.name != "parameters"}
     return FilterOptions(**own, parameters=parameters)
+
+
+def unfillable_sets(preset: Path) -> dict[str, str]:
+    """Set -> reason, for the sets of a preset's filter.yaml that its teacher.yaml cannot fill. What is faulty is left out."""
+    usual = cli.read_yaml(preset / "teacher.yaml").get("num_samples", (1, 1))
+    numbers = [entry.get("num_samples", usual)[0] for entry in cli.rounds_of(preset / "teacher.yaml")]
+    if numbers != [1]:
+        return {}
+    reason = "a pair needs two samples of a problem, and teacher.yaml asks for one; set num_samples: 2 there"
+    sets = []
+    for text, _ in cli.listed(preset / "filter.yaml", "sets"):
+        with suppress(ValueError):
+            sets.append(parse_set(str(text)))
+    return {declared.name: reason for declared in sets if declared.ranking}
 
 
 def check_examples(options: FilterOptions) -> None:

@@ -174,8 +174,11 @@ def turn_end_ids(tokenizer: Any, generation_config: Any) -> set[int]:
     return ids - {None}
 
 
-def load_model(model_name: str, adapter: str | None, dtype: Any) -> Any:
-    """The model on the CPU, with the adapter merged into its weights. Raises UserError if it cannot be loaded."""
+def load_model(model_name: str, adapter: str | None, dtype: Any, device: Any = "cpu") -> Any:
+    """The model with the adapter merged into its weights. Raises UserError if it cannot be loaded.
+
+    Weights go from the mapped file straight to a GPU: the ranks of a machine would not fit into its memory together.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
@@ -183,7 +186,9 @@ def load_model(model_name: str, adapter: str | None, dtype: Any) -> Any:
     if adapter is not None:
         adapters.check_on_model(model_name, Path(adapter))
     try:
-        model = AutoModelForCausalLM.from_pretrained(model_name, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(
+            model_name, dtype=dtype, device_map=None if str(device) == "cpu" else {"": device}
+        )
     except (OSError, ValueError) as error:
         raise adapters.not_loadable(model_name, error) from None
     if adapter is not None:

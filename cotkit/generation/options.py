@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
     add(
         "--merge_adapter",
         action=yes_or_no,
-        help="merge the adapter into a copy of the weights (default: only on a CPU, where vLLM's LoRA kernels are slow)",
+        help="merge the adapter into a copy of the weights (default: on a CPU, where vLLM's LoRA kernels are slow, and where it has complete layers)",
     )
 
     add = parser.add_argument_group("servers (--backend openai; the key is read from OPENAI_API_KEY)").add_argument

@@ -10,8 +10,10 @@ trains the adapter of that method in the same run further.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from cotkit.core import cli
@@ -21,6 +23,7 @@ from cotkit.core.manifest import Input, Manifest
 from cotkit.core.model_identity import fingerprint
 
 BASE = "train.yaml"
+NOTHING: Mapping[str, str] = MappingProxyType({})
 DISTILL = "distill"  # the value of `stage` for scripts/distill.py; all others are LLaMA-Factory's
 OWN_KEYS = ("budget", "methods", "start_from")
 DEFAULT_SEED = 42  # of transformers' TrainingArguments
@@ -224,13 +227,31 @@ def read_config(path: Path, overrides: list[str], run: Path | None = None, seed:
     return TrainConfig(path, values, lines)
 
 
-def methods_of(preset: Path, wanted: str | None = None) -> list[Path]:
+def without_rows(preset: Path, unfillable: Mapping[str, str]) -> dict[str, str]:
+    """Method -> reason, for the methods whose training set the filter cannot fill.
+
+    Args:
+        unfillable: set -> reason, from `unfillable_sets` in cotkit/filtering/options.py.
+    """
+    base = cli.read_yaml(preset / BASE) if (preset / BASE).is_file() else {}
+    found = {}
+    for path in sorted((preset / "train").glob("*.yaml")):
+        names, line = {**base, **cli.read_yaml(path)}.get("dataset", ("", 1))
+        for name in str(names).replace(" ", "").split(","):
+            if name in unfillable:
+                found[path.stem] = f"{path}:{line}: dataset: {name}: {unfillable[name]}"
+    return found
+
+
+def methods_of(preset: Path, wanted: str | None = None, unfillable: Mapping[str, str] = NOTHING) -> list[Path]:
     """The YAML files of the methods to train, in order: a method comes after those whose adapters it needs.
 
     Args:
         wanted: a comma list or ``all``. The default is the key `methods` of train.yaml, or all if there is no such key.
+        unfillable: see `without_rows`, whose methods ``all`` leaves out.
 
-    Raises UserError for an unknown method, and for one that starts from a method that is not among those to train.
+    Raises UserError for an unknown method, one that is named and can have no rows, and one that starts from a method that
+    is not among those to train.
     """
     files = {path.stem: path for path in sorted((preset / "train").glob("*.yaml"))}
     if not files:
@@ -242,6 +263,12 @@ def methods_of(preset: Path, wanted: str | None = None) -> list[Path]:
     for name in names:
         if name not in files:
             raise UserError(f"{preset}/train: no method {name!r}{cli.nearest(str(name), files)}")
+    empty = without_rows(preset, unfillable)
+    if wanted == "all":
+        names = [name for name in names if name not in empty]
+    for name in names:
+        if name in empty:
+            raise UserError(empty[name])
     starts = {name: [start for start in _starts(files[name]) if start in files] for name in names}
     for name in names:
         if missing := [start for start in starts[name] if start not in names]:

@@ -45,7 +45,7 @@ class Teacher:
     def __init__(self, student: Any, side: TeacherSide, start: str | None, dtype: torch.dtype) -> None:
         self.model, self.adapter, self.is_model = student, None, side.is_model
         if side.is_model:
-            self.model = load_model(side.model, side.adapter, dtype).to(student.device)
+            self.model = load_model(side.model, side.adapter, dtype, student.device)
             self.model.requires_grad_(False).eval()
         elif path := start if side.options.teacher == START else side.adapter:
             student.load_adapter(path, TEACHER, is_trainable=False)

@@ -153,6 +153,13 @@ def check_evaluation(config: TrainConfig) -> None:
             raise UserError(
                 f"{config.where(key)}: there is no eval_dataset to evaluate on; name one, or set {key}: {str(off).lower()}"
             )
+    if values.get("load_best_model_at_end") and values.get("save_strategy", "steps") == "steps":
+        evaluated, saved = (values.get(key, default) for key, default in (("eval_steps", 500), ("save_steps", 500)))
+        if evaluated != saved:
+            raise UserError(
+                f"{config.where('save_steps')}: load_best_model_at_end chooses only among saved states, and eval_steps is "
+                f"{evaluated}; set both to the same number"
+            )
 
 
 def check_template(config: TrainConfig) -> None:

@@ -37,7 +37,12 @@ export HF_HUB_DISABLE_TELEMETRY="${HF_HUB_DISABLE_TELEMETRY:-1}"
 export TOKENIZERS_PARALLELISM="${TOKENIZERS_PARALLELISM:-false}"
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 
-count_gpus() { nvidia-smi -L 2>/dev/null | wc -l || true; }
+# Sets COTKIT_GPUS, also for the scripts that this one starts. Torch counts: nvidia-smi lists hidden GPUs, parts of GPUs and
+# a driver's error messages too.
+find_gpus() {
+  export COTKIT_GPUS="${COTKIT_GPUS:-$(python -c 'from cotkit.core import machine; print(machine.count_gpus())')}"
+}
+count_gpus() { find_gpus && printf '%s\n' "$COTKIT_GPUS"; }
 
 # Runs a command that computes with tensors. On a CPU every step allocates and frees gigabytes. By default glibc returns
 # large blocks to the kernel, which must fill them with zeros again. These settings keep freed memory, in huge pages.
@@ -45,7 +50,8 @@ count_gpus() { nvidia-smi -L 2>/dev/null | wc -l || true; }
 # in the next 18 steps with them. They are not set with a GPU, where weights pass through this memory only once.
 with_tensors() {
   local keep=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:glibc.malloc.top_pad=67108864
-  if [[ "$(count_gpus)" -gt 0 ]]; then
+  find_gpus
+  if [[ "$COTKIT_GPUS" -gt 0 ]]; then
     "$@"
   else
     GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1:$keep}" "$@"

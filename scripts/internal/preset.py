@@ -16,8 +16,9 @@ from pathlib import Path
 
 from cotkit.core import cli
 from cotkit.core.problems import problem_path
+from cotkit.filtering.options import unfillable_sets
 from cotkit.preparation import description
-from cotkit.training.config import methods_of
+from cotkit.training.config import methods_of, without_rows
 
 
 def test_paths_of(preset: Path) -> list[Path]:
@@ -41,7 +42,11 @@ def main(argv: list[str] | None = None) -> int:
     elif args.what == "test_paths":
         print("\n".join(map(str, test_paths_of(args.preset))))
     else:
-        print("\n".join(path.stem for path in methods_of(args.preset, args.methods)))
+        unfillable = unfillable_sets(args.preset)
+        if args.methods == "all":
+            for name, reason in without_rows(args.preset, unfillable).items():
+                print(f"method {name} is left out: {reason}", file=sys.stderr)
+        print("\n".join(path.stem for path in methods_of(args.preset, args.methods, unfillable)))
     return 0
 
 

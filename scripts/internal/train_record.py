@@ -12,6 +12,7 @@ that path on the last line. It exits with 4 if there is something to train, and 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shlex
 import shutil
@@ -38,17 +39,25 @@ from cotkit.training.config import ACCURACIES, DISTILL_KEYS, PROGRESS, TrainConf
 ELAPSED = re.compile(r'"elapsed_time": "(?:(\d+) days?, )?(\d+):(\d+):(\d+)"')
 
 
+def trainer_state(folder: Path) -> Row:
+    """The Trainer's state. Its log may hold Infinity: the gradient of a step that float16's loss scaling skipped.
+
+    Raises OSError or ValueError if it cannot be read.
+    """
+    return json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+
+
 def can_resume(checkpoint: Path) -> bool:
     """Whether a checkpoint is undamaged: its state is JSON, its weights are readable, and it has an optimizer."""
     from safetensors import SafetensorError, safe_open
 
     weights = list(checkpoint.glob("*.safetensors"))
     try:
-        read_json(checkpoint / "trainer_state.json")
+        trainer_state(checkpoint)
         for file in weights:
             with safe_open(file, framework="np"):
                 pass
-    except (UserError, OSError, SafetensorError):
+    except (ValueError, OSError, SafetensorError):
         return False
     # optimizer.pt is the Trainer's, the others are DeepSpeed's and FSDP's.
     return bool(weights) and any(any(checkpoint.glob(name)) for name in ("optimizer.pt", "global_step*", "optimizer_*"))
@@ -140,7 +149,7 @@ def finish(args: argparse.Namespace, config: TrainConfig) -> int:
     weights = output_dir / WEIGHTS
     if not weights.is_file():
         raise UserError(f"{output_dir}: holds no {WEIGHTS}; the training did not finish")
-    state = read_json(output_dir / "trainer_state.json")
+    state = trainer_state(output_dir)
     manifest = config.manifest(args.overwrite)
     if manifest.read().get("status") != "running":
         raise UserError(f"{manifest.path}: begin was not run")

@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 
 from cotkit.core import machine
+from cotkit.core.errors import UserError
 
 SCRIPTS = ["teacher_cot.py", "infer_parallel.py", "scripts/critic.py", "scripts/check_training.py"]
 SCRIPTS += ["scripts/internal/train_record.py", "scripts/dev/bench_generation.py"]
@@ -65,3 +66,24 @@ def test_bfloat16_units_are_read_from_the_flags_of_the_cpu(tmp_path: Path, text:
 
 def test_a_system_without_cpuinfo_has_no_known_units(tmp_path: Path):
     assert machine.multiplies_bfloat16(tmp_path / "none") is False
+
+
+def test_a_rank_without_a_gpu_is_refused_by_name(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert machine.gpu_of_rank() == "cuda:1"
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match=r"rank 2 .* torch finds 2 \(CUDA_VISIBLE_DEVICES=0,1\); .* NPROC=2"):
+        machine.gpu_of_rank()
+
+
+def test_torch_counts_gpus_where_there_is_a_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(machine, "DRIVERS", (str(tmp_path / "none"),))
+    assert machine.count_gpus() == 0
+    monkeypatch.setattr(machine, "DRIVERS", (str(tmp_path),))
+    assert machine.count_gpus() == 2
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # a broken driver
+    assert machine.count_gpus() == 0

@@ -309,3 +309,9 @@ def test_only_a_run_that_stops_loops_records_it_and_a_server_cannot(tiny_model: 
     engines.check(server, Sampling(8))
     with pytest.raises(UserError, match="--no-stop_at_loop"):
         engines.check(server, Sampling(8, stop_at_loop=True))
+
+
+def test_weights_go_straight_to_their_device(tiny_model: Path):
+    """On the device `meta` nothing is stored, so a weight that was loaded on the CPU first would still be there."""
+    model = chat_model.load_model(str(tiny_model), None, "float32", "meta")
+    assert {weights.device.type for weights in model.parameters()} == {"meta"}

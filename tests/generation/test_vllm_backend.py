@@ -81,6 +81,19 @@ def options(model: Path, **changes: Any) -> EngineOptions:
     return EngineOptions("vllm", str(model), seed=1, **changes)
 
 
+def test_an_adapter_with_complete_layers_is_merged(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    config = tmp_path / "adapter_config.json"
+    config.write_text('{"r": 8, "modules_to_save": null}', encoding="utf-8")
+    choices = [(None, True), (None, False), (True, False), (False, True)]
+    assert [backend.merges(tmp_path, wanted, on_cpu) for wanted, on_cpu in choices] == [True, False, True, False]
+    config.write_text('{"r": 8, "modules_to_save": ["embed_tokens", "lm_head"]}', encoding="utf-8")
+    with caplog.at_level("INFO"):
+        assert backend.merges(tmp_path, None, on_cpu=False)
+    assert "complete copies of embed_tokens and lm_head" in caplog.text and "is merged" in caplog.text
+    with pytest.raises(UserError, match="remove --no-merge_adapter"):
+        backend.merges(tmp_path, False, on_cpu=False)
+
+
 def test_without_vllm_the_command_that_makes_its_environment_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(backend, "find_spec", lambda name: None)
     monkeypatch.setattr(backend, "PYTHON", tmp_path / "bin/python")

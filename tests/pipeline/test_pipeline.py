@@ -149,16 +149,8 @@ def test_wrong_arguments_are_refused_at_once(words: list[str], code: int, messag
     assert message in done.stderr
 
 
-def with_gpus(folder: Path, number: int) -> str:
-    """A PATH on which nvidia-smi lists so many GPUs."""
-    smi = folder / "nvidia-smi"
-    smi.write_text("#!/bin/sh\n" + "echo GPU\n" * number, encoding="utf-8")
-    smi.chmod(0o755)
-    return f"{folder}:{os.environ['PATH']}"
-
-
 def test_fast_is_refused_on_a_machine_with_a_gpu(tmp_path: Path):
-    done = pipeline("--fast", "--output_root", tmp_path, PATH=with_gpus(tmp_path, 1))
+    done = pipeline("--fast", "--output_root", tmp_path, COTKIT_GPUS="1")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: --fast is for CPUs") and done.stderr.count("\n") == 1
 
@@ -176,13 +168,26 @@ def test_a_preset_for_vllm_is_refused_at_once_without_its_environment(tmp_path: 
 @pytest.mark.parametrize(
     ("gpus", "given", "kept"), [(0, "", True), (0, "glibc.malloc.arena_max=1", False), (1, "", False)]
 )
-def test_glibc_keeps_freed_memory_unless_there_is_a_gpu_or_the_user_sets_tunables(
-    tmp_path: Path, gpus: int, given: str, kept: bool
-):
-    environment = {**os.environ, "PATH": with_gpus(tmp_path, gpus), "GLIBC_TUNABLES": given}
+def test_glibc_keeps_freed_memory_unless_there_is_a_gpu_or_the_user_sets_tunables(gpus: int, given: str, kept: bool):
+    environment = {**os.environ, "COTKIT_GPUS": str(gpus), "GLIBC_TUNABLES": given}
     command = 'source "$0"; with_tensors sh -c \'echo "$GLIBC_TUNABLES"; exit 7\''
     words = ["bash", "-c", command, str(ROOT / "scripts/internal/common.sh")]
     done = subprocess.run(words, check=False, env=environment, capture_output=True, text=True)
     assert done.returncode == 7
     assert ("mmap_max=0" in done.stdout) == kept
     assert given in done.stdout
+
+
+def test_lines_of_nvidia_smi_are_no_gpus(tmp_path: Path):
+    """A broken driver's messages, hidden GPUs and parts of GPUs are lines too; the scripts that follow get the number."""
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(
+        "#!/bin/sh\necho Failed to initialize NVML\necho Driver/library version mismatch\n", encoding="utf-8"
+    )
+    smi.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if name != "COTKIT_GPUS"}
+    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
+    command = 'source "$0"; count_gpus; find_gpus; sh -c \'echo "$COTKIT_GPUS"\''
+    words = ["bash", "-c", command, str(ROOT / "scripts/internal/common.sh")]
+    done = subprocess.run(words, check=False, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "0\n0\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from conftest import ROOT
 from training.test_train import CONFIG
 
 from cotkit.core.errors import UserError
+from cotkit.filtering.options import unfillable_sets
 from cotkit.training import preflight
 from cotkit.training.config import methods_of, read_config
 
@@ -95,3 +97,40 @@ def test_the_deepspeed_files_leave_to_the_yaml_what_the_yaml_says(name: str, sta
     assert config.get_value("zero_optimization.stage") == stage
     for key in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size", "bf16.enabled"):
         assert config.get_value(key) == "auto"
+
+
+def copy_of(preset: str, folder: Path) -> Path:
+    return shutil.copytree(ROOT / "configs" / preset, folder / preset)
+
+
+def test_a_method_without_rows_is_left_out_of_all_and_refused_by_name(tmp_path: Path):
+    """Pairs need two samples per problem."""
+    preset = copy_of("qwen2_1.5b", tmp_path)
+    unfillable = unfillable_sets(preset)
+    assert list(unfillable) == ["preference"]
+    assert "dpo" not in [path.stem for path in methods_of(preset, "all", unfillable)]
+    with pytest.raises(UserError, match=r"dpo.yaml:3: dataset: preference: .* set num_samples: 2"):
+        methods_of(preset, "distilled,dpo", unfillable)
+    with open(preset / "teacher.yaml", "a", encoding="utf-8") as file:
+        file.write("num_samples: 2\n")
+    assert unfillable_sets(preset) == {}
+    assert methods_of(preset, "all", {})[-1].stem == "dpo"
+
+
+@pytest.mark.parametrize("preset", ["qwen2_1.5b_tuned", "smollm2_cpu", "smollm2_study"])
+def test_presets_whose_teachers_sample_more_fill_all_sets(preset: str):
+    assert unfillable_sets(ROOT / "configs" / preset) == {}
+
+
+def test_the_best_model_is_chosen_among_all_evaluated_states(tmp_path: Path):
+    preset = copy_of("qwen2_1.5b", tmp_path)
+    config = read_config(preset / "train/distilled.yaml", [])
+    preflight.check_evaluation(config)
+    for override in ("save_steps=500", "eval_steps=50"):
+        with pytest.raises(
+            UserError, match="load_best_model_at_end chooses only among saved states, and eval_steps is"
+        ):
+            preflight.check_evaluation(read_config(preset / "train/distilled.yaml", [override]))
+    preflight.check_evaluation(
+        read_config(preset / "train/distilled.yaml", ["save_steps=500", "load_best_model_at_end=false"])
+    )

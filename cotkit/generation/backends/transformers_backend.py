@@ -59,7 +59,7 @@ def load(options: EngineOptions, sampling: Sampling) -> Decoder:
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
     tokenizer = chat_model.load_tokenizer(options.model)
-    model = chat_model.load_model(options.model, options.adapter, dtype).to(device).eval()
+    model = chat_model.load_model(options.model, options.adapter, dtype, device).eval()
     rows = options.batch_size or (CPU_ROWS if device == "cpu" else GPU_ROWS)
     tokens = options.max_batch_tokens or default_batch_tokens(model)
     return Decoder(model, tokenizer, sampling, rows, tokens, options.seed)
@@ -70,7 +70,7 @@ def pick_device(wanted: str) -> str:
     import torch
 
     if wanted in ("auto", "cuda") and torch.cuda.is_available():
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        return machine.gpu_of_rank()
     if wanted == "auto":
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:

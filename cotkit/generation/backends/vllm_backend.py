@@ -30,6 +30,8 @@ from cotkit.generation.chat_model import ActiveRow, answered, decode, encode, lo
 from cotkit.generation.options import EngineOptions
 from cotkit.generation.types import Completion, Request, Sampling
 
+log = logging.getLogger(__name__)
+
 __all__ = ["VllmBackend", "check", "load", "preview"]
 
 reads_model_files = True
@@ -111,7 +113,7 @@ def _start(options: EngineOptions, folder: Path) -> tuple[Any, Any]:
     elif on_cpu:
         arguments["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
     weights, lora = options.model, None
-    if options.adapter is not None and (on_cpu if options.merge_adapter is None else options.merge_adapter):
+    if options.adapter is not None and merges(Path(options.adapter), options.merge_adapter, on_cpu):
         chat_model.load_model(options.model, options.adapter, arguments["dtype"]).save_pretrained(folder)
         weights = str(folder)
     elif options.adapter is not None:
@@ -137,6 +139,22 @@ def _start(options: EngineOptions, folder: Path) -> tuple[Any, Any]:
     except (RuntimeError, ValueError) as error:
         raise UserError(f"vLLM does not start with {options.model}: {str(error).splitlines()[0]}") from error
     return engine, lora
+
+
+def merges(adapter: Path, wanted: bool | None, on_cpu: bool) -> bool:
+    """Whether an adapter is merged into the weights; `wanted` is None where the user leaves that to the backend.
+
+    Raises UserError where it must be merged and the user refuses.
+    """
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    if complete := config.get("modules_to_save"):
+        fact = f"{adapter} has complete copies of {' and '.join(complete)}, which vLLM cannot add to a loaded model"
+        if wanted is False:
+            raise UserError(f"{fact}; remove --no-merge_adapter")
+        if wanted is None:
+            log.info("%s: the adapter is merged into a copy of the weights", fact)
+            return True
+    return on_cpu if wanted is None else wanted
 
 
 def _lora_rank(adapter: Path) -> int:
