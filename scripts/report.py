@@ -17,7 +17,8 @@ from cotkit.core.files import require_folder, write_if_changed
 from cotkit.core.jsonl import read_json
 from cotkit.core.manifest import Input, Manifest, path_for
 from cotkit.evaluation.comparison import COMPARISON_SCHEMA
-from cotkit.report import page, plots, sections
+from cotkit.report import page, plots, recipe, sections
+from cotkit.report.costs import costs
 from cotkit.report.page import Report
 from cotkit.report.run_data import read_curves, read_manifests, read_questions, read_training_sets
 
@@ -47,28 +48,33 @@ def gather(run: Path) -> Report:
     if comparison.get("schema") != COMPARISON_SCHEMA:
         raise UserError(f"{run}/comparison.json: was written by another version; run scripts/compare.py {run} again")
     manifests, curves = read_manifests(run), read_curves(run)
-    parts = sections.comparison_sections(comparison)
+    # The data set of the finding comes first.
+    datasets = sorted(comparison["datasets"], key=lambda dataset: dataset["finding"] != comparison["finding"])
+    answers = [sections.answer_section(one, comparison["reference"], comparison["finding"]) for one in datasets]
+    details = [sections.figures_section(one, costs(one["methods"], manifests)) for one in datasets]
+    details.append(sections.help_section(comparison))
     account_path = run / "kept.report.json"
     if account_path.is_file():
         account = read_json(account_path)
         if "rounds" not in account:
             raise UserError(f"{account_path}: was written by another version; run filter_teacher_cot.py --overwrite")
-        parts.append(sections.filter_section(account))
+        details.append(sections.filter_section(account))
     if sets := read_training_sets(run):
-        parts.append(sections.sets_section(sets))
+        details.append(sections.sets_section(sets))
     if curves:
         order = [method["method"] for method in comparison["datasets"][0]["methods"]]
-        parts.append(sections.training_section(curves, manifests, order))
-    parts.append(sections.reproduction_section(run.name, manifests))
-    names = [dataset["dataset"] for dataset in comparison["datasets"]]
-    questions = {dataset: read_questions(run / "predictions" / dataset) for dataset in names}
-    return Report(run.name, comparison["finding"], parts, questions)
+        details.append(sections.training_section(curves, manifests, order))
+    details += [recipe.recipe_section(run.name, manifests), recipe.lineage_section(manifests)]
+    questions = {one["dataset"]: read_questions(run / "predictions" / one["dataset"]) for one in datasets}
+    return Report(run.name, comparison["finding"], answers, details, questions)
 
 
 def write(run: Path, report: Report) -> list[Path]:
     """Writes the files of the report and returns their paths."""
     (run / PICTURES).mkdir(exist_ok=True)
-    contents = {run / PICTURES / f"{picture.name}.png": plots.png(picture.figure) for picture in report.pictures()}
+    contents = {
+        run / PICTURES / f"{picture.name}.png": plots.png(picture.draw(plots.WIDE)) for picture in report.pictures()
+    }
     contents[run / "report.md"] = page.markdown(report, PICTURES).encode("utf-8")
     contents[run / PAGE] = page.html(report).encode("utf-8")
     for path, content in contents.items():

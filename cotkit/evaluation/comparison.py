@@ -19,12 +19,12 @@ from cotkit.core.jsonl import Row, read_json, read_numbered, require
 from cotkit.core.manifest import difference, path_for
 from cotkit.core.model_identity import is_same_record
 from cotkit.evaluation import stats
-from cotkit.evaluation.metrics import SCHEMA
+from cotkit.evaluation.metrics import SCHEMA, tokens_to_answer
 from cotkit.evaluation.paired import OneSample, PairedDifference, SeveralSamples, mean_of_runs
 from cotkit.generation.shards import show
 
 FIRST_METHODS = ("baseline", "strong_baseline")  # the others follow by name
-COMPARISON_SCHEMA = 4  # of comparison.json; scripts/report.py refuses another number
+COMPARISON_SCHEMA = 5  # of comparison.json; scripts/report.py refuses another number
 BY_SEED = re.compile(
     r"(?:data_)?seed|.*adapter.*|start_from.*"
 )  # a later stage starts from the adapter of its own seed
@@ -55,6 +55,7 @@ class Run:
     correct: dict[str, Counts]  # by question id
     settings: Row = field(default_factory=dict)  # of generation, without the model; {} without a manifest
     critic: dict[str, float] = field(default_factory=dict)  # ratings by question id
+    tokens_to_answer: float | None = None  # mean; None if the engine did not count tokens
 
     def scores(self, ids: Iterable[str]) -> list[float]:
         return [self.correct[name][0] / self.correct[name][1] for name in ids]
@@ -82,7 +83,7 @@ def load_run(summary_path: Path) -> Run:
     if summary["dataset"] != summary_path.parent.name:
         raise UserError(f"{summary_path}: scores of {summary['dataset']} in the folder of {summary_path.parent.name}")
     scores_path = summary_path.with_name(f"{stem}.scores.jsonl")
-    correct, critic = read_scores(scores_path)
+    correct, critic, tokens = read_scores(scores_path)
     if sum(samples for _, samples in correct.values()) != summary["n"]:
         raise UserError(f"{scores_path}: has another number of items than {summary_path.name}; run score.py again")
     predictions = summary_path.with_name(f"{stem}.jsonl")
@@ -91,7 +92,7 @@ def load_run(summary_path: Path) -> Run:
     manifest = path_for(predictions)
     settings = read_json(manifest)["settings"] if manifest.is_file() else {}
     settings = {name: value for name, value in settings.items() if name not in MODEL_SETTINGS}
-    return Run(stem, method_and_seed(stem)[1], summary, correct, settings, critic)
+    return Run(stem, method_and_seed(stem)[1], summary, correct, settings, critic, tokens)
 
 
 def check_scored(summary_path: Path, predictions: Path) -> None:
@@ -105,10 +106,14 @@ def check_scored(summary_path: Path, predictions: Path) -> None:
         raise UserError(f"{summary_path}: scores other predictions than {predictions} holds now; run {again}")
 
 
-def read_scores(path: Path) -> tuple[dict[str, Counts], dict[str, float]]:
-    """(counts, the critic's ratings) by question id. Raises UserError for repeated keys or missing samples."""
+def read_scores(path: Path) -> tuple[dict[str, Counts], dict[str, float], float | None]:
+    """(counts by question id, the critic's ratings by question id, mean tokens to the answer).
+
+    Raises UserError for repeated keys or missing samples.
+    """
     right, samples = Counter[str](), Counter[str]()
     critic: dict[str, float] = {}
+    tokens: list[float] = []
     lines: dict[tuple[str, int], int] = {}
     for number, row in read_numbered(path):
         require(row, SCORE_FIELDS, f"{path}:{number}")
@@ -119,10 +124,13 @@ def read_scores(path: Path) -> tuple[dict[str, Counts], dict[str, float]]:
         right[row["id"]] += row["verdict"] == "correct"
         if row.get("critic") is not None:
             critic[row["id"]] = row["critic"]
+        if (spent := tokens_to_answer(row)) is not None:
+            tokens.append(spent)
     most = max(samples.values(), default=0)
     if short := [name for name, number in samples.items() if number < most]:
         raise UserError(f"{path}: {_some(short)} with fewer than {most} samples; run score.py again")
-    return {name: (right[name], number) for name, number in samples.items()}, critic
+    counts = {name: (right[name], number) for name, number in samples.items()}
+    return counts, critic, fmean(tokens) if tokens else None
 
 
 def read_methods(folder: Path) -> dict[str, dict[str, list[Run]]]:
@@ -329,7 +337,10 @@ def describe_method(method: Method) -> Row:
         "accuracy_low": low,
         "accuracy_high": high,
         "standard_deviation": stdev(accuracies) if len(accuracies) > 1 else None,
-        "runs": [{"stem": run.stem, "seed": run.seed, **run.summary} for run in method.runs],
+        "runs": [
+            {"stem": run.stem, "seed": run.seed, "tokens_to_answer": run.tokens_to_answer, **run.summary}
+            for run in method.runs
+        ],
     }
 
 

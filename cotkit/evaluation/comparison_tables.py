@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from statistics import fmean
 
 from cotkit.core.jsonl import Row
 from cotkit.core.markdown import Table
 from cotkit.evaluation import llm_judge
+
+VERDICT_MEANS = (
+    "Better or worse: the p-value, corrected for all comparisons, is below 0.05. No difference shown: it is not, though the "
+    "test would mostly find five points. Inconclusive: it is not, and the test would often miss five points."
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: what it shows of a record, and a sentence that explains it."""
+
+    title: str
+    explanation: str
+    cell: Callable[[Row], str]
+
+
+def table(columns: Sequence[Column], rows: Iterable[Row], links: Mapping[tuple[int, int], str] | None = None) -> Table:
+    """One row per record."""
+    cells = [[column.cell(row) for column in columns] for row in rows]
+    explanations = {column.title: column.explanation for column in columns if column.explanation}
+    return Table([column.title for column in columns], cells, explanations, links or {})
 
 
 def finding(comparison: Row) -> str:
@@ -25,7 +47,12 @@ def dataset_finding(dataset: Row, reference: str) -> str:
         return f"{where} only {reference} was scored, so there is nothing to compare."
     if better := [pair for pair in against if pair["verdict"] == "better"]:
         best = max(better, key=itemgetter("difference"))
-        return f"{where} {best['method']} is better than {reference} by {uncertain(best)}{_next_best(dataset, best)}."
+        right = {method["method"]: f"{method['accuracy']:.1%}" for method in dataset["methods"]}
+        shares = f"{right[best['method']]} right against {right[reference]}"
+        return (
+            f"{where} {best['method']} is better than {reference}: {shares}, a difference of {uncertain(best)}"
+            f"{_next_best(dataset, best)}."
+        )
     if worse := [pair for pair in against if pair["verdict"] == "worse"]:
         worst = min(worse, key=itemgetter("difference"))
         none = f"{where} no method is shown to be better than {reference}"
@@ -56,19 +83,70 @@ def uncertain(pair: Row) -> str:
     return f"{difference:+.1f} points (interval {low:+.1f} to {high:+.1f}, {p} after Holm's correction)"
 
 
+def by_accuracy(dataset: Row) -> list[Row]:
+    """The methods, the most accurate first."""
+    return sorted(dataset["methods"], key=lambda method: -method["accuracy"])
+
+
+def against_reference(dataset: Row, reference: str) -> dict[str, Row]:
+    """Method -> its pair with the reference."""
+    return {pair["method"]: pair for pair in dataset["pairs"] if pair["reference"] == reference}
+
+
+def verdicts_table(dataset: Row, reference: str) -> Table:
+    """The answer in five columns, one row per method, the most accurate first."""
+    pairs = against_reference(dataset, reference)
+
+    def of_pair(cell: Callable[[Row], str]) -> Callable[[Row], str]:
+        return lambda method: cell(pairs[method["method"]]) if method["method"] in pairs else ""
+
+    counted = any(run["tokens_to_answer"] is not None for method in dataset["methods"] for run in method["runs"])
+    unit = "tokens" if counted else "words"
+    columns = [
+        Column("method", "", itemgetter("method")),
+        Column("accuracy [95 %]", "Share of the questions that are answered right, with its interval.", _accuracy),
+        Column(
+            f"difference to {reference} in points [interval]",
+            "Accuracy minus that of the reference on the same questions. 0 lies outside the interval exactly if the verdict "
+            "is better or worse.",
+            of_pair(_difference),
+        ),
+        Column(
+            f"{unit} to the answer",
+            f"Mean number of {unit} that the method writes up to the end of its answer.",
+            lambda method: _mean((run[f"{unit}_to_answer"] for run in method["runs"]), ".0f"),
+        ),
+        Column(
+            "verdict",
+            VERDICT_MEANS,
+            lambda method: pairs[method["method"]]["verdict"] if method["method"] in pairs else "the reference",
+        ),
+    ]
+    return table(columns, by_accuracy(dataset))
+
+
+def _accuracy(method: Row) -> str:
+    mean, low, high = (100 * method[key] for key in ("accuracy", "accuracy_low", "accuracy_high"))
+    return f"{mean:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def _difference(pair: Row) -> str:
+    return f"{100 * pair['difference']:+.1f} [{100 * pair['verdict_low']:+.1f}, {100 * pair['verdict_high']:+.1f}]"
+
+
 def markdown(comparison: Row) -> str:
-    """The text of comparison.md."""
+    """The text of comparison.md: the answer first, then every figure."""
     blocks: list[str | Table] = ["# Comparison", comparison["finding"]]
     for dataset in comparison["datasets"]:
         blocks.append(f"## {dataset['dataset']}: {dataset['questions']} questions, protocol {dataset['protocol']}")
         blocks += [dataset["finding"]] if dataset["finding"] != comparison["finding"] else []
         blocks += [f"Note: {note}." for note in dataset["notes"]]
-        blocks.append(methods_table(dataset))
+        blocks += [verdicts_table(dataset, comparison["reference"]), "All figures:", methods_table(dataset)]
         blocks += [pairs_table(dataset)] if dataset["pairs"] else []
         blocks += filter(None, (critic_table(dataset), critic_pairs(dataset)))
     if comparison.get("trainings"):
         blocks += ["## Trainings", trainings_table(comparison["trainings"])]
-    return as_markdown([*blocks, *reading_help(comparison)])
+    return as_markdown([*blocks, "## How to read this", reading_help(comparison), explained(blocks)])
 
 
 def as_markdown(blocks: Iterable[str | Table]) -> str:
@@ -76,14 +154,21 @@ def as_markdown(blocks: Iterable[str | Table]) -> str:
     return "\n\n".join(item if isinstance(item, str) else "\n".join(item.lines()) for item in blocks) + "\n"
 
 
+def explained(blocks: Iterable[object]) -> str:
+    """A Markdown list of the columns of all tables among the blocks, each with its explanation."""
+    found = {name: text for item in blocks if isinstance(item, Table) for name, text in item.explanations.items()}
+    return "\n".join(f"- *{name}*: {text}" for name, text in found.items())
+
+
+# Key of a training's counts -> title, format, explanation.
 TRAINING_COLUMNS = {
-    "rows": ("rows", ",d"),
-    "steps": ("steps", ",d"),
-    "trained_tokens": ("trained tokens", ",d"),
-    "generated_tokens": ("generated tokens", ",d"),
-    "train_loss": ("mean training loss", ".3f"),
-    "eval_loss": ("held-out loss", ".3f"),
-    "train_runtime": ("seconds", ".0f"),
+    "rows": ("rows", ",d", "Rows of the training set."),
+    "steps": ("steps", ",d", "Optimizer steps."),
+    "trained_tokens": ("trained tokens", ",d", "Tokens of all targets, once for each epoch."),
+    "generated_tokens": ("generated tokens", ",d", "Tokens that the student wrote to be trained on."),
+    "train_loss": ("mean training loss", ".3f", "Mean loss over the steps, in nats per token."),
+    "eval_loss": ("held-out loss", ".3f", "Loss on held-out gold solutions at the end, in nats per token."),
+    "train_runtime": ("seconds", ".0f", "Wall time."),
 }
 COMPARED_COUNTS = ("rows", "steps", "trained_tokens", "generated_tokens", "eval_loss")
 
@@ -91,41 +176,57 @@ COMPARED_COUNTS = ("rows", "steps", "trained_tokens", "generated_tokens", "eval_
 def trainings_table(trainings: dict[str, Row], keys: Iterable[str] = COMPARED_COUNTS) -> Table:
     """What each method was trained on, and how many tokens it wrote; a column without any value is left out."""
     known = {key for counts in trainings.values() for key, value in counts.items() if value is not None}
-    columns = {key: TRAINING_COLUMNS[key] for key in keys if key in known}
-    rows = [
-        [name, *("" if counts.get(key) is None else format(counts[key], form) for key, (_, form) in columns.items())]
-        for name, counts in trainings.items()
-    ]
-    return Table(["method", *(title for title, _ in columns.values())], rows)
+    columns = [Column("method", "", itemgetter("method"))]
+    columns += [_count(key, *TRAINING_COLUMNS[key]) for key in keys if key in known]
+    return table(columns, ({**counts, "method": name} for name, counts in trainings.items()))
 
 
-# Title, figure of one run's summary, format. The table shows means over a method's runs.
-RUN_COLUMNS: tuple[tuple[str, Callable[[Row], float | None], str], ...] = (
-    ("words", itemgetter("word_count"), ".0f"),
-    ("to the answer", itemgetter("words_to_answer"), ".0f"),
-    ("runaway text", itemgetter("runaway_text"), ".0%"),
-    ("ended with EOS", itemgetter("ended_with_eos"), ".0%"),
-    ("looped", lambda run: run.get("looped", 0.0), ".0%"),  # older summaries have none
-    ("truncated", itemgetter("truncated"), ".0%"),
-    ("no answer", lambda run: run["verdicts"]["no_answer"] / run["n"], ".0%"),
-    ("missing", itemgetter("missing"), ".0f"),
-    ("with checkable steps", lambda run: run["steps"]["outputs"] / max(1, run["n"] - run["missing"]), ".0%"),
-    ("steps correct", lambda run: run["steps"]["share_right"], ".0%"),
+def _count(key: str, title: str, form: str, explanation: str) -> Column:
+    return Column(title, explanation, lambda counts: "" if counts.get(key) is None else format(counts[key], form))
+
+
+# Title, figure of one run's summary, format, explanation. The table shows means over a method's runs.
+RUN_COLUMNS: tuple[tuple[str, Callable[[Row], float | None], str, str], ...] = (
+    ("words", itemgetter("word_count"), ".0f", "Mean words of a complete text."),
+    ("to the answer", itemgetter("words_to_answer"), ".0f", "Mean words up to the end of the answer."),
+    ("runaway text", itemgetter("runaway_text"), ".0%", "Texts with words after their answer."),
+    ("ended with EOS", itemgetter("ended_with_eos"), ".0%", "Texts that the model itself ended."),
+    ("truncated", itemgetter("truncated"), ".0%", "Texts that the token limit ended."),
+    ("no answer", lambda run: run["verdicts"]["no_answer"] / run["n"], ".0%", "Texts in which no answer was found."),
+    ("missing", itemgetter("missing"), ".0f", "Questions without a prediction; they count as wrong."),
+    (
+        "with checkable steps",
+        lambda run: run["steps"]["outputs"] / max(1, run["n"] - run["missing"]),
+        ".0%",
+        "Texts with a calculation before their answer that can be checked.",
+    ),
+    ("steps correct", lambda run: run["steps"]["share_right"], ".0%", "Share of these calculations that are true."),
 )
 
 
 def methods_table(dataset: Row) -> Table:
-    """One row per method. The column of looped texts is there only if there are any: few runs stop them."""
-    has_loops = any(run.get("looped") for method in dataset["methods"] for run in method["runs"])
-    shown = [column for column in RUN_COLUMNS if has_loops or column[0] != "looped"]
-    rows = []
-    for method in dataset["methods"]:
-        runs = method["runs"]
-        accuracy = f"{method['accuracy']:.3f} [{method['accuracy_low']:.3f}, {method['accuracy_high']:.3f}]"
-        if method["standard_deviation"] is not None:
-            accuracy += f" ({len(runs)} runs, standard deviation {method['standard_deviation']:.3f})"
-        rows.append([method["method"], accuracy, *(_mean(map(figure, runs), form) for _, figure, form in shown)])
-    return Table(["method", "accuracy [95 %]", *(title for title, _, _ in shown)], rows)
+    """One row per method with all its figures."""
+    columns = [
+        Column("method", "", itemgetter("method")),
+        Column(
+            "accuracy [95 %]",
+            "Share of the questions that are answered right, with its interval; over several runs, their mean.",
+            _accuracy_of_runs,
+        ),
+        *(_run_column(*column) for column in RUN_COLUMNS),
+    ]
+    return table(columns, dataset["methods"])
+
+
+def _accuracy_of_runs(method: Row) -> str:
+    accuracy = f"{method['accuracy']:.3f} [{method['accuracy_low']:.3f}, {method['accuracy_high']:.3f}]"
+    if method["standard_deviation"] is None:
+        return accuracy
+    return f"{accuracy} ({len(method['runs'])} runs, standard deviation {method['standard_deviation']:.3f})"
+
+
+def _run_column(title: str, figure: Callable[[Row], float | None], form: str, explanation: str) -> Column:
+    return Column(title, explanation, lambda method: _mean(map(figure, method["runs"]), form))
 
 
 def _mean(values: Iterable[float | None], form: str) -> str:
@@ -133,19 +234,30 @@ def _mean(values: Iterable[float | None], form: str) -> str:
     return format(fmean(known), form) if known else "unknown"
 
 
-def pairs_table(dataset: Row) -> Table:
+PAIR_COLUMNS = (
+    Column("pair", "", lambda pair: f"{pair['method']} against {pair['reference']}"),
+    Column(
+        "difference in points [interval]",
+        "Accuracy of the first method minus that of the second on the same questions.",
+        _difference,
+    ),
+    Column(
+        "p, Holm", "p-value of no difference, corrected for all comparisons.", lambda pair: f"{pair['p_adjusted']:.2g}"
+    ),
+    Column("wins", "Questions on which the first method is better.", lambda pair: str(len(pair["wins"]))),
+    Column("losses", "Questions on which the first method is worse.", lambda pair: str(len(pair["losses"]))),
+    Column(
+        "minimum detectable difference",
+        "The difference in points that such a test finds in 4 of 5 cases.",
+        lambda pair: f"{100 * pair['minimum_detectable_difference']:.1f}",
+    ),
+    Column("verdict", VERDICT_MEANS, itemgetter("verdict")),
+)
+
+
+def pairs_table(dataset: Row, links: Mapping[tuple[int, int], str] | None = None) -> Table:
     """One row per pair of methods, each on the same questions."""
-    columns: dict[str, Callable[[Row], str]] = {
-        "pair": lambda pair: f"{pair['method']} against {pair['reference']}",
-        "difference in points [interval]": lambda pair: (
-            f"{100 * pair['difference']:+.1f} [{100 * pair['verdict_low']:+.1f}, {100 * pair['verdict_high']:+.1f}]"
-        ),
-        "p, Holm": lambda pair: f"{pair['p_adjusted']:.2g}",
-        "wins / losses": lambda pair: f"+{len(pair['wins'])} -{len(pair['losses'])}",
-        "minimum detectable difference": lambda pair: f"{100 * pair['minimum_detectable_difference']:.1f}",
-        "verdict": itemgetter("verdict"),
-    }
-    return Table(list(columns), [[cell(pair) for cell in columns.values()] for pair in dataset["pairs"]])
+    return table(PAIR_COLUMNS, dataset["pairs"], links)
 
 
 def critic_table(dataset: Row) -> Table | None:
@@ -173,19 +285,13 @@ def critic_pairs(dataset: Row) -> str:
     return f"Ratings of the same problems: {'; '.join(found)}." if found else ""
 
 
-def reading_help(comparison: Row) -> Iterable[str]:
-    """Explains the two tables in two paragraphs."""
+def reading_help(comparison: Row) -> str:
+    """Names the intervals and tests of the tables."""
     found = [pair for dataset in comparison["datasets"] for pair in dataset["pairs"]]
     tests, intervals = (", ".join(sorted({pair[key] for pair in found})) or "none" for key in ("test", "interval"))
-    yield (
+    return (
         f"Interval of an accuracy: Wilson's, 95 %. p, Holm: {tests}, adjusted for all {comparison['family']} comparisons "
         "here. Interval of a difference: at the level at which Holm's procedure tests the pair, so that 0 lies outside "
         "exactly if the verdict is better or worse; comparison.json also has the 95 % interval of each single difference "
-        f"({intervals}). Minimum detectable difference: the difference that such a test finds in 4 of 5 cases."
-    )
-    yield (
-        "Words: mean of a complete text, and up to its answer. Runaway text: texts with words after their answer. With "
-        "checkable steps: texts with a calculation before their answer that can be checked. Steps correct: the share of "
-        "these calculations that are true. Missing: questions without a prediction, counted as wrong. Wins and losses: "
-        "questions on which the first method of a pair is better, and worse; comparison.json lists them."
+        f"({intervals})."
     )

@@ -47,6 +47,17 @@ def score_row(row: Row, grade: Grade, protocol: str, critic: float | None = None
     }
 
 
+def tokens_to_answer(score: Row) -> float | None:
+    """Completion tokens of a prediction up to the end of its answer; None if it is missing or its tokens are unknown.
+
+    Engines count the tokens of complete texts, so text beyond the answer takes away its share of the words.
+    """
+    tokens, reason = score.get("completion_tokens"), score.get("finish_reason", "unknown")
+    if tokens is None or reason == "missing" or is_failed(reason):
+        return None
+    return tokens * score["words_to_answer"] / score["words"] if score["words"] else float(tokens)
+
+
 @dataclass
 class Accuracy:
     """Counts questions by how many of their `samples` are correct; accuracy, avg@k and pass@k need nothing else."""

@@ -17,6 +17,7 @@ from cotkit.filtering.training_sets import COLUMNS, PAIR_COLUMNS
 from cotkit.grading.extraction import extract
 
 MANIFEST_ENDING = ".manifest.json"
+SHOWN_ROWS = 6  # of each training set, to read
 REMAKE_SETS = "filter_teacher_cot.py --overwrite writes the training sets anew"
 
 
@@ -61,6 +62,7 @@ class TrainingSetTexts:
     words: float  # mean per row
     calculations: float  # mean per row of those that cotkit/equations/checker.py can check
     without: float  # share of rows without any calculation, from 0 to 1
+    examples: list[Row]  # SHOWN_ROWS of its rows, evenly spaced
 
 
 def read_questions(folder: Path) -> list[Question]:
@@ -135,17 +137,19 @@ def read_training_sets(run: Path) -> dict[str, TrainingSetTexts]:
 
 
 def _training_set(path: Path, field: str) -> TrainingSetTexts:
-    questions, words, calculations = set(), [], []
+    rows, questions, words, calculations = [], set(), [], []
     for number, row in read_numbered(path):
         if not (isinstance(row.get("instruction"), str) and isinstance(row.get(field), str)):
             raise UserError(f"{path}:{number}: no strings `instruction` and `{field}`; {REMAKE_SETS}")
+        rows.append(row)
         questions.add(row["instruction"])
         words.append(len(row[field].split()))
         calculations.append(len(find_steps(row[field])))
     if not words:
         raise UserError(f"{path}: holds no rows; {REMAKE_SETS}")
     without = calculations.count(0) / len(words)
-    return TrainingSetTexts(len(words), len(questions), fmean(words), fmean(calculations), without)
+    examples = [rows[at * len(rows) // SHOWN_ROWS] for at in range(SHOWN_ROWS)] if len(rows) > SHOWN_ROWS else rows
+    return TrainingSetTexts(len(rows), len(questions), fmean(words), fmean(calculations), without, examples)
 
 
 def read_manifests(run: Path) -> dict[str, Row]:

@@ -109,13 +109,45 @@ def test_the_first_sentence_is_the_finding(tmp_path: Path):
     add_method(tmp_path, "distilled", one_sample(range(35)))
     compared(tmp_path)
     sentence = first_sentence(tmp_path)
-    assert sentence.startswith("On gsm8k (40 questions) distilled is better than baseline by +67.5 points (interval +")
+    assert sentence.startswith(
+        "On gsm8k (40 questions) distilled is better than baseline: 87.5% right against 20.0%, a difference of +67.5 points "
+        "(interval +"
+    )
     assert "p < 0.001 after Holm's correction); distilled against strong_baseline: +62.5 points" in sentence
     assert "strong_baseline, and distilled is worse" not in sentence
     compared(tmp_path, "--reference", "distilled")
     assert "no method is shown to be better than distilled, and baseline is worse: -67.5 points" in first_sentence(
         tmp_path
     )
+
+
+def test_the_answer_in_five_columns_comes_before_all_figures(tmp_path: Path):
+    """The most accurate method first; differences and verdicts are those against the reference."""
+    for stem, correct in (("baseline", range(8)), ("complete", range(35)), ("distilled", range(10))):
+        add_method(tmp_path, stem, one_sample(correct))
+    compared(tmp_path)
+    lines = (tmp_path / "comparison.md").read_text(encoding="utf-8").split("\n")
+    start = lines.index(
+        "| method | accuracy [95 %] | difference to baseline in points [interval] | words to the answer | verdict |"
+    )
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start + 2 : start + 5]]
+    assert [[row[0], row[1].split(" [")[0], row[2].split(" [")[0], *row[3:]] for row in cells] == [
+        ["complete", "87.5 %", "+67.5", "40", "better"],
+        ["distilled", "25.0 %", "+5.0", "40", "inconclusive"],
+        ["baseline", "20.0 %", "", "40", "the reference"],
+    ]
+    assert start < min(number for number, line in enumerate(lines) if "runaway text" in line)
+
+
+def test_tokens_to_the_answer_leave_out_the_text_beyond_it_and_missing_predictions(tmp_path: Path):
+    add_method(tmp_path, "baseline", one_sample(range(2), 4))
+    path = tmp_path / "predictions/gsm8k/baseline.scores.jsonl"
+    counts = ((100, 50, 25, "length"), (30, 10, 10, "stop"), (0, 0, 0, "missing"), (20, 0, 0, "stop"))
+    keys = ("completion_tokens", "words", "words_to_answer", "finish_reason")
+    rows = [{**row, **dict(zip(keys, item, strict=True))} for row, item in zip(read_rows(path), counts, strict=True)]
+    write_rows(path, rows)
+    (method,) = compared(tmp_path)["datasets"][0]["methods"]
+    assert method["runs"][0]["tokens_to_answer"] == pytest.approx((50 + 30 + 20) / 3)
 
 
 @pytest.mark.parametrize("wins, losses, p", [(168, 184, 0.42), (141, 111, 0.068), (195, 149, 0.015)])

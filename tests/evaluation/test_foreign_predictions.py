@@ -55,7 +55,7 @@ def test_foreign_systems_are_compared_and_reported(run: Path):
     run_script("scripts/compare.py", run, "--reference", "theirs")
     run_script("scripts/report.py", run)
     text = (run / "report.md").read_text(encoding="utf-8")
-    assert "+62.5 points" in text and "| mine | 1.000" in text
+    assert "+62.5 points" in text and "| mine | 100.0 % [" in text and "words to the answer" in text
     assert "pipeline.sh" not in text, "no preset made this run"
     assert (run / "report.html").is_file()
 

@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,21 @@ def question(number: int, rights: tuple[bool, ...], text: str = "How many?", **m
 
 
 def report(questions: list[Question]) -> Report:
-    figure = plots.losses({"distilled": Curve([(1, 2.0), (2, 1.5)], [(2, 1.8)])}, "Losses")
-    table = Table(["method", "accuracy"], [["baseline", "0.5"], [f"a|b {ATTACK}", "0.6"]])
-    parts = ["a text", table, Picture("losses", figure, f"losses {ATTACK}")]
-    return Report(f"title {ATTACK}", f"finding {ATTACK}", [Section("Results", parts)], {"gsm8k": questions})
+    curves = {"distilled": Curve([(1, 2.0), (2, 1.5)], [(2, 1.8)])}
+    table = Table(
+        ["method", "accuracy", "wins"],
+        [["baseline", "5.0 % [1.0, 9.5]", ""], [f"a|b {ATTACK}", "10.0 % [6.0, 15.1]", "2"], ["c", "unknown", "10"]],
+        {"accuracy": f"share {ATTACK}"},
+        {(1, 2): page.questions_link("gsm8k", "distilled", "baseline", "wins")},
+    )
+    texts: list[page.Part] = [
+        "a text",
+        page.Verbatim("commands", ATTACK),
+        page.ShownTexts("kept", [page.ShownText(f"q {ATTACK}", f"t {ATTACK}", f"r {ATTACK}")], "note"),
+        Picture("losses", partial(plots.losses, curves, f"Losses {ATTACK}", METHODS), f"losses {ATTACK}"),
+    ]
+    answers, details = [Section("Answer", [table])], [Section("Details", texts)]
+    return Report(f"title {ATTACK}", f"finding {ATTACK}", answers, details, {"gsm8k": questions})
 
 
 RIGHTS = [(True, True), (True, False), (False, True), (False, False), (False, True)]
@@ -97,6 +109,16 @@ def test_texts_of_the_data_are_shown_and_never_run(opened: Opened) -> None:
     assert page.locator("h1").inner_text() == f"title {ATTACK}"
     assert ATTACK in page.locator(".finding").inner_text()
     assert ATTACK in page.locator("table").inner_text()
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    for place in (
+        "dd",
+        "pre",
+        ".card .output",
+        ".card .question >> nth=0",
+        ".card .question >> nth=1",
+        "figure .on-wide",
+    ):
+        assert ATTACK in page.locator(place).first.inner_text(), place
     page.locator(".row", has_text="gsm8k-test-00009").click()
     assert ATTACK in page.locator(".detail .question").inner_text()
     assert ATTACK in page.locator(".after").first.inner_text()
@@ -145,6 +167,47 @@ def test_keys_move_select_and_search(opened: Opened) -> None:
     assert page.evaluate("document.activeElement.id") == "list"
 
 
+def test_columns_sort_by_value_with_the_mouse_and_the_keyboard(opened: Opened) -> None:
+    page = opened.page
+
+    def first_cells() -> list[str]:
+        return [text[:8] for text in page.locator("table td:first-child").all_inner_texts()]
+
+    page.locator("th button", has_text="accuracy").click()
+    assert first_cells() == [f"a|b {ATTACK}"[:8], "baseline", "c"], "10 is more than 5; what is unknown comes last"
+    page.keyboard.press("Enter")
+    assert first_cells() == ["baseline", f"a|b {ATTACK}"[:8], "c"]
+    assert page.locator("th[aria-sort=ascending]").inner_text() == "accuracy"
+    page.locator("th button", has_text="method").click()
+    assert first_cells() == [f"a|b {ATTACK}"[:8], "baseline", "c"]
+    assert page.locator("th[aria-sort]").count() == 1
+
+
+def test_wins_of_a_pair_link_into_the_viewer(opened: Opened) -> None:
+    opened.page.select_option("#outcome", "losses")
+    opened.page.locator("td a", has_text="2").click()
+    assert opened.rows() == [f"gsm8k-test-{number:05d}" for number in (2, 4)]
+    assert opened.page.evaluate("document.activeElement.id") == "list"
+
+
+def test_marks_stand_below_the_names_of_their_methods(opened: Opened) -> None:
+    names, marks = opened.page.locator("#names span"), opened.page.locator(".row >> nth=0").locator(".mark")
+    assert names.all_inner_texts() == list(METHODS)
+    for at, method in enumerate(METHODS):
+        name, mark = names.nth(at).bounding_box(), marks.nth(at).bounding_box()
+        assert abs(name["x"] + name["width"] / 2 - mark["x"] - mark["width"] / 2) < 2, method
+        assert marks.nth(at).get_attribute("title") == method
+
+
+def test_a_link_to_a_section_opens_it(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(page.html(report([question(1, (False, True))])), encoding="utf-8")
+    for address, shown in (("", False), ("#section-1", True)):
+        seen = Opened(browser, path, address)
+        assert seen.page.locator("details.section pre").is_visible() == shown
+        seen.page.close()
+
+
 def test_a_link_opens_its_question(browser: Any, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text(page.html(report([question(n, (False, True)) for n in range(400)])), encoding="utf-8")
@@ -183,6 +246,14 @@ def test_phone_width_needs_no_sideways_scrolling(browser: Any, tmp_path: Path, s
     )
     dark = sum(map(int, colours[1].removeprefix("rgb(").rstrip(")").split(", "))) < 3 * 128
     assert dark == (scheme == "dark") and colours[0] != colours[1]
+    seen.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    shown, hidden = seen.page.locator("figure .on-narrow svg"), seen.page.locator("figure .on-wide svg")
+    assert shown.is_visible() and not hidden.is_visible()
+    heights = seen.page.evaluate(
+        "[...document.querySelectorAll('.on-narrow text')].map((one) => one.getBoundingClientRect().height)"
+    )
+    assert min(heights) > 10, "text in a plot is as large as on a desktop"
     seen.page.close()
 
 

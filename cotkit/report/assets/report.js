@@ -1,11 +1,18 @@
 "use strict";
-// The viewer of questions. Texts from the data are set with textContent, so markup in them is shown, never run.
+// The viewer of questions, and tables that sort. Texts from the data are set with textContent, so markup in them is shown,
+// never run.
 const ROW_HEIGHT = 56; // pixels, as in the style sheet; rows of equal height let the list hold only the visible ones
-const sets = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
+const { fields, sets } = JSON.parse(byId("data").textContent);
+for (const { questions } of sets) {
+  for (const question of questions) {
+    question.outputs = question.outputs.map((samples) => samples.map((values) =>
+      Object.fromEntries(fields.map((name, at) => [name, values[at]]))));
+  }
+}
 const controls = Object.fromEntries(
   ["dataset", "text", "method", "verdict", "reference", "outcome"].map((name) => [name, byId(name)]));
-const list = byId("list"), spacer = byId("spacer"), detail = byId("detail");
+const list = byId("list"), names = byId("names"), spacer = byId("spacer"), detail = byId("detail");
 let shown = []; // indices into the data set's questions that pass the filters
 let selected = -1; // index into `shown`
 
@@ -20,10 +27,20 @@ const current = () => sets[controls.dataset.value] ?? sets[0];
 const rightOf = (samples) => samples.filter((sample) => sample.verdict === "correct").length;
 const isRight = (samples) => rightOf(samples) * 2 > samples.length;
 
-function mark(samples) {
+function mark(samples, method) {
   const right = rightOf(samples);
   const sign = samples.length > 1 ? `${right}/${samples.length}` : right ? "✓" : "✗";
-  return element("span", `mark ${isRight(samples) ? "correct" : "other"}`, sign);
+  const made = element("span", `mark ${isRight(samples) ? "correct" : "other"}`, sign);
+  if (method !== undefined) made.title = method;
+  return made;
+}
+
+// The methods' names stand above the columns of marks.
+function drawNames() {
+  const { methods, questions } = current();
+  const most = Math.max(1, ...questions.flatMap((question) => question.outputs.map((samples) => samples.length)));
+  list.style.setProperty("--mark-width", most > 1 ? "2.4rem" : "1.3rem");
+  names.replaceChildren(...methods.map((method) => element("span", "", method)));
 }
 
 function haystack(question) {
@@ -71,8 +88,8 @@ function drawRows() {
     for (const [name, value] of Object.entries(attributes)) row.setAttribute(name, String(value));
     row.style.top = `${index * ROW_HEIGHT}px`;
     const name = element("div", "name");
-    const marks = element("span");
-    question.outputs.forEach((samples) => marks.append(mark(samples), " "));
+    const marks = element("span", "marks");
+    question.outputs.forEach((samples, method) => marks.append(mark(samples, current().methods[method])));
     name.append(element("span", "", question.id), marks);
     row.append(name, element("div", "text", question.question));
     row.addEventListener("click", () => select(index, true));
@@ -86,7 +103,8 @@ function select(index, byUser) {
   if (index >= 0) {
     const top = index * ROW_HEIGHT;
     if (top < list.scrollTop) list.scrollTop = top;
-    if (top + ROW_HEIGHT > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW_HEIGHT - list.clientHeight;
+    const room = list.clientHeight - names.offsetHeight; // the names stay above the rows
+    if (top + ROW_HEIGHT > list.scrollTop + room) list.scrollTop = top + ROW_HEIGHT - room;
     list.setAttribute("aria-activedescendant", `row-${index}`);
   } else {
     list.removeAttribute("aria-activedescendant");
@@ -144,20 +162,63 @@ function fillControls() {
   controls.method.value = numbers[numbers.length - 1];
   const verdicts = new Set(questions.flatMap((question) => question.outputs.flat().map((sample) => sample.verdict)));
   options(controls.verdict, ["any", ...[...verdicts].sort()]);
+  drawNames();
 }
 
-// Opens the question that the address names. It clears the filters, which could hide the question.
+// Opens what the address names: a question, the wins or losses of a pair, or a section.
 function openAddress() {
-  const wanted = new URLSearchParams(location.hash.slice(1)).get("q");
-  if (wanted === null) return;
-  const dataset = sets.findIndex((set) => set.questions.some((question) => question.id === wanted));
-  if (dataset < 0) return;
-  controls.dataset.value = String(dataset);
+  const address = new URLSearchParams(location.hash.slice(1));
+  if (address.has("q")) openQuestion(address.get("q"));
+  else if (address.has("outcome")) openOutcome(address);
+  else if (byId(location.hash.slice(1))?.tagName === "DETAILS") byId(location.hash.slice(1)).open = true;
+}
+
+function showSet(index) {
+  controls.dataset.value = String(index);
   fillControls();
   controls.text.value = "";
   controls.outcome.value = "any";
+}
+
+// It clears the filters, which could hide the question.
+function openQuestion(wanted) {
+  const dataset = sets.findIndex((set) => set.questions.some((question) => question.id === wanted));
+  if (dataset < 0) return;
+  showSet(dataset);
   filter();
   select(shown.findIndex((index) => current().questions[index].id === wanted), true);
+}
+
+function openOutcome(address) {
+  const dataset = sets.findIndex((set) => set.name === address.get("data"));
+  if (dataset < 0) return;
+  showSet(dataset);
+  for (const name of ["method", "reference"]) {
+    controls[name].value = String(Math.max(0, current().methods.indexOf(address.get(name))));
+  }
+  controls.outcome.value = address.get("outcome") in OUTCOMES ? address.get("outcome") : "any";
+  filter();
+  byId("questions").scrollIntoView();
+  list.focus({ preventScroll: true });
+}
+
+// A click on a column's name sorts by it, numbers from the largest; the next click turns the order round.
+function sortBy(head) {
+  const body = head.closest("table").tBodies[0], rows = [...body.rows], column = head.cellIndex;
+  const text = (row) => row.cells[column].textContent.trim();
+  const number = (row) => Number.parseFloat(text(row).replaceAll(",", ""));
+  const numeric = head.classList.contains("figure");
+  const first = numeric ? "descending" : "ascending", other = numeric ? "ascending" : "descending";
+  const order = head.getAttribute("aria-sort") === first ? other : first, sign = order === "ascending" ? 1 : -1;
+  const compare = numeric
+    ? (a, b) => Number.isNaN(number(a)) - Number.isNaN(number(b)) || sign * (number(a) - number(b))
+    : (a, b) => sign * text(a).localeCompare(text(b));
+  for (const one of head.parentElement.cells) one.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", order);
+  body.append(...rows.sort(compare));
+}
+for (const button of document.querySelectorAll("table.sortable th button")) {
+  button.addEventListener("click", () => sortBy(button.parentElement));
 }
 
 const STEPS = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1, PageDown: 10, PageUp: -10, End: Infinity, Home: -Infinity };
