@@ -47,7 +47,7 @@ def dataset_finding(dataset: Row, reference: str) -> str:
         return f"{where} only {reference} was scored, so there is nothing to compare."
     if better := [pair for pair in against if pair["verdict"] == "better"]:
         best = max(better, key=itemgetter("difference"))
-        right = {method["method"]: f"{method['accuracy']:.1%}" for method in dataset["methods"]}
+        right = {method["method"]: f"{100 * method['accuracy']:.1f} %" for method in dataset["methods"]}
         shares = f"{right[best['method']]} right against {right[reference]}"
         return (
             f"{where} {best['method']} is better than {reference}: {shares}, a difference of {uncertain(best)}"
@@ -73,7 +73,20 @@ def _next_best(dataset: Row, best: Row) -> str:
     other = max(others, key=itemgetter("accuracy"))["method"]
     names = {best["method"], other}
     pair = next(pair for pair in dataset["pairs"] if {pair["method"], pair["reference"]} == names)
-    return f"; {pair['method']} against {pair['reference']}: {uncertain(pair)}, {pair['verdict']}"
+    first = pair["method"] == best["method"]
+    shown = {("better", True), ("worse", False)}
+    says = "it is also better than" if (pair["verdict"], first) in shown else "it is not shown to be better than"
+    return f"; {says} the next best, {other}: {uncertain(pair if first else _turned(pair))}"
+
+
+def _turned(pair: Row) -> Row:
+    """The difference of a pair as that of its reference to its method."""
+    signs = {
+        "difference": -pair["difference"],
+        "verdict_low": -pair["verdict_high"],
+        "verdict_high": -pair["verdict_low"],
+    }
+    return {**pair, **signs}
 
 
 def uncertain(pair: Row) -> str:
@@ -205,24 +218,27 @@ RUN_COLUMNS: tuple[tuple[str, Callable[[Row], float | None], str, str], ...] = (
 
 
 def methods_table(dataset: Row) -> Table:
-    """One row per method with all its figures."""
+    """One row per method with all its figures; the columns about several runs only where a method has several."""
     columns = [
         Column("method", "", itemgetter("method")),
         Column(
             "accuracy [95 %]",
             "Share of the questions that are answered right, with its interval; over several runs, their mean.",
-            _accuracy_of_runs,
+            lambda method: f"{method['accuracy']:.3f} [{method['accuracy_low']:.3f}, {method['accuracy_high']:.3f}]",
         ),
-        *(_run_column(*column) for column in RUN_COLUMNS),
     ]
+    if any(method["standard_deviation"] is not None for method in dataset["methods"]):
+        columns += [
+            Column("runs", "Training runs with different seeds.", lambda method: str(len(method["runs"]))),
+            Column("standard deviation", "Of the accuracy between the runs.", _deviation),
+        ]
+    columns += [_run_column(*column) for column in RUN_COLUMNS]
     return table(columns, dataset["methods"])
 
 
-def _accuracy_of_runs(method: Row) -> str:
-    accuracy = f"{method['accuracy']:.3f} [{method['accuracy_low']:.3f}, {method['accuracy_high']:.3f}]"
-    if method["standard_deviation"] is None:
-        return accuracy
-    return f"{accuracy} ({len(method['runs'])} runs, standard deviation {method['standard_deviation']:.3f})"
+def _deviation(method: Row) -> str:
+    deviation = method["standard_deviation"]
+    return "" if deviation is None else f"{deviation:.3f}"
 
 
 def _run_column(title: str, figure: Callable[[Row], float | None], form: str, explanation: str) -> Column:

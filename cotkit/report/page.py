@@ -10,13 +10,14 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from cotkit.core.markdown import Table
+from cotkit.evaluation.comparison import method_and_seed
 from cotkit.evaluation.comparison_tables import as_markdown, explained
 from cotkit.report import plots
 from cotkit.report.run_data import Output, Question
@@ -175,13 +176,15 @@ def breakable(text: str) -> Markup:
 def viewer_data(questions: dict[str, list[Question]]) -> dict[str, Any]:
     """The viewer's input: `fields`, the names of an output's values, and `sets`.
 
-    A set has `name`, `methods` and `questions`, whose `outputs` are in the methods' order; an output is a list of values.
+    A set has `name`, `runs`, `methods`, which are pairs of a name and the positions of its runs, and `questions`, whose
+    `outputs` are in the order of the runs; an output is a list of values.
     """
     names = [one.name for one in fields(Output)]
     sets = [
         {
             "name": dataset,
-            "methods": list(rows[0].outputs),
+            "runs": list(rows[0].outputs),
+            "methods": list(runs_by_method(rows[0].outputs).items()),
             "questions": [
                 {
                     "id": row.id,
@@ -198,6 +201,14 @@ def viewer_data(questions: dict[str, list[Question]]) -> dict[str, Any]:
         for dataset, rows in questions.items()
     ]
     return {"fields": names, "sets": sets}
+
+
+def runs_by_method(stems: Iterable[str]) -> dict[str, list[int]]:
+    """Method -> the positions of its training runs among the names of all runs."""
+    found: dict[str, list[int]] = {}
+    for number, stem in enumerate(stems):
+        found.setdefault(method_and_seed(stem)[0], []).append(number)
+    return found
 
 
 def script_safe_json(value: Any) -> str:

@@ -110,10 +110,13 @@ def test_the_first_sentence_is_the_finding(tmp_path: Path):
     compared(tmp_path)
     sentence = first_sentence(tmp_path)
     assert sentence.startswith(
-        "On gsm8k (40 questions) distilled is better than baseline: 87.5% right against 20.0%, a difference of +67.5 points "
+        "On gsm8k (40 questions) distilled is better than baseline: 87.5 % right against 20.0 %, a difference of +67.5 points "
         "(interval +"
     )
-    assert "p < 0.001 after Holm's correction); distilled against strong_baseline: +62.5 points" in sentence
+    assert (
+        "p < 0.001 after Holm's correction); it is also better than the next best, strong_baseline: +62.5 points"
+        in sentence
+    )
     assert "strong_baseline, and distilled is worse" not in sentence
     compared(tmp_path, "--reference", "distilled")
     assert "no method is shown to be better than distilled, and baseline is worse: -67.5 points" in first_sentence(
@@ -148,6 +151,17 @@ def test_tokens_to_the_answer_leave_out_the_text_beyond_it_and_missing_predictio
     write_rows(path, rows)
     (method,) = compared(tmp_path)["datasets"][0]["methods"]
     assert method["runs"][0]["tokens_to_answer"] == pytest.approx((50 + 30 + 20) / 3)
+
+
+def test_the_finding_compares_the_best_with_the_next_best_whatever_their_order(tmp_path: Path):
+    add_method(tmp_path, "baseline", one_sample(range(5)))
+    add_method(tmp_path, "a", one_sample(range(33)))
+    add_method(tmp_path, "b", one_sample(range(2, 31)))
+    finding = compared(tmp_path)["finding"]
+    assert " a is better than baseline: 82.5 % right against 12.5 %" in finding
+    assert "it is not shown to be better than the next best, b: +10.0 points (interval -" in finding
+    add_method(tmp_path, "b", one_sample(range(15)))
+    assert "it is also better than the next best, b: +45.0 points (interval +" in compared(tmp_path)["finding"]
 
 
 @pytest.mark.parametrize("wins, losses, p", [(168, 184, 0.42), (141, 111, 0.068), (195, 149, 0.015)])
@@ -187,7 +201,9 @@ def test_several_seeds_of_a_method(tmp_path: Path):
     (pair,) = dataset["pairs"]
     assert pair["test"] == "the same t" and pair["verdict"] == "better"
     assert pair["low"] < pair["difference"] < pair["high"]
-    assert "(3 runs, standard deviation 0.0" in (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    table = (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    assert "| accuracy [95 %] | runs | standard deviation |" in table
+    assert f"] | 3 | {distilled['standard_deviation']:.3f} |" in table and "] | 1 |  |" in table
 
 
 def test_runs_that_all_agree_leave_what_the_number_of_questions_can_show(tmp_path: Path):

@@ -55,7 +55,7 @@ def viewer_data(run: Path) -> list[dict]:
 def test_the_page_holds_every_output_of_every_method(run: Path) -> None:
     assert make_report.main([str(run)]) == 0
     (dataset,) = viewer_data(run)
-    assert (dataset["name"], dataset["methods"], len(dataset["questions"])) == ("gsm8k", list(METHODS), 4)
+    assert (dataset["name"], dataset["runs"], len(dataset["questions"])) == ("gsm8k", list(METHODS), 4)
     for place, method in enumerate(METHODS):
         rows = [
             json.loads(line) for line in (run / "predictions" / "gsm8k" / f"{method}.jsonl").read_bytes().splitlines()

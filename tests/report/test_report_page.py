@@ -190,6 +190,24 @@ def test_wins_of_a_pair_link_into_the_viewer(opened: Opened) -> None:
     assert opened.page.evaluate("document.activeElement.id") == "list"
 
 
+def test_wins_and_losses_of_several_runs_are_those_of_the_comparison(browser: Any, tmp_path: Path) -> None:
+    """A method's score of a question is the mean over its runs, so that a win may be one right answer of two."""
+    rights = [(False, False, True), (True, True, False), (True, True, True), (False, True, False), (True, False, False)]
+    names = ("baseline", "distilled.seed1", "distilled.seed2")
+    rows = [
+        Question(
+            f"q{number}", "How many?", "12", "", {name: [output(right)] for name, right in zip(names, of, strict=True)}
+        )
+        for number, of in enumerate(rights)
+    ]
+    path = tmp_path / "report.html"
+    path.write_text(page.html(report(rows)), encoding="utf-8")
+    for outcome, ids in (("wins", ["q0", "q3"]), ("losses", ["q1", "q4"])):
+        seen = Opened(browser, path, page.questions_link("gsm8k", "distilled", "baseline", outcome))
+        assert (seen.rows(), seen.troubles) == (ids, [])
+        seen.page.close()
+
+
 def test_marks_stand_below_the_names_of_their_methods(opened: Opened) -> None:
     names, marks = opened.page.locator("#names span"), opened.page.locator(".row >> nth=0").locator(".mark")
     assert names.all_inner_texts() == list(METHODS)

@@ -27,20 +27,26 @@ const current = () => sets[controls.dataset.value] ?? sets[0];
 const rightOf = (samples) => samples.filter((sample) => sample.verdict === "correct").length;
 const isRight = (samples) => rightOf(samples) * 2 > samples.length;
 
-function mark(samples, method) {
+// The mean over a method's runs of their shares of right samples, as the comparison counts wins and losses.
+function scoreOf(question, runs) {
+  const shares = runs.map((run) => rightOf(question.outputs[run]) / Math.max(1, question.outputs[run].length));
+  return shares.reduce((sum, share) => sum + share, 0) / runs.length;
+}
+
+function mark(samples, run) {
   const right = rightOf(samples);
   const sign = samples.length > 1 ? `${right}/${samples.length}` : right ? "✓" : "✗";
   const made = element("span", `mark ${isRight(samples) ? "correct" : "other"}`, sign);
-  if (method !== undefined) made.title = method;
+  if (run !== undefined) made.title = run;
   return made;
 }
 
-// The methods' names stand above the columns of marks.
+// The names of the runs stand above the columns of marks.
 function drawNames() {
-  const { methods, questions } = current();
+  const { runs, questions } = current();
   const most = Math.max(1, ...questions.flatMap((question) => question.outputs.map((samples) => samples.length)));
   list.style.setProperty("--mark-width", most > 1 ? "2.4rem" : "1.3rem");
-  names.replaceChildren(...methods.map((method) => element("span", "", method)));
+  names.replaceChildren(...runs.map((run) => element("span", "", run)));
 }
 
 function haystack(question) {
@@ -49,24 +55,25 @@ function haystack(question) {
   return question.text;
 }
 
+const EQUAL = 1e-9; // closer scores are the same: rounding
 const OUTCOMES = {
   any: () => true,
-  wins: (ours, theirs) => ours && !theirs,
-  losses: (ours, theirs) => !ours && theirs,
-  both: (ours, theirs) => ours && theirs,
-  neither: (ours, theirs) => !ours && !theirs,
+  wins: (ours, theirs) => ours > theirs + EQUAL,
+  losses: (ours, theirs) => ours < theirs - EQUAL,
+  both: (ours, theirs) => ours > 0.5 && theirs > 0.5,
+  neither: (ours, theirs) => ours <= 0.5 && theirs <= 0.5,
 };
 
 function filter() {
-  const { questions } = current();
+  const { methods, questions } = current();
   const wanted = controls.text.value.trim().toLowerCase();
-  const method = Number(controls.method.value), reference = Number(controls.reference.value);
+  const [method, reference] = [controls.method, controls.reference].map((control) => methods[Number(control.value)][1]);
   const verdict = controls.verdict.value, outcome = OUTCOMES[controls.outcome.value];
   shown = [];
   questions.forEach((question, index) => {
-    const ours = question.outputs[method];
-    if (verdict !== "any" && !ours.some((sample) => sample.verdict === verdict)) return;
-    if (!outcome(isRight(ours), isRight(question.outputs[reference]))) return;
+    const isWanted = (sample) => sample.verdict === verdict;
+    if (verdict !== "any" && !method.some((run) => question.outputs[run].some(isWanted))) return;
+    if (!outcome(scoreOf(question, method), scoreOf(question, reference))) return;
     if (wanted && !haystack(question).includes(wanted)) return;
     shown.push(index);
   });
@@ -89,7 +96,7 @@ function drawRows() {
     row.style.top = `${index * ROW_HEIGHT}px`;
     const name = element("div", "name");
     const marks = element("span", "marks");
-    question.outputs.forEach((samples, method) => marks.append(mark(samples, current().methods[method])));
+    question.outputs.forEach((samples, run) => marks.append(mark(samples, current().runs[run])));
     name.append(element("span", "", question.id), marks);
     row.append(name, element("div", "text", question.question));
     row.addEventListener("click", () => select(index, true));
@@ -116,9 +123,9 @@ function select(index, byUser) {
 
 const link = (id) => `#${new URLSearchParams({ q: id })}`;
 
-function card(method, sample, number, count) {
+function card(run, sample, number, count) {
   const made = element("section", "card");
-  const title = element("h4", "", count > 1 ? `${method}, sample ${number} ` : `${method} `);
+  const title = element("h4", "", count > 1 ? `${run}, sample ${number} ` : `${run} `);
   const verdict = mark([sample]);
   verdict.append(` ${sample.verdict.replaceAll("_", " ")}`);
   title.append(verdict);
@@ -135,13 +142,13 @@ function drawDetail() {
     detail.replaceChildren(element("p", "note", "No question passes these filters."));
     return;
   }
-  const { methods, questions } = current(), question = questions[shown[selected]];
+  const { runs, questions } = current(), question = questions[shown[selected]];
   const title = element("h3"), anchor = element("a", "", question.id);
   anchor.href = link(question.id);
   title.append(anchor);
   const outputs = element("div", "outputs");
   question.outputs.forEach((samples, index) => samples.forEach((sample, number) =>
-    outputs.append(card(methods[index], sample, number, samples.length))));
+    outputs.append(card(runs[index], sample, number, samples.length))));
   const gold = element("details"), solution = element("p", "output", question.solution || "(none)");
   gold.append(element("summary", "", `Right answer: ${question.answer}`), solution);
   detail.replaceChildren(title, element("p", "question", question.question), gold, outputs);
@@ -157,8 +164,7 @@ function options(control, names, labels) {
 
 function fillControls() {
   const { methods, questions } = current(), numbers = methods.map((_, index) => String(index));
-  options(controls.method, numbers, methods);
-  options(controls.reference, numbers, methods);
+  for (const control of [controls.method, controls.reference]) options(control, numbers, methods.map(([name]) => name));
   controls.method.value = numbers[numbers.length - 1];
   const verdicts = new Set(questions.flatMap((question) => question.outputs.flat().map((sample) => sample.verdict)));
   options(controls.verdict, ["any", ...[...verdicts].sort()]);
@@ -194,7 +200,7 @@ function openOutcome(address) {
   if (dataset < 0) return;
   showSet(dataset);
   for (const name of ["method", "reference"]) {
-    controls[name].value = String(Math.max(0, current().methods.indexOf(address.get(name))));
+    controls[name].value = String(Math.max(0, current().methods.findIndex(([method]) => method === address.get(name))));
   }
   controls.outcome.value = address.get("outcome") in OUTCOMES ? address.get("outcome") : "any";
   filter();
