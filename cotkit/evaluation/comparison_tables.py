@@ -198,12 +198,19 @@ def _count(key: str, title: str, form: str, explanation: str) -> Column:
     return Column(title, explanation, lambda counts: "" if counts.get(key) is None else format(counts[key], form))
 
 
+LOOPED = "looped"  # shown only where texts were stopped for it: few runs do that, and older summaries do not count them
 # Title, figure of one run's summary, format, explanation. The table shows means over a method's runs.
 RUN_COLUMNS: tuple[tuple[str, Callable[[Row], float | None], str, str], ...] = (
     ("words", itemgetter("word_count"), ".0f", "Mean words of a complete text."),
     ("to the answer", itemgetter("words_to_answer"), ".0f", "Mean words up to the end of the answer."),
     ("runaway text", itemgetter("runaway_text"), ".0%", "Texts with words after their answer."),
     ("ended with EOS", itemgetter("ended_with_eos"), ".0%", "Texts that the model itself ended."),
+    (
+        LOOPED,
+        lambda run: run.get("looped", 0.0),
+        ".0%",
+        "Texts that were stopped because they repeated a run of tokens.",
+    ),
     ("truncated", itemgetter("truncated"), ".0%", "Texts that the token limit ended."),
     ("no answer", lambda run: run["verdicts"]["no_answer"] / run["n"], ".0%", "Texts in which no answer was found."),
     ("missing", itemgetter("missing"), ".0f", "Questions without a prediction; they count as wrong."),
@@ -218,7 +225,7 @@ RUN_COLUMNS: tuple[tuple[str, Callable[[Row], float | None], str, str], ...] = (
 
 
 def methods_table(dataset: Row) -> Table:
-    """One row per method with all its figures; the columns about several runs only where a method has several."""
+    """One row per method with all its figures; columns about several runs, or loops, only where there are any."""
     columns = [
         Column("method", "", itemgetter("method")),
         Column(
@@ -232,7 +239,8 @@ def methods_table(dataset: Row) -> Table:
             Column("runs", "Training runs with different seeds.", lambda method: str(len(method["runs"]))),
             Column("standard deviation", "Of the accuracy between the runs.", _deviation),
         ]
-    columns += [_run_column(*column) for column in RUN_COLUMNS]
+    has_loops = any(run.get("looped") for method in dataset["methods"] for run in method["runs"])
+    columns += [_run_column(*column) for column in RUN_COLUMNS if has_loops or column[0] != LOOPED]
     return table(columns, dataset["methods"])
 
 
