@@ -326,8 +326,11 @@ def test_missing_and_double_ids_are_named(tmp_path: Path):
     ):
         write_rows(scores, rows)
         compare.main([str(tmp_path), "--reference", "none"])
-    with pytest.raises(UserError, match="run score.py first"):
+    with pytest.raises(UserError, match="no such folder"):
         compare.main([str(tmp_path / "nothing")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="run score.py first"):
+        compare.main([str(tmp_path / "empty")])
 
 
 def test_a_question_without_all_samples_is_refused(tmp_path: Path):
