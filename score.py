@@ -108,8 +108,8 @@ def failed_requests(pred_path: Path, ids: list[str]) -> str:
     shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
     number = "1 request" if len(ids) == 1 else f"{len(ids)} requests"
     return (
-        f"error: {pred_path}: {number} failed ({shown}), which is no answer of the model; run the same infer_parallel.py "
-        "command again, which asks only for them, or count them as wrong with --allow_failed"
+        f"error: {pred_path}: {number} failed ({shown}), which is no answer of the model; count them as wrong with "
+        "--allow_failed, or run the same infer_parallel.py command again, which asks only for them"
     )
 
 

@@ -201,7 +201,7 @@ def output_folder(preset: Preset) -> Iterator[str]:
     """The run's folder can be written, and the disk has room."""
     folder = next(path for path in (preset.run, *preset.run.absolute().parents) if path.exists())
     if not os.access(folder, os.W_OK | os.X_OK):
-        yield f"{folder}: cannot be written; --output_root DIR uses another folder"
+        yield f"{folder}: cannot be written; choose another folder with --run DIR (in pipeline.sh: --output_root DIR)"
     elif (free := shutil.disk_usage(folder).free) < LEAST_FREE_BYTES:
         yield f"{folder}: the disk has {free / 2**30:.1f} GiB left, and a run needs at least {LEAST_FREE_BYTES / 2**30:.0f}"
 
