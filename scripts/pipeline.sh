@@ -189,6 +189,10 @@ enter filter
 logged python filter_teacher_cot.py --config "$preset/filter.yaml" "${unlike[@]}" --input_path "${samples[@]}" \
   --output_path "$run/kept.jsonl" --dataset_dir "$run/datasets" "${redo[@]}"
 
+# What no row fits is known now.
+listed="$(read_preset methods --run "$run" ${wanted:+--methods "$wanted"})"
+mapfile -t methods <<<"$listed"
+
 enter train
 logged python scripts/check_training.py "$preset" "${training[@]}" --run "$run" --untrained \
   --methods "$(IFS=, && echo "${methods[*]}")" ${seeds[0]:+--seeds "${seeds[@]}"} "${redo[@]}"

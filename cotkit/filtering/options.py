@@ -8,6 +8,8 @@ from pathlib import Path
 
 from cotkit.core import cli
 from cotkit.core.errors import UserError
+from cotkit.core.jsonl import read_json
+from cotkit.core.manifest import path_for
 from cotkit.filtering import rules
 from cotkit.filtering.records import Parameters
 from cotkit.filtering.training_sets import BUILT_IN, SELECTIONS, TrainingSet, parse_set, parse_sets
@@ -161,6 +163,14 @@ def unfillable_sets(preset: Path) -> dict[str, str]:
         with suppress(ValueError):
             sets.append(parse_set(str(text)))
     return {declared.name: reason for declared in sets if declared.ranking}
+
+
+def empty_sets(run: Path) -> dict[str, str]:
+    """Set -> reason, for the sets that got no row when the filter ran; none before."""
+    manifest = path_for(run / "kept.jsonl")
+    sizes = read_json(manifest)["counts"].get("training_sets", {}) if manifest.is_file() else {}
+    reason = f"no row of {run / 'kept.jsonl'} fits it, so nothing can be trained on it; for pairs, let the teacher sample more"
+    return {name: reason for name, size in sizes.items() if not size}
 
 
 def check_examples(options: FilterOptions) -> None:

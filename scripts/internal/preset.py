@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cotkit.core import cli
 from cotkit.core.problems import problem_path
-from cotkit.filtering.options import unfillable_sets
+from cotkit.filtering.options import empty_sets, unfillable_sets
 from cotkit.preparation import description
 from cotkit.training.config import methods_of, without_rows
 
@@ -34,6 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("preset", type=Path, help="folder such as configs/smollm2_cpu")
     parser.add_argument("what", choices=("test_sets", "test_paths", "methods", "rounds"))
     parser.add_argument("--methods", metavar="LIST", help="a,b,c or all (default: the key `methods` of train.yaml)")
+    parser.add_argument(
+        "--run", type=Path, metavar="DIR", help="a run that is filtered: methods without rows are left out"
+    )
     args = parser.parse(argv)
     if args.what == "rounds":
         print(len(cli.rounds_of(args.preset / "teacher.yaml")))
@@ -42,11 +45,12 @@ def main(argv: list[str] | None = None) -> int:
     elif args.what == "test_paths":
         print("\n".join(map(str, test_paths_of(args.preset))))
     else:
-        unfillable = unfillable_sets(args.preset)
-        if args.methods == "all":
-            for name, reason in without_rows(args.preset, unfillable).items():
+        known, found = unfillable_sets(args.preset), empty_sets(args.run) if args.run else {}
+        if args.methods == "all":  # with a run, only what was not known before
+            news = {name: found[name] for name in found if name not in known} if args.run else known
+            for name, reason in without_rows(args.preset, news).items():
                 print(f"method {name} is left out: {reason}", file=sys.stderr)
-        print("\n".join(path.stem for path in methods_of(args.preset, args.methods, unfillable)))
+        print("\n".join(path.stem for path in methods_of(args.preset, args.methods, known | found)))
     return 0
 
 

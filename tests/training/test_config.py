@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, problem, refused, run_script, write_rows
 from training.test_train import CONFIG
 
 from cotkit.core.errors import UserError
@@ -133,4 +133,22 @@ def test_the_best_model_is_chosen_among_all_evaluated_states(tmp_path: Path):
             preflight.check_evaluation(read_config(preset / "train/distilled.yaml", [override]))
     preflight.check_evaluation(
         read_config(preset / "train/distilled.yaml", ["save_steps=500", "load_best_model_at_end=false"])
+    )
+
+
+def test_a_method_whose_set_turns_out_empty_is_left_out_of_all_with_a_sentence_and_refused_by_name(tmp_path: Path):
+    """The default preset asks a problem again, so pairs are possible; here every sample is kept, so there is none."""
+    preset = ROOT / "configs/smollm2_cpu"
+    script = ["scripts/internal/preset.py", preset, "methods", "--methods"]
+    assert "dpo" in run_script(*script, "all", "--run", tmp_path).stdout.split()
+    row = {**problem(4), "sample": 0, "thinking": "", "prompt_tokens": 9, "completion_tokens": 9, "model": "m"}
+    row |= {"response": "Tom starts with 4 apples.\nThen he has 4+1=5 apples.\n#### 5", "finish_reason": "stop"}
+    words = ["--input_path", write_rows(tmp_path / "teacher.jsonl", [row]), "--output_path", tmp_path / "kept.jsonl"]
+    run_script("filter_teacher_cot.py", *words, "--sets", "gold", "distilled", "preference")
+    done = run_script(*script, "all", "--run", tmp_path)
+    assert "dpo" not in done.stdout.split() and "distilled" in done.stdout.split()
+    assert done.stderr.startswith("method dpo is left out: ") and done.stderr.count("\n") == 1
+    assert f"dataset: preference: no row of {tmp_path}/kept.jsonl fits it" in done.stderr
+    refused(
+        run_script(*script, "distilled,dpo", "--run", tmp_path, check=False), "dpo.yaml:", "dataset: preference: no row"
     )
