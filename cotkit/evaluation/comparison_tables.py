@@ -89,11 +89,20 @@ def _turned(pair: Row) -> Row:
     return {**pair, **signs}
 
 
+def points(share: float) -> str:
+    """A difference of shares in percentage points, with a digit after the point.
+
+    A small one has as many digits as show its sign: an interval that ends at 0.02 must not seem to contain 0.
+    """
+    rounded = f"{100 * share:+.1f}"
+    return rounded if float(rounded) or not share else f"{100 * share:+.1g}"
+
+
 def uncertain(pair: Row) -> str:
     """A difference with the interval that belongs to its verdict and its p-value."""
-    difference, low, high = (100 * pair[key] for key in ("difference", "verdict_low", "verdict_high"))
+    difference, low, high = (points(pair[key]) for key in ("difference", "verdict_low", "verdict_high"))
     p = "p < 0.001" if pair["p_adjusted"] < 0.001 else f"p {pair['p_adjusted']:.2g}"
-    return f"{difference:+.1f} points (interval {low:+.1f} to {high:+.1f}, {p} after Holm's correction)"
+    return f"{difference} points (interval {low} to {high}, {p} after Holm's correction)"
 
 
 def by_accuracy(dataset: Row) -> list[Row]:
@@ -144,7 +153,7 @@ def _accuracy(method: Row) -> str:
 
 
 def _difference(pair: Row) -> str:
-    return f"{100 * pair['difference']:+.1f} [{100 * pair['verdict_low']:+.1f}, {100 * pair['verdict_high']:+.1f}]"
+    return f"{points(pair['difference'])} [{points(pair['verdict_low'])}, {points(pair['verdict_high'])}]"
 
 
 def markdown(comparison: Row) -> str:

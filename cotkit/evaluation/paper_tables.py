@@ -12,6 +12,7 @@ from cotkit.core.cli import nearest
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row
 from cotkit.core.markdown import Table
+from cotkit.evaluation.comparison_tables import points
 
 FORMATS = ("md", "csv", "latex", "json")
 
@@ -100,11 +101,10 @@ def _cell(name: str, row: Row, with_interval: bool) -> str:
         return str(value)
     if name == "p_adjusted":
         return "< 0.001" if value < 0.001 else f"{value:.2g}"
-    sign = "+" if name == "difference" else ""
     scale, digits = (100, 1) if name in SHARES else (1, 0)
 
     def number(amount: float) -> str:
-        return f"{scale * amount:{sign}.{digits}f}"
+        return points(amount) if name == "difference" else f"{scale * amount:.{digits}f}"
 
     return number(value) + (f" [{number(row[f'{name}_low'])}, {number(row[f'{name}_high'])}]" if with_interval else "")
 

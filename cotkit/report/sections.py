@@ -154,7 +154,9 @@ def sets_section(sets: dict[str, TrainingSetTexts]) -> Section:
     }
     examples = [
         ShownTexts(
-            f"{name}: {_rows(texts.rows)}", list(map(_training_example, texts.examples)), "some of them, to read"
+            f"{name}: {_rows(texts.rows)}",
+            list(map(_training_example, texts.examples)),
+            f"{len(texts.examples)} of them",
         )
         for name, texts in sets.items()
     ]
