@@ -32,3 +32,8 @@ def test_pictures_are_there_and_small():
     names = re.findall(r"\]\((results/[^)]+)\)", (STUDY / "RESULTS.md").read_text(encoding="utf-8"))
     assert {(STUDY / name).stat().st_size < 300_000 for name in names} == {True}
     assert sorted(STUDY.glob("results/*")) == sorted(STUDY / name for name in set(names))
+
+
+def test_the_screenshot_of_a_report_is_there_and_small():
+    assert "](docs/report.png)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert 0 < (ROOT / "docs/report.png").stat().st_size < 200_000
