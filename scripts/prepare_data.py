@@ -5,7 +5,7 @@ Reads   published sets: the Hugging Face hub at pinned revisions, or local raw f
 Writes  <data_root>/<name>/<split>.jsonl, and dataset.json, which describes them
     {"id": "gsm8k-train-02716", "dataset": "gsm8k", "split": "train", "question": "...", "solution": "...", "answer": "18"}
 
-    python scripts/prepare_data.py --dataset gsm_symbolic
+    python scripts/prepare_data.py --dataset gsm_symbolic --max_number 100
     python scripts/prepare_data.py --dataset gsm8k math500 aime aime25 amc23
     python scripts/prepare_data.py --name bakery --input bakery.csv --question prompt --answer final \\
         --solution answer_text --kind number --split train:0.8,dev:0.1,test:0.1
@@ -49,6 +49,8 @@ SHOWN = 3  # problems that are printed as they will be asked
 # gsm_symbolic: lengths that a 135M model can learn in minutes, and the number of problems per split.
 MAX_SOLUTION_WORDS, MAX_QUESTION_WORDS = 32, 45
 SYMBOLIC_SIZES = {"test": 500, "dev": 200, "train": 2000}
+# A number in digits, such as 1,200 or 0.75.
+NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 SYMBOLIC_TAIL = "Give the result as your final answer. Do not include units."
 
 
@@ -95,17 +97,21 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\w+", text.lower()))
 
 
-def gsm_symbolic(seed: int) -> Splits:
-    """Short GSM templates from reasoning-gym. Each split has its own seed, and no question is in two splits."""
+def gsm_symbolic(seed: int, max_number: int | None = None) -> Splits:
+    """Short GSM templates from reasoning-gym. Each split has its own seed, and no question is in two splits.
+
+    With `max_number`, no number in a question, its solution or its answer is larger: small models fail at the arithmetic of
+    large numbers, whatever their reasoning is.
+    """
     seen: set[str] = set()
     splits: Splits = {}
     for offset, (split, size) in enumerate(SYMBOLIC_SIZES.items()):
-        chosen = islice(_short_symbolic(seed + offset, seen), size)
+        chosen = islice(_short_symbolic(seed + offset, seen, max_number), size)
         splits[split] = [numbered("gsm_symbolic", split, number, fields) for number, fields in enumerate(chosen)]
     return splits
 
 
-def _short_symbolic(seed: int, seen: set[str]) -> Iterator[Row]:
+def _short_symbolic(seed: int, seen: set[str], max_number: int | None) -> Iterator[Row]:
     import reasoning_gym
 
     # Each item has its own seed, so the size of the data set does not change the items.
@@ -113,12 +119,18 @@ def _short_symbolic(seed: int, seen: set[str]) -> Iterator[Row]:
         question = item["question"].removesuffix(SYMBOLIC_TAIL).strip()
         solution = item["metadata"]["answer_cot"].rpartition("####")[0].rstrip()
         short = len(solution.split()) <= MAX_SOLUTION_WORDS and len(question.split()) <= MAX_QUESTION_WORDS
-        if short and question not in seen:
+        small = max_number is None or largest_number(f"{question} {solution} {item['answer']}") <= max_number
+        if short and small and question not in seen:
             seen.add(question)
             yield {"question": question, "solution": solution, "answer": item["answer"]}
 
 
-GENERATORS: dict[str, Callable[[int], Splits]] = {"gsm_symbolic": gsm_symbolic}
+def largest_number(text: str) -> float:
+    """The largest of the numbers that stand in a text in digits; 0 if there is none."""
+    return max((float(found.replace(",", "")) for found in NUMBER.findall(text)), default=0.0)
+
+
+GENERATORS: dict[str, Callable[[int, int | None], Splits]] = {"gsm_symbolic": gsm_symbolic}
 
 
 def prepare_known(name: str, args: argparse.Namespace) -> None:
@@ -128,7 +140,9 @@ def prepare_known(name: str, args: argparse.Namespace) -> None:
     settings: Row = {"dataset": name}
     if dataset.generator:
         settings |= {"seed": args.seed, "sizes": SYMBOLIC_SIZES, "max_words": [MAX_QUESTION_WORDS, MAX_SOLUTION_WORDS]}
-        source: Row = {"generator": dataset.generator, "seed": args.seed}
+        bound: Row = {} if args.max_number is None else {"max_number": args.max_number}
+        settings |= bound
+        source: Row = {"generator": dataset.generator, "seed": args.seed, **bound}
     else:
         pins = {
             split: {"repository": one.repository, "revision": one.revision} for split, one in dataset.splits.items()
@@ -141,7 +155,9 @@ def prepare_known(name: str, args: argparse.Namespace) -> None:
         if not (folder / DESCRIPTION_FILE).is_file():  # an earlier version wrote none
             jsonl.write_json_atomic(folder / DESCRIPTION_FILE, {**description, "splits": record.read()["counts"]})
         return
-    splits = GENERATORS[dataset.generator](args.seed) if dataset.generator else published(name, args.source)
+    splits = (
+        GENERATORS[dataset.generator](args.seed, args.max_number) if dataset.generator else published(name, args.source)
+    )
     if args.dry_run:
         for split, rows in splits.items():
             print(f"{folder / split}.jsonl would get {len(rows)} problems; the first: {rows[0]}")
@@ -239,6 +255,12 @@ def build_parser() -> cli.StageParser:
     )
     add = parser.add_argument_group("published data sets").add_argument
     add("--dataset", nargs="+", type=known_name, metavar="NAME", help=f"one or several of {', '.join(DATASETS)}")
+    add(
+        "--max_number",
+        type=cli.positive_int,
+        metavar="N",
+        help="gsm_symbolic: only problems whose numbers are at most N, in question, solution and answer (default: all)",
+    )
     add("--source", type=Path, metavar="DIR", help="folder of local raw files to read instead of the hub")
     add = parser.add_argument_group("your own problems").add_argument
     add("--name", help="what to call them")
@@ -287,6 +309,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(
             f"--dataset is needed: one of {', '.join(DATASETS)}; or your own problems: --name NAME --input FILE"
         )
+    if args.max_number is not None and not any(DATASETS[name].generator for name in known):
+        raise UserError(f"--max_number {args.max_number}: only gsm_symbolic is generated; leave it out")
     own_sets = [checked(one, args) for one in own]  # all are checked before anything is written
     for name in known:
         prepare_known(name, args)

@@ -118,6 +118,31 @@ def test_gsm_symbolic_is_made_from_its_seed_with_disjoint_splits(tmp_path: Path)
         assert row["answer"] in row["solution"] or row["answer"].rstrip("0").rstrip(".") in row["solution"]
 
 
+@pytest.mark.slow
+def test_a_bound_keeps_the_problems_with_small_numbers(tmp_path: Path):
+    run_script("scripts/prepare_data.py", "--dataset", "gsm_symbolic", "--data_root", tmp_path, "--max_number", 50)
+    splits = {split: read_rows(tmp_path / f"gsm_symbolic/{split}.jsonl") for split in ("train", "dev", "test")}
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 2000, "dev": 200, "test": 500}
+    texts = [" ".join((row["question"], row["solution"], row["answer"])) for rows in splits.values() for row in rows]
+    numbers = [float(number) for text in texts for number in re.findall(r"\d+(?:\.\d+)?", text.replace(",", ""))]
+    assert 40 < max(numbers) <= 50
+    described = json.loads((tmp_path / "gsm_symbolic/dataset.json").read_text(encoding="utf-8"))
+    assert described["source"]["max_number"] == 50
+    refused(prepare(tmp_path, "gsm_symbolic", check=False), "max_number: 50 -> None")
+
+
+@pytest.mark.parametrize(
+    ("text", "largest"), [("no number", 0), ("1,200 nails, $0.75", 1200), ("5,6 and 7.", 7), ("1/2*157=78.5", 157)]
+)
+def test_numbers_are_read_with_thousands_and_decimals(text: str, largest: float):
+    assert runpy.run_path(str(ROOT / "scripts/prepare_data.py"))["largest_number"](text) == largest
+
+
+def test_a_bound_for_numbers_is_refused_where_nothing_is_generated(tmp_path: Path):
+    done = prepare(tmp_path, "gsm8k", "--max_number", 9, check=False)
+    refused(done, "--max_number 9: only gsm_symbolic is generated")
+
+
 def test_a_second_call_does_nothing(tmp_path: Path):
     prepare(tmp_path, "gsm_symbolic")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "gsm_symbolic").iterdir()}
