@@ -43,6 +43,7 @@ STAGES = {  # YAML -> script, and the flags that scripts/pipeline.sh gives it
 }
 BY_TEST_SET = ("infer", "score", "critic")
 OPTIONAL = ("critic",)
+CHECKS = (preflight.check_keys, preflight.check_evaluation, preflight.parse_arguments, preflight.check_template)
 LEAST_FREE_BYTES = 2 * 2**30  # adapters, checkpoints and texts of a small run
 
 
@@ -96,10 +97,8 @@ class Preset:
     def check(self) -> list[str]:
         """All faults."""
         for config in self.trainings:
-            for find in (preflight.check_keys, preflight.check_evaluation, preflight.parse_arguments):
+            for find in CHECKS:
                 self.tried(find, config)
-            if Path(str(config.values["model_name_or_path"])).is_dir():
-                self.tried(preflight.check_template, config)
         self.tried(lambda: self.faults.extend(students(self.folder)))  # an unreadable file is a fault already
         for find in (models, problem_files, training_sets, lengths, output_folder):
             self.faults += (fault for fault in find(self) if fault not in self.faults)

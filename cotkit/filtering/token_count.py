@@ -1,4 +1,4 @@
-"""Counts the student's tokens of a rendered training row: prompt, target and end of turn.
+"""Counts the student's tokens of a rendered training row: prompt, target, and the end of turn as the template writes it.
 
 Rendering a chat template needs transformers, which imports torch: seconds and 800 MB for a process that only counts. But
 a template nearly always puts the same text around a question. So one process reads that text and the tokenizer once and
@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+
+from jinja2 import TemplateError
 
 from cotkit.core.jsonl import Row
 from cotkit.generation import prompts
@@ -33,6 +35,7 @@ class Frame:
     after: str
     tail: str
     strips: bool  # the template removes blanks from the start of a message
+    end: int  # tokens behind the target
 
 
 def token_counter(student_model: str | None, frame: Frame | None = None) -> TokenCounter | None:
@@ -45,10 +48,11 @@ def token_counter(student_model: str | None, frame: Frame | None = None) -> Toke
     from cotkit.generation.chat_model import load_tokenizer
 
     tokenizer = load_tokenizer(student_model)
+    end = end_tokens(tokenizer)
 
     def count(row: Row, target: str) -> int:
         text = _rendered(tokenizer, row["question"]) + target
-        return len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"]) + end
 
     return count
 
@@ -66,7 +70,7 @@ def read_frame(student_model: str) -> Frame | None:
     fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is None or start is None or not (strips or keeps):
         return None
-    return Frame(fast.to_str(), before, after[:start], after[start:], strips)
+    return Frame(fast.to_str(), before, after[:start], after[start:], strips, end_tokens(tokenizer))
 
 
 def _frame_counter(frame: Frame) -> TokenCounter:
@@ -83,7 +87,19 @@ def _frame_counter(frame: Frame) -> TokenCounter:
     def prompt_tokens(question: str) -> int:
         return tokens_of(frame.before + (question.lstrip() if frame.strips else question) + frame.after)
 
-    return lambda row, target: prompt_tokens(row["question"]) + tokens_of(frame.tail + target) + 1
+    return lambda row, target: prompt_tokens(row["question"]) + tokens_of(frame.tail + target) + frame.end
+
+
+def end_tokens(tokenizer: Any) -> int:
+    """Tokens that the chat template writes behind an answer: ChatML's `<|im_end|>` and a newline are two. At least 1."""
+    answer = {"role": "assistant", "content": PROBE}
+    chat = [*prompts.student_messages("?"), answer]
+    try:
+        text = tokenizer.apply_chat_template(chat, tokenize=False, enable_thinking=True)
+    except TemplateError:  # one that writes prompts only
+        return 1
+    _, found, behind = text.rpartition(PROBE)
+    return max(1, len(tokenizer(behind, add_special_tokens=False)["input_ids"])) if found else 1
 
 
 def _rendered(tokenizer: Any, question: str) -> str:

@@ -166,11 +166,14 @@ def looped(tokens: Sequence[int]) -> bool:
 
 
 def turn_end_ids(tokenizer: Any, generation_config: Any) -> set[int]:
-    """The ids of all tokens that end a text: the tokenizer's, the model's own and those of `TURN_ENDS`."""
+    """The ids of all tokens that end a text: the tokenizer's, the model's own and those of `TURN_ENDS`.
+
+    Where the tokenizer does not call one of these special, it is ordinary text: HTML has a tag `</s>`.
+    """
     configured = generation_config.eos_token_id
     ids = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
-    vocabulary = tokenizer.get_vocab()
-    ids.update(vocabulary[token] for token in TURN_ENDS if token in vocabulary)
+    added = tokenizer.added_tokens_decoder.items()
+    ids.update(number for number, token in added if token.special and token.content in TURN_ENDS)
     return ids - {None}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import datetime
 from typing import Any, Literal
 
 from cotkit.core.jsonl import Row
@@ -40,6 +41,9 @@ EXAMPLE_NOUN = "rolls"  # in an answer to another problem, it is an echo of the 
 
 # What to do about a model whose chat template refuses the system prompt that all prompts have.
 SYSTEM_ROLE_REMEDY = "docs/GENERATION.md, section `Templates without a system role`, says how to go on"
+
+# What chat templates are told is today: the date that Llama 3's write where they cannot ask.
+DATE = datetime(2024, 7, 26)
 
 # A placeholder problem, used to hash the wording of a prompt.
 PROBE: Row = {"question": "QUESTION", "solution": "SOLUTION", "answer": "ANSWER"}
@@ -92,9 +96,11 @@ def training_row(question: str, output: str) -> Row:
 def render(tokenizer: Any, messages: list[Message], thinking: bool) -> str:
     """The text of a chat up to the assistant's turn, by the tokenizer's own template.
 
-    `enable_thinking` is always passed: templates that know it (Qwen3) default to thinking; others ignore it.
+    `enable_thinking` is always passed: templates that know it (Qwen3) default to thinking; others ignore it. So is
+    `strftime_now`, with which Llama 3.2 and others write a date: the day's would make another prompt every day.
     """
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking)
+    more = {"enable_thinking": thinking, "strftime_now": DATE.strftime}
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **more)
 
 
 def plain_text(messages: list[Message]) -> str:

@@ -12,16 +12,20 @@ import re
 from argparse import ArgumentError
 from dataclasses import fields
 from difflib import SequenceMatcher
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cotkit.core import cli, machine
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import read_json
+from cotkit.core.model_identity import folder_of
 from cotkit.generation import adapters, prompts
 from cotkit.generation.chat_model import check_model, encode, load_tokenizer
 from cotkit.training.config import ADAPTERS, DISTILL_KEYS, OWN_KEYS, START, DistillOptions, TrainConfig
 
+DATES = rf"[^\n]*({prompts.DATE:%d %b}|{prompts.DATE:%B %d}|{prompts.DATE:%Y-%m-%d})[^\n]*"  # as templates write them
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # of a model that reads more than text
 HALF_PRECISION = ("bf16", "fp16", "pure_bf16", "fp8")
 # What the configuration is parsed without: it needs several processes, an account, or packages for other machines.
 LATER = ("deepspeed", "fsdp", "fsdp_config", "report_to", "preprocessing_num_workers", *HALF_PRECISION)
@@ -172,22 +176,48 @@ def check_template(config: TrainConfig) -> None:
     name, model = str(config.values["template"]), str(config.values["model_name_or_path"])
     if name not in TEMPLATES:
         raise UserError(f"{config.where('template')}: LLaMA-Factory has no such template{cli.nearest(name, TEMPLATES)}")
-    if not Path(model).is_dir():
-        return
-    tokenizer = load_tokenizer(model)
+    folder = folder_of(model)
+    is_here = folder and (Path(model).is_dir() or (folder / "tokenizer_config.json").is_file())
+    if is_here and (fault := _template_fault(name, str(folder))):
+        raise UserError(f"{config.where('template')}: does not fit {model}: {fault}")
+
+
+@lru_cache
+def _template_fault(name: str, folder: str) -> str | None:
+    """Why a template of LLaMA-Factory does not fit the model of a folder, with those that fit; None if it fits."""
+    from llamafactory.data.template import TEMPLATES
+
+    tokenizer = load_tokenizer(folder)
     messages = prompts.student_messages(prompts.PROBE["question"])
     served = encode(tokenizer, messages, thinking=False)
     trained = _prompt_by(TEMPLATES[name], tokenizer, messages)
+    has_processor = any((Path(folder) / file).is_file() for file in PROCESSOR_FILES)
+    usable = [other for other in TEMPLATES if has_processor or not _wants_processor(TEMPLATES[other])]
     # The served prompt may continue with an empty think block; only enable_thinking decides whether it is trained.
     if served[: len(trained)] != trained:
-        fitting = [other for other in TEMPLATES if _prompt_by(TEMPLATES[other], tokenizer, messages) == served]
-        kind = str(read_json(Path(model) / "config.json").get("model_type"))
-        fitting.sort(key=lambda other: -SequenceMatcher(None, other, kind).ratio())
-        begins = [tokenizer.decode([token for token in ids if token is not None])[:40] for ids in (trained, served)]
-        raise UserError(
-            f"{config.where('template')}: does not fit {model}: it begins a prompt with {begins[0]!r}, the model's own "
-            f"template with {begins[1]!r}; fitting are {', '.join(fitting[:5]) or 'none'}"
-        )
+        texts = [tokenizer.decode([token for token in ids if token is not None]) for ids in (trained, served)]
+        if date := re.search(DATES, texts[1]):
+            return (
+                f"the model's own template writes a date into every prompt ({date[0]!r}), and no template of LLaMA-Factory "
+                "does; copy the model's folder and remove the date from its chat_template.jinja"
+            )
+        begins = [text[:40] for text in texts]
+        fault = f"it begins a prompt with {begins[0]!r}, the model's own template with {begins[1]!r}"
+    elif name not in usable:
+        fault = "it wants an image processor, which the model does not have"
+    else:
+        return None
+    fitting = [other for other in usable if _prompt_by(TEMPLATES[other], tokenizer, messages) == served]
+    kind = str(read_json(Path(folder) / "config.json").get("model_type"))
+    fitting.sort(key=lambda other: -SequenceMatcher(None, other, kind).ratio())
+    return f"{fault}; fitting are {', '.join(fitting[:5]) or 'none'}"
+
+
+def _wants_processor(template: Any) -> bool:
+    """Whether LLaMA-Factory asks for an image or sound processor even where rows are texts only."""
+    from llamafactory.data.mm_plugin import BasePlugin
+
+    return type(template.mm_plugin) is not BasePlugin
 
 
 def _prompt_by(template: Any, tokenizer: Any, messages: list[prompts.Message]) -> list[int]:

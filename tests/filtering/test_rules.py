@@ -293,7 +293,8 @@ def test_tokens_are_those_of_the_rendered_row(tiny_model: Path):
     assert count is not None
     for question in ("How many?", "  Tom, 4 eggs\n", "a {b} <|im_end|> $5"):
         text = prompts.render(tokenizer, prompts.student_messages(question), thinking=False) + GOOD
-        assert count({"question": question}, GOOD) == len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
+        ids = tokenizer(text + "<|im_end|>\n", add_special_tokens=False)["input_ids"]
+        assert count({"question": question}, GOOD) == len(ids)
 
 
 GSM8K = "gsm8k/train.jsonl"

@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import CHATML, ROOT
+from conftest import CHATML, ROOT, make_tokenizer
 
 import infer_parallel
 from cotkit.core.errors import UserError
 from cotkit.generation import prompts
-from cotkit.generation.chat_model import load_tokenizer
+from cotkit.generation.chat_model import load_generation_config, load_tokenizer, turn_end_ids
 
 GEMMA = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
 MISTRAL = (
@@ -64,3 +64,19 @@ def test_a_template_that_cannot_be_rendered_at_all_says_why(tiny_model: Path, tm
     model = with_template(tiny_model, tmp_path / "model", "{{ raise_exception('no chat here') }}")
     with pytest.raises(UserError, match=r"cannot be rendered \(no chat here\); correct chat_template\.jinja"):
         load_tokenizer(str(model))
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_a_tag_of_html_ends_a_turn_only_where_the_tokenizer_calls_it_special(special: bool, tmp_path: Path):
+    from tokenizers import AddedToken
+
+    tokenizer = make_tokenizer(tmp_path)
+    tokenizer.add_tokens([AddedToken("</s>", special=special)])
+    ends = tokenizer.convert_ids_to_tokens(sorted(turn_end_ids(tokenizer, load_generation_config(str(tmp_path)))))
+    assert ends == ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *["</s>"] * special]
+
+
+def test_the_date_in_a_prompt_is_always_the_same(tiny_model: Path, tmp_path: Path):
+    today = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}"
+    tokenizer = load_tokenizer(str(with_template(tiny_model, tmp_path / "model", today + CHATML)))
+    assert prompts.render(tokenizer, QUESTION, False).startswith("26 Jul 2024<|im_start|>")
