@@ -73,9 +73,8 @@ def _settings(records: Iterable[Row]) -> Table | None:
 def _shown(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, list) and all(isinstance(one, str) for one in value):
-        return ", ".join(value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else text[1:-1] if isinstance(value, list) else text
 
 
 def _prompts(manifests: dict[str, Row]) -> list[Part]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import shutil
 import subprocess
@@ -290,3 +291,12 @@ def test_script_and_style_are_plain_files() -> None:
         subprocess.run(["node", "--check", str(page.ASSETS / "report.js")], check=True)
     text = page.html(report([question(1, (True, False))]))
     assert "script-src 'sha256-" in text and "http" not in text.split("<style>")[0].replace("http-equiv", "")
+
+
+def test_answers_are_named_where_there_are_several_data_sets() -> None:
+    """A single one needs no heading: the finding names it."""
+    one = report([question(1, (True, False))])
+    assert "<h2>Answer</h2>" not in page.html(one)
+    assert (
+        page.html(dataclasses.replace(one, answers=[*one.answers, Section("Other", [])])).count("<h2>Answer</h2>") == 1
+    )
