@@ -20,7 +20,7 @@ from cotkit.evaluation.comparison import COMPARISON_SCHEMA
 from cotkit.report import page, plots, recipe, sections
 from cotkit.report.costs import costs
 from cotkit.report.page import Report
-from cotkit.report.run_data import read_curves, read_manifests, read_questions, read_training_sets
+from cotkit.report.run_data import read_adapters, read_curves, read_manifests, read_questions, read_training_sets
 
 PAGE, PICTURES = "report.html", "report"
 READ = (
@@ -28,6 +28,7 @@ READ = (
     "kept.report.json",
     "datasets/*.json*",
     "train/*/trainer_log.jsonl",
+    "train/*/adapter_config.json",
     "predictions/*/*.jsonl",
     "*.manifest.json",
     "train/*.manifest.json",
@@ -64,7 +65,7 @@ def gather(run: Path) -> Report:
     if curves:
         order = [method["method"] for method in comparison["datasets"][0]["methods"]]
         details.append(sections.training_section(curves, manifests, order))
-    details += [recipe.recipe_section(run.name, manifests), recipe.lineage_section(manifests)]
+    details += [recipe.recipe_section(run.name, manifests, read_adapters(run)), recipe.lineage_section(manifests)]
     questions = {one["dataset"]: read_questions(run / "predictions" / one["dataset"]) for one in datasets}
     return Report(run.name, comparison["finding"], answers, details, questions)
 

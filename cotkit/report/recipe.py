@@ -27,17 +27,24 @@ OF_ONE_OUTPUT = {
 HASH_DIGITS = 12  # of a sha256, enough to tell files apart
 
 
-def recipe_section(preset: str, manifests: dict[str, Row]) -> Section:
-    """Hyperparameters, prompts, commands and versions of a run, from its manifests."""
+def recipe_section(preset: str, manifests: dict[str, Row], adapters: dict[str, Row]) -> Section:
+    """Hyperparameters, prompts, commands and versions of a run, from its manifests and its adapters' own files."""
     commands = dict.fromkeys(record["command"] for record in manifests.values() if "command" in record)
     # A version that changed between stages is listed with both values.
     versions = sorted({item for manifest in manifests.values() for item in manifest["versions"].items()})
-    trainings = {name: record for name, record in manifests.items() if record["stage"] == "train"}
+    trainings = {
+        name.removeprefix("train/"): record for name, record in manifests.items() if record["stage"] == "train"
+    }
     parts: list[Part] = []
     if any(record["settings"].get("model") or record["stage"] == "train" for record in manifests.values()):
         parts.append(f"Made by: bash scripts/pipeline.sh configs/{preset}")  # other runs hold foreign predictions
     if trainings:
-        parts += _hyperparameters({name.removeprefix("train/"): row["settings"] for name, row in trainings.items()})
+        parts += _hyperparameters(
+            {
+                name: {**record["settings"], "processes": record.get("processes"), **adapters.get(name, {})}
+                for name, record in trainings.items()
+            }
+        )
     if others := _settings(record for record in manifests.values() if record["stage"] not in ("train", "score")):
         parts.append(others)
     parts += _prompts(manifests)
@@ -50,7 +57,7 @@ def _hyperparameters(trainings: dict[str, Row]) -> list[Part]:
     """What all trainings share as one table, and what differs between them as another."""
     keys = [key for key in dict.fromkeys(key for one in trainings.values() for key in one) if key not in OF_ONE_OUTPUT]
     values = {key: [_shown(settings.get(key)) for settings in trainings.values()] for key in keys}
-    shared = [[key, found[0]] for key, found in values.items() if len({*found}) == 1]
+    shared = [[key, found[0]] for key, found in values.items() if len({*found}) == 1 and found[0]]
     different = [key for key, found in values.items() if len({*found}) > 1]
     parts: list[Part] = [Table(["hyperparameter of all trainings", "value"], shared)]
     if different:

@@ -17,6 +17,8 @@ from cotkit.filtering.training_sets import COLUMNS, PAIR_COLUMNS
 from cotkit.grading.extraction import extract
 
 MANIFEST_ENDING = ".manifest.json"
+# What an adapter's own file says of its training beside the settings: values that were left to the trainer's defaults.
+ADAPTER_KEYS = ("lora_alpha", "lora_dropout", "target_modules")
 SHOWN_ROWS = 6  # of each training set, to read
 REMAKE_SETS = "filter_teacher_cot.py --overwrite writes the training sets anew"
 
@@ -119,6 +121,16 @@ def read_curves(run: Path) -> dict[str, Curve]:
         losses = ([(row["step"], row[key]) for row in rows if key in row] for key in ("loss", "eval_loss"))
         curves[log.parent.name] = Curve(*losses)
     return dict(sorted(curves.items(), key=lambda item: method_order(item[0])))
+
+
+def read_adapters(run: Path) -> dict[str, Row]:
+    """Training -> the `ADAPTER_KEYS` of its adapter, as far as they are there; modules are sorted."""
+    found = {}
+    for path in sorted(run.glob("train/*/adapter_config.json")):
+        config = read_json(path)
+        values = {key: config[key] for key in ADAPTER_KEYS if config.get(key) is not None}
+        found[path.parent.name] = {key: sorted(one) if isinstance(one, list) else one for key, one in values.items()}
+    return found
 
 
 def read_training_sets(run: Path) -> dict[str, TrainingSetTexts]:

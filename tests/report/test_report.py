@@ -14,6 +14,7 @@ import infer_parallel
 import score
 from cotkit.core import cli
 from cotkit.filtering.training_sets import write_dataset_info, write_training_set
+from cotkit.report.run_data import read_adapters
 from tests.conftest import problem, write_rows
 
 compare = import_module("scripts.compare")
@@ -139,6 +140,12 @@ def test_training_sets_of_others_are_left_out_and_damaged_ones_named(
         write_rows(run / "datasets/gold.jsonl", damaged)
         assert cli.run(lambda: make_report.main([str(run)])) == 1
         assert says in capsys.readouterr().err
+
+
+def test_an_adapter_says_what_was_left_to_defaults(run: Path) -> None:
+    config = {"lora_alpha": 128, "target_modules": ["v_proj", "q_proj"], "lora_dropout": None, "r": 64}
+    (run / "train/distilled/adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert read_adapters(run) == {"distilled": {"lora_alpha": 128, "target_modules": ["q_proj", "v_proj"]}}
 
 
 def test_a_comparison_of_another_version_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

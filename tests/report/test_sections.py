@@ -92,9 +92,10 @@ def test_hyperparameters_that_differ_have_a_table_of_their_own():
         common = {"learning_rate": 1e-3, "stage": "sft", "model_files": "0"}
         return {"stage": "train", "settings": common | settings, "versions": {"torch": "2"}, "command": "bash train.sh"}
 
-    section = recipe_section("mine", {"train/a": training(dataset="gold"), "train/b": training(dataset="kept", seed=2)})
+    trainings = {"train/a": training(dataset="gold"), "train/b": training(dataset="kept", seed=2)}
+    section = recipe_section("mine", trainings, {"a": {"lora_alpha": 128}, "b": {"lora_alpha": 128}})
     shared, different = parts(section, Table)
-    assert shared.rows == [["learning_rate", "0.001"], ["stage", "sft"]]
+    assert shared.rows == [["learning_rate", "0.001"], ["stage", "sft"], ["lora_alpha", "128"]]
     assert (different.header, different.rows) == (
         ["training", "dataset", "seed"],
         [["a", "gold", ""], ["b", "kept", "2"]],
