@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from statistics import fmean
@@ -26,11 +26,11 @@ class Column:
     cell: Callable[[Row], str]
 
 
-def table(columns: Sequence[Column], rows: Iterable[Row], links: Mapping[tuple[int, int], str] | None = None) -> Table:
+def table(columns: Sequence[Column], rows: Iterable[Row]) -> Table:
     """One row per record."""
     cells = [[column.cell(row) for column in columns] for row in rows]
     explanations = {column.title: column.explanation for column in columns if column.explanation}
-    return Table([column.title for column in columns], cells, explanations, links or {})
+    return Table([column.title for column in columns], cells, explanations)
 
 
 def finding(comparison: Row) -> str:
@@ -288,9 +288,9 @@ PAIR_COLUMNS = (
 )
 
 
-def pairs_table(dataset: Row, links: Mapping[tuple[int, int], str] | None = None) -> Table:
+def pairs_table(dataset: Row) -> Table:
     """One row per pair of methods, each on the same questions."""
-    return table(PAIR_COLUMNS, dataset["pairs"], links)
+    return table(PAIR_COLUMNS, dataset["pairs"])
 
 
 def critic_table(dataset: Row) -> Table | None:

@@ -46,14 +46,20 @@ class TokenCosts:
         self._writer = {
             output["sha256"]: record for record in manifests.values() for output in record["outputs"].values()
         }
+        predictions = {
+            PurePosixPath(name).stem: record["settings"]
+            for name, record in manifests.items()
+            if record["stage"] == "infer_parallel"
+        }
+        self._untrained = {stem for stem, settings in predictions.items() if not settings["adapter"]}
         self._adapters = {
-            record["settings"]["adapter_files"]: PurePosixPath(record["settings"]["adapter"]).name
-            for record in manifests.values()
-            if record["settings"].get("adapter_files")
+            settings["adapter_files"]: PurePosixPath(settings["adapter"]).name
+            for settings in predictions.values()
+            if settings["adapter"]
         }
 
     def cost_of(self, stem: str) -> Cost | None:
-        """The cost of one training; `Cost()` for a stem that was not trained, None if a part of it is unknown."""
+        """The cost of one method's run; nothing for the untrained model, None if a part of it is unknown."""
         teacher: dict[str, float] = {}  # by hash of the file, so that no row counts twice
         student, trained = 0.0, 0.0
         step: str | None = stem
@@ -72,7 +78,7 @@ class TokenCosts:
             if start is None:
                 return Cost(sum(teacher.values()), student, trained)
             step = self._adapters.get(start)
-        return Cost() if step == stem else None
+        return Cost() if stem in self._untrained else None
 
     def _teacher_tokens(self, training: Row) -> Iterator[tuple[str, float | None]]:
         """(hash, tokens used) of every teacher file behind the training sets; None for a file without a manifest.
@@ -83,7 +89,7 @@ class TokenCosts:
             made = self._writer.get(training["inputs"].get(name, {}).get("sha256", ""))
             if made is None or made["stage"] != "filter":
                 continue
-            parts = _sources(made["settings"]["sets"]).get(name, [])
+            parts = _sources(made["settings"].get("sets", ())).get(name, [])
             for number, sha256 in enumerate(
                 entry["sha256"] for key, entry in made["inputs"].items() if key.split()[0] == "teacher"
             ):

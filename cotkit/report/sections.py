@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 from cotkit.core.jsonl import Row
@@ -83,13 +84,14 @@ def _figures(dataset: Row, costs: Mapping[str, Cost]) -> Iterator[Part]:
             "training is not counted."
         )
     if dataset["pairs"]:
+        table = pairs_table(dataset)
         links = {
-            (row, column): questions_link(name, pair["method"], pair["reference"], outcome)
+            (row, table.header.index(outcome)): questions_link(name, pair["method"], pair["reference"], outcome)
             for row, pair in enumerate(dataset["pairs"])
-            for column, outcome in ((3, "wins"), (4, "losses"))
+            for outcome in ("wins", "losses")
             if pair[outcome]
         }
-        yield pairs_table(dataset, links)
+        yield replace(table, links=links)
     yield from filter(None, (critic_pairs(dataset), critic_table(dataset)))
 
 

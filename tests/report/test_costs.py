@@ -52,6 +52,7 @@ RUN: dict[str, dict[str, Any]] = {
         settings={"sets": SETS},
     ),
     **{f"train/{name}": record for name, record in TRAININGS.items()},
+    "predictions/gsm8k/baseline.jsonl": manifest("infer_parallel", {}, [], settings={"adapter": None}),
     "predictions/gsm8k/distilled.jsonl": manifest(
         "infer_parallel", {}, [], settings={"adapter": "run/train/distilled", "adapter_files": "files of distilled"}
     ),
@@ -95,6 +96,10 @@ def test_a_cost_with_an_unknown_part_is_left_out():
         "strong_baseline",
         "distilled",
     ]
+
+
+def test_predictions_of_another_program_have_no_known_cost():
+    assert list(costs(methods(theirs=["theirs"], distilled=["distilled"]), RUN)) == ["distilled"]
 
 
 def test_a_run_without_trainings_has_no_costs():
