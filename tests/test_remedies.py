@@ -206,4 +206,4 @@ def test_messages_are_read():
     """So that a change of their form does not empty the test above."""
     said = [(path.name, text) for path, _, text in every_text() if FLAG.search(text) or PROGRAM.search(text)]
     assert len(said) > 300
-    assert any(name == "lineage.py" and "infer_parallel.py again with" in text for name, text in said)
+    assert any(name == "lineage.py" and "infer_parallel.py again with X --overwrite" in text for name, text in said)

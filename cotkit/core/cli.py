@@ -125,6 +125,19 @@ class StageParser(argparse.ArgumentParser):
             group.add_argument(f"--{name}", *older_spelling, **COMMON_FLAGS[name])
         group.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with one line and exit code 2. argparse would print the usage, often a screen of it, first."""
+        self.exit(2, f"error: {message}; see --help\n")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, but names the nearest flag for an unknown one."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            known = [name for name in self._option_string_actions if name.startswith("--")]
+            self.error(f"unknown argument {unknown[0]}{similar(flag, known) if flag.startswith('-') else ''}")
+        return found
+
     def print_help(self, file: Any = None) -> None:
         """Prints the help. Raises OSError if it cannot be written; argparse would hide that."""
         print(self.format_help(), end="", file=file)
@@ -132,6 +145,7 @@ class StageParser(argparse.ArgumentParser):
     def parse(self, argv: list[str] | None) -> argparse.Namespace:
         """Parses twice: first for ``--config`` and the flags that select among its values, then with its defaults."""
         early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        early.error = self.error  # type: ignore[method-assign]
         early.add_argument("--config", type=Path)
         if self._rounds:
             early.add_argument(f"--{self._rounds[1]}", type=int, default=1)
@@ -177,6 +191,8 @@ class StageParser(argparse.ArgumentParser):
                 converted[action.dest] = [self._entry(action, item, at) for item, at in listed(config, key)]
                 continue
             for found in self._selected(action, value, f"{config}:{line}: {key}"):
+                if found is None and action.required:
+                    raise UserError(f"{config}:{line}: {key} has no value, and needs one; a lone ~ or null is none")
                 converted[action.dest] = found
                 action.required = False
         return converted

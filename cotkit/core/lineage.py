@@ -7,6 +7,7 @@ of the adapter that lies in the run. Predictions without a manifest are of anoth
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from cotkit.core import model_identity
 from cotkit.core.errors import UserError
 from cotkit.core.files import sha256_file
 from cotkit.core.jsonl import Row, read_json
-from cotkit.core.manifest import SUFFIX, path_for
+from cotkit.core.manifest import PIPELINE, SUFFIX, path_for
 
 BASELINE = "baseline"  # the method that is the run's base model itself
 WEIGHTS = "adapter_model.safetensors"
@@ -72,7 +73,7 @@ def breaks(predictions: Path) -> Iterator[str]:
     if model and trained and model_identity.is_same_record(trained["model"], model) is False:
         yield (
             f"{predictions}: its adapter was trained on {_named(trained['model'])}, but the texts are those of "
-            f"{_named(model)}; run infer_parallel.py again with --base_model {trained['model']['name']} --overwrite"
+            f"{_named(model)}; {_answer_again('--base_model ' + trained['model']['name'])}"
         )
     if not record or predictions.parent.parent.name != "predictions":
         return
@@ -84,15 +85,20 @@ def breaks(predictions: Path) -> Iterator[str]:
         yield str(error)
         return
     if here and (fault := _other_adapter(record, own, here)):
-        again = f"--lora_path {own} --output_path {predictions} --overwrite"
-        yield f"{predictions}: {fault}; run infer_parallel.py again with {again}"
+        yield f"{predictions}: {fault}; {_answer_again(f'--lora_path {own} --output_path {predictions}')}"
     others = (one for one in _models_of(trainings) if base and model_identity.is_same_record(one, base) is False)
     for other in others:
         yield (
             f"{predictions}: is based on {_named(base)}, but the methods of this run were trained on {_named(other)}; "
-            f"run infer_parallel.py again with --base_model {other['name']} --overwrite"
+            f"{_answer_again('--base_model ' + other['name'])}"
         )
         return
+
+
+def _answer_again(flags: str) -> str:
+    if PIPELINE in os.environ:
+        return "repeat stage 4 with --from infer"
+    return f"run infer_parallel.py again with {flags} --overwrite"
 
 
 def _record_of(predictions: Path) -> Row:

@@ -114,6 +114,9 @@ class Manifest:
 
     def check(self) -> State:
         """Compares with the manifest on the disk and changes nothing. Raises UserError if a rerun would mix two runs."""
+        for one in self.inputs.values():
+            if one.path.resolve() == self.output.resolve():
+                raise UserError(f"{self.output}: is an input and the output too; give another --output_path")
         if self.overwrite:
             return "new"
         if not self.path.exists():

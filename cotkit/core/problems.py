@@ -80,13 +80,22 @@ def read_problems(path: Path, limit: int | None = None) -> list[Row]:
     return rows
 
 
+def refuse_repeated(paths: Iterable[Path]) -> None:
+    """Raises UserError for a file that is given twice."""
+    seen: set[Path] = set()
+    for path in paths:
+        if path.resolve() in seen:
+            raise UserError(f"{path}: is given twice; name it once")
+        seen.add(path.resolve())
+
+
 def read_problem_files(paths: Iterable[Path], limit: int | None = None) -> dict[Path, list[Row]]:
     """Reads and checks several files as `read_problems` does; `limit` holds for each. An id is in only one of them."""
     files: dict[Path, list[Row]] = {}
     seen: dict[str, Path] = {}
+    paths = list(paths)
+    refuse_repeated(paths)
     for path in paths:
-        if path in files:
-            raise UserError(f"{path}: is given twice; name it once")
         files[path] = read_problems(path, limit)
         for row in files[path]:
             if (other := seen.setdefault(row["id"], path)) != path:

@@ -76,8 +76,8 @@ class Predictions:
             if row.get("dataset", dataset) != dataset:
                 raise UserError(f"{where}: a prediction on {row['dataset']}, but --dataset is {dataset}")
             if row["id"] not in problems:
-                known = f"is not among the {len(problems)} problems"
-                raise UserError(f"{where}: id {row['id']!r} {known}; is --limit the same?")
+                known = f"is not among the {len(problems)} problems of {problems.path}"
+                raise UserError(f"{where}: id {row['id']!r} {known}; are --split and --limit those of the predictions?")
             self._line_of.add(key, number)
             samples.add(row["sample"])
             if is_failed(row["finish_reason"]):

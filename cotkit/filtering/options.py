@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import read_json
 from cotkit.core.manifest import path_for
+from cotkit.core.problems import refuse_repeated
 from cotkit.filtering import rules
 from cotkit.filtering.records import Parameters
 from cotkit.filtering.training_sets import BUILT_IN, SELECTIONS, TrainingSet, parse_set, parse_sets
@@ -65,6 +67,14 @@ class FilterOptions:
         }
 
 
+def declared_set(text: str) -> TrainingSet:
+    """An argparse type: a training set. argparse shows the text of its own error only."""
+    try:
+        return parse_set(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def build_parser(doc: str | None) -> cli.StageParser:
     parser = cli.StageParser(doc, "limit", "seed", "dry_run", "overwrite")
     add = parser.add_argument_group("stage 2").add_argument
@@ -95,7 +105,7 @@ def build_parser(doc: str | None) -> cli.StageParser:
     add = parser.add_argument_group("training sets").add_argument
     text = f"of {', '.join(BUILT_IN)}, or NAME = SOURCE [SELECTION] [CAP] [+ ...] (default gold distilled)"
     default = [parse_set("gold"), parse_set("distilled")]
-    add("--sets", nargs="+", type=parse_set, metavar="SET", default=default, help=text)
+    add("--sets", nargs="+", type=declared_set, metavar="SET", default=default, help=text)
     add("--select", choices=SELECTIONS, default="first", help="which of a question's kept samples (default first)")
     add("--max_per_question", type=cli.positive_int, metavar="N", help="kept samples per question (default: 1 or all)")
     add("--keep_thinking", action="store_true", help="put the think block into the target")
@@ -141,6 +151,7 @@ def options_of(parser: cli.StageParser, argv: list[str] | None) -> FilterOptions
     }
     if flags["max_tokens"] is not None and flags["student_model"] is None:
         raise UserError("--max_tokens needs --student_model, whose tokenizer counts")
+    refuse_repeated(flags["input_path"])
     flags["dataset_dir"] = flags["dataset_dir"] or flags["output_path"].parent / "datasets"
     flags["sets"] = parse_sets(flags["sets"])
     for declared in flags["sets"].values():

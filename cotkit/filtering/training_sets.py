@@ -145,7 +145,9 @@ def write_training_set(folder: Path, name: str, rows: Iterable[Row], ranking: bo
             writer.write(dumps(row))
             number += 1
         if number == 0 and name == NEEDED:
-            raise UserError(f"training set {name}: no rows are left; look at the filter's report and loosen its rules")
+            raise UserError(
+                f"training set {name}: no rows are left; the counts above show which rule rejected them: loosen it, or skip it with --skip_rules RULE"
+            )
     if number == 0:
         path.unlink()  # LLaMA-Factory cannot load an empty file
     return number

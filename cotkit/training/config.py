@@ -18,6 +18,7 @@ from typing import Literal
 
 from cotkit.core import cli
 from cotkit.core.errors import UserError
+from cotkit.core.files import elsewhere
 from cotkit.core.jsonl import Row, read_json
 from cotkit.core.manifest import Input, Manifest
 from cotkit.core.model_identity import fingerprint
@@ -189,6 +190,8 @@ def read_config(path: Path, overrides: list[str], run: Path | None = None, seed:
     """
     from omegaconf import OmegaConf
 
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {elsewhere(path) or 'the YAML of a method is expected'}")
     base, in_preset = path.parent.with_name(BASE), path.parent.name == "train"
     files = [base, path] if in_preset and base.is_file() else [path]
     lines = {key: f"{file}:{line}" for file in files for key, (_, line) in cli.read_yaml(file).items()}

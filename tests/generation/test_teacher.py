@@ -94,7 +94,7 @@ def test_failed_rows_are_listed_retried_and_not_counted_as_done(tmp_path: Path, 
         (["--num_samples", 2], "needs --temperature above 0"),
         (["--temperature", 1, "--top_p", 0], "--top_p must be in"),
         (["--batch_size", 0], "must be at least 1"),
-        (["--batchsize", 3], "unrecognized arguments: --batchsize"),
+        (["--batchsize", 3], "unknown argument --batchsize (did you mean '--batch_size'?)"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(tmp_path: Path, tiny_model: Path, flags: list[Any], says: str):

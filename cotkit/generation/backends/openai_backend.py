@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from cotkit.core.errors import UserError
 from cotkit.generation.backends.chat_reply import (
@@ -78,9 +78,17 @@ def check(options: EngineOptions) -> None:
         if parts.username or parts.password or parts.query or parts.fragment:  # not shown: it may hold a secret
             fact = f"--base_url number {number} holds more than an address"
             raise UserError(f"{fact}; keys are read from OPENAI_API_KEY only")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port(parts):
             raise UserError(f"--base_url {url}: an address such as http://localhost:8000/v1 is expected")
     check_proxies()
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Whether the port of an address is a number up to 65535, or left out."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 def preview(options: EngineOptions, messages: list[Message], sampling: Sampling) -> str:
