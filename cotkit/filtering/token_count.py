@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import TemplateError
-
 from cotkit.core.jsonl import Row
 from cotkit.generation import prompts
 
@@ -92,6 +90,8 @@ def _frame_counter(frame: Frame) -> TokenCounter:
 
 def end_tokens(tokenizer: Any) -> int:
     """Tokens that the chat template writes behind an answer: ChatML's `<|im_end|>` and a newline are two. At least 1."""
+    from jinja2 import TemplateError  # needed only where tokens are counted
+
     answer = {"role": "assistant", "content": PROBE}
     chat = [*prompts.student_messages("?"), answer]
     try:

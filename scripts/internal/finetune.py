@@ -11,15 +11,15 @@ from cotkit.core import cli, machine
 
 
 def main() -> int:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(f"usage: {sys.argv[0]} YAML\n\n{__doc__}")
+        return 0
     import torch
     from llamafactory.hparams import read_args
     from llamafactory.train.tuner import run_exp
 
     from cotkit.training.safeguards import DivergenceGuard, load_in_float32
 
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(f"usage: {sys.argv[0]} YAML\n\n{__doc__}")
-        return 0
     if torch.cuda.is_available():
         machine.gpu_of_rank()  # raises for a rank without one
     values = read_args()
