@@ -45,7 +45,7 @@ function mark(samples, run) {
 function drawNames() {
   const { runs, questions } = current();
   const most = Math.max(1, ...questions.flatMap((question) => question.outputs.map((samples) => samples.length)));
-  list.style.setProperty("--marks-width", `${runs.length * (most > 1 ? 2.4 : 1.3)}rem`);
+  list.style.setProperty("--marks-width", `${runs.length * (most > 9 ? 3 : most > 1 ? 2.2 : 1.3)}rem`);
   const heads = element("div", "marks");
   heads.append(...runs.map((run) => element("span", "", run)));
   names.replaceChildren(heads);
