@@ -8,6 +8,7 @@ import inspect
 import re
 import runpy
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
@@ -200,6 +201,28 @@ def test_every_named_script_and_flag_exists():
 )
 def test_a_wrong_remedy_is_found(speaker: str, text: str):
     assert list(wrong_in(text, ROOT / speaker))
+
+
+NAMED_KEY = re.compile(r"(?:\b(?:set|add|with|or|and)|,) ([a-z]\w+): (?=[\w'])|`([a-z]\w+): ")
+
+
+@pytest.mark.slow
+def test_every_key_that_a_message_of_the_training_names_exists():
+    """As in "set bf16: true". Importing LLaMA-Factory, which knows most of them, takes some seconds."""
+    from llamafactory.hparams.parser import _TRAIN_ARGS
+
+    from cotkit.training.config import DISTILL_KEYS, OWN_KEYS
+
+    known = {field.name for kind in _TRAIN_ARGS for field in fields(kind)}.union(OWN_KEYS, DISTILL_KEYS)
+    known |= {flag[2:] for name in ("teacher_cot.py", "filter_teacher_cot.py") for flag in flags_of(ROOT / name)}
+    said = [
+        (f"{path.relative_to(ROOT)}:{line}", one or other)
+        for path, line, text in every_text()
+        if path.parent.name == "training" or path.name in ("distill.py", "options.py")
+        for one, other in NAMED_KEY.findall(text)
+    ]
+    assert len(said) > 10
+    assert [(place, key) for place, key in said if key not in known] == []
 
 
 def test_messages_are_read():
