@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import shutil
 from pathlib import Path
@@ -36,13 +37,17 @@ def preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path(shutil.copytree(ROOT / "configs/smollm2_cpu", tmp_path / "mine"))
 
 
+# A key with its number, whatever that is.
+KEYS = ("limit", "batch_size", "max_words", "max_tokens", "max_new_tokens", "lora_rank", "learning_rate")
+NUMBER = {key: re.compile(rf"^{key}: [\d.e+-]+", re.MULTILINE) for key in KEYS}
+
 # (file, its text, the text instead, what the line must say)
 MISTAKES = [
     ("data.yaml", "[gsm_symbolic]", "[gsm_symbolik]", ("data.yaml:2", "did you mean 'gsm_symbolic'?")),
     ("data.yaml", "seed: 42", "sede: 42", ("data.yaml:3", "'sede'", "did you mean 'seed'?")),
     ("teacher.yaml", "mode: rewrite", "mode: rewriting", ("teacher.yaml", "mode", "rewrite")),
-    ("teacher.yaml", "limit: 80", "limit: many", ("teacher.yaml", "limit", "'many'")),
-    ("teacher.yaml", "batch_size: 40", "batch_size: 0", ("teacher.yaml", "batch_size", "at least 1")),
+    ("teacher.yaml", NUMBER["limit"], "limit: many", ("teacher.yaml", "limit", "'many'")),
+    ("teacher.yaml", NUMBER["batch_size"], "batch_size: 0", ("teacher.yaml", "batch_size", "at least 1")),
     (
         "teacher.yaml",
         f"model_name: {STUDENT}",
@@ -57,20 +62,20 @@ MISTAKES = [
         ("teacher.yaml", "data/gsm8k/train.jsonl"),
     ),
     ("teacher.yaml", "  - {}", "  - {temperatur: 1}", ("teacher.yaml", "'temperatur'", "did you mean 'temperature'?")),
-    ("filter.yaml", "max_words: 80", "max_wrods: 80", ("filter.yaml", "'max_wrods'", "did you mean 'max_words'?")),
-    ("filter.yaml", "max_tokens: 384", "max_tokens: 512", ("train.yaml", "cutoff_len", "512")),
+    ("filter.yaml", NUMBER["max_words"], "max_wrods: 80", ("filter.yaml", "'max_wrods'", "did you mean 'max_words'?")),
+    ("filter.yaml", NUMBER["max_tokens"], "max_tokens: 4096", ("train.yaml", "cutoff_len", "4096")),
     ("filter.yaml", "sets: [gold,", "sets: [golden,", ("filter.yaml", "'golden'", "gold")),
     ("filter.yaml", "distilled, rejection", "rejection", ("distilled.yaml", "dataset", "does not declare it")),
     ("filter.yaml", "dev_path: data/gsm_symbolic/dev.jsonl", "", ("train.yaml", "eval_dataset", "dev_path")),
     ("filter.yaml", f"student_model: {STUDENT}", "student_model: Qwen/Qwen2-1.5B", ("filter.yaml", "another student")),
     ("infer.yaml", f"base_model: {STUDENT}", "base_model: Qwen/Qwen2-1.5B", ("infer.yaml", "another student")),
-    ("infer.yaml", "limit: 48", "limit: {gsm8q: 48}", ("infer.yaml", "gsm8q", "did you mean 'gsm8k'?")),
-    ("infer.yaml", "max_new_tokens: 160", "max_new_tokens: -1", ("infer.yaml", "max_new_tokens", "at least")),
-    ("infer.yaml", "batch_size: 48", "batch_size: [48]", ("infer.yaml", "batch_size", "single value")),
+    ("infer.yaml", NUMBER["limit"], "limit: {gsm8q: 48}", ("infer.yaml", "gsm8q", "did you mean 'gsm8k'?")),
+    ("infer.yaml", NUMBER["max_new_tokens"], "max_new_tokens: -1", ("infer.yaml", "max_new_tokens", "at least")),
+    ("infer.yaml", NUMBER["batch_size"], "batch_size: [48]", ("infer.yaml", "batch_size", "single value")),
     ("train.yaml", "template: qwen ", "template: qwenn ", ("train.yaml", "template", "did you mean 'qwen")),
-    ("train.yaml", "template: qwen ", "template: llama3 ", ("train.yaml", "does not fit", "qwen")),
-    ("train.yaml", "lora_rank: 64", "lora_rnak: 64", ("train.yaml", "'lora_rnak'", "did you mean 'lora_rank'?")),
-    ("train.yaml", "learning_rate: 1.0e-3", "learning_rate: fast", ("train.yaml", "learning_rate", "fast")),
+    ("train.yaml", "template: qwen ", "template: llama3 ", ("train.yaml", "does not fit", "fitting are", "chatml")),
+    ("train.yaml", NUMBER["lora_rank"], "lora_rnak: 64", ("train.yaml", "'lora_rnak'", "did you mean 'lora_rank'?")),
+    ("train.yaml", NUMBER["learning_rate"], "learning_rate: fast", ("train.yaml", "learning_rate", "fast")),
     ("train.yaml", "save_strategy: epoch", "save_strategy: epochs", ("train.yaml", "save_strategy", "epochs")),
     (
         "train.yaml",
@@ -85,9 +90,18 @@ MISTAKES = [
         ("no method 'stronk_baseline'", "did you mean 'strong_baseline'?"),
     ),
     ("train.yaml", "seed: 42", "seed: 42\nseed: 43", ("train.yaml", "appears twice")),
-    ("train.yaml", "lora_rank: 64", "lora_rank: [64", ("train.yaml", "not valid YAML")),
+    ("train.yaml", NUMBER["lora_rank"], "lora_rank: [64", ("train.yaml", "not valid YAML")),
     ("score.yaml", None, "protocol: orignal\n", ("score.yaml", "protocol", "orignal")),
 ]
+
+
+def replace(path: Path, text: str | re.Pattern[str] | None, instead: str) -> None:
+    """Replaces a text or what matches a pattern, which must be there; None stands for all of the file."""
+    before = path.read_text(encoding="utf-8")
+    pattern = re.compile(re.escape(text)) if isinstance(text, str) else text or re.compile("(?s).*")
+    after, number = pattern.subn(lambda _: instead, before, count=1)
+    assert number == 1
+    path.write_text(after, encoding="utf-8")
 
 
 @pytest.mark.parametrize(("file", "text", "instead", "says"), MISTAKES)
@@ -96,14 +110,11 @@ def test_a_mistake_is_one_line_that_names_its_place(
     preset: Path,
     capsys: pytest.CaptureFixture[str],
     file: str,
-    text: str | None,
+    text: str | re.Pattern[str] | None,
     instead: str,
     says: tuple[str],
 ):
-    path = preset / file
-    before = path.read_text(encoding="utf-8")
-    assert text is None or text in before
-    path.write_text(before.replace(text, instead, 1) if text else instead, encoding="utf-8")
+    replace(preset / file, text, instead)
     words = [] if "methods:" in instead else ["--methods", "distilled"]
     assert check_preset([str(preset), "--run", str(preset.parent / "run"), *words]) == 1
     lines = capsys.readouterr().err.strip().split("\n")
@@ -114,8 +125,7 @@ def test_a_mistake_is_one_line_that_names_its_place(
 
 def test_several_mistakes_are_found_at_once(check_preset, preset: Path, capsys: pytest.CaptureFixture[str]):
     for file, text, instead, _ in (MISTAKES[3], MISTAKES[9], MISTAKES[20]):
-        path = preset / file
-        path.write_text(path.read_text(encoding="utf-8").replace(text or "", instead, 1), encoding="utf-8")
+        replace(preset / file, text, instead)
     assert check_preset([str(preset), "--methods", "distilled", "--run", str(preset.parent / "run")]) == 1
     lines = capsys.readouterr().err
     assert all(word in lines for word in ("teacher.yaml", "filter.yaml", "train.yaml"))
