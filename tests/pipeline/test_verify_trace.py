@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import problem, read_rows, refused, run_script, write_rows
+from conftest import ROOT, problem, read_rows, refused, run_script, write_rows
 
 from cotkit.core.files import sha256_file
 
@@ -43,6 +43,13 @@ def run(made: Path, tmp_path: Path) -> Path:
 
 def test_an_undamaged_run_has_no_findings(run: Path):
     assert "every manifest, hash and count is right" in run_script("scripts/verify.py", run).stdout
+
+
+def test_a_newer_style_of_the_report_is_no_finding(run: Path):
+    style = ROOT / "cotkit/report/assets/report.css"
+    record = json.loads((run / "teacher.jsonl.manifest.json").read_text(encoding="utf-8"))
+    edit_manifest(run, inputs={**record["inputs"], "report.css": {"path": str(style), "sha256": "0" * 64}})
+    assert "is right" in run_script("scripts/verify.py", run).stdout
 
 
 def cut_scores(run: Path) -> str:
