@@ -48,7 +48,8 @@ def path_for(output: Path) -> Path:
 def ways_out() -> str:
     """What to do about an output of another run. In the pipeline, --overwrite would start over from the data."""
     if stage := os.environ.get(PIPELINE):
-        return f"repeat the stage with --from {stage}, or give another --output_root"
+        elsewhere = "" if stage == "data" else ", or give another --output_root"  # data of all runs are in one place
+        return f"repeat the stage with --from {stage}{elsewhere}"
     return "give another output path, or --overwrite to start over"
 
 

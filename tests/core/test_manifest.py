@@ -46,6 +46,13 @@ def test_the_way_out_is_the_pipeline_s_in_the_pipeline(tmp_path: Path, monkeypat
     )
 
 
+def test_prepared_data_are_the_same_for_every_output_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made(tmp_path)
+    monkeypatch.setenv(PIPELINE, "data")
+    with pytest.raises(UserError, match=r"repeat the stage with --from data$"):
+        manifest(tmp_path, rate=0.2).check()
+
+
 @pytest.mark.parametrize(("derived", "binds"), [(True, False), (False, True)])
 def test_a_stage_of_seconds_that_did_not_finish_binds_nobody(tmp_path: Path, derived: bool, binds: bool):
     manifest(tmp_path).begin()

@@ -18,10 +18,11 @@ import yaml
 from conftest import CHATML, ROOT, make_tokenizer
 
 from cotkit.core.errors import UserError
+from cotkit.filtering.options import unfillable_sets
 from cotkit.filtering.training_sets import write_dataset_info, write_training_set
 from cotkit.generation import prompts
 from cotkit.training import prompt_parity
-from cotkit.training.config import read_config
+from cotkit.training.config import methods_of, read_config
 
 pytestmark = pytest.mark.slow
 
@@ -110,7 +111,7 @@ def test_every_method_of_every_preset_trains_what_is_served(
     preset = Preset(tmp_path, name, qwen2, teacher=qwen3)
     assert preset.check() == 0
     output = capsys.readouterr().out
-    methods = {path.stem for path in (ROOT / "configs" / name / "train").glob("*.yaml")}
+    methods = {path.stem for path in methods_of(preset.folder, "all", unfillable_sets(preset.folder))}
     assert {line.split(":")[0] for line in output.splitlines()} == methods
     assert output.count("5 rows load") == len(methods)
     assert output.count("are what inference serves") == len(methods)
