@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from cotkit.core.errors import UserError
 from cotkit.generation import adapters, chat_model, engines, options
 from cotkit.generation.backends import continuous_batching, kv_slots
 from cotkit.generation.backends import transformers_backend as backend
+from cotkit.generation.backends.fake_backend import FakeBackend
 from cotkit.generation.options import EngineOptions
 from cotkit.generation.types import Completion, Request, Sampling
 
@@ -315,3 +317,18 @@ def test_weights_go_straight_to_their_device(tiny_model: Path):
     """On the device `meta` nothing is stored, so a weight that was loaded on the CPU first would still be there."""
     model = chat_model.load_model(str(tiny_model), None, "float32", "meta")
     assert {weights.device.type for weights in model.parameters()} == {"meta"}
+
+
+def test_an_engine_is_closed_before_another_one_loads_and_shared_by_neighbours(monkeypatch: pytest.MonkeyPatch):
+    events: list[str] = []
+
+    class Engine(FakeBackend):
+        def close(self) -> None:
+            events.append("closed")
+
+    monkeypatch.setattr(engines, "load", lambda engine, sampling: events.append(str(engine.adapter)) or Engine())
+    loader, base = engines.Loader(), EngineOptions("fake", "fake")
+    first = loader.load(base, Sampling(8))
+    assert loader.load(base, Sampling(9)) is first and first.sampling == Sampling(9)
+    loader.load(replace(base, adapter="tuned"), Sampling(8))
+    assert events == ["None", "closed", "tuned"]
