@@ -95,7 +95,6 @@ class _Run:
         self.manifest = Manifest(
             job.stage, job.output, settings, job.inputs, model, seed, overwrite=job.options.overwrite, facts=job.facts
         )
-
         self.state = "new" if self._nothing_made() else self.manifest.check()
         self._begun: Row | None = None  # what the manifest records of this launch, if this rank writes it
 
