@@ -11,7 +11,7 @@ Each preset runs unchanged with `--limit 6`; only where there is no GPU, half pr
 holds stand-ins for the hub's models: two layers, but Qwen's 151,936 scores, its tokenizers with the public ids of their
 special tokens, templates that write what Qwen's write, and weights in bfloat16. Random weights would write noise, of which
 the filter keeps nothing. So the stand-ins learn a few texts by heart first: the teacher a right and a wrong rewrite of each
-training problem, the student a short answer to each test question.
+training problem, and ratings as a judge; the student a short answer to each test question.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ from typing import Any
 from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row, read
+from cotkit.evaluation import llm_judge
 from cotkit.generation import prompts
+
+Text = tuple[list[prompts.Message], str]  # a chat, and what a stand-in answers
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE, VOCABULARY = "dashscope==2.0.2", "dashscope/resources/qwen.tiktoken"
@@ -161,7 +164,7 @@ def make_tokenizers(vocabulary: Path) -> dict[StandIn, Any]:
     return made
 
 
-def learn_by_heart(model: Any, texts: list[tuple[list[int], list[int]]], passes: int = 250) -> None:
+def learn_by_heart(model: Any, texts: list[tuple[list[int], list[int]]], passes: int = 120) -> None:
     """Trains a model on (prompt, answer) pairs until it writes them.
 
     The model has only the scores of the tokens that occur. All others will be 0, and the loss counts them.
@@ -174,7 +177,7 @@ def learn_by_heart(model: Any, texts: list[tuple[list[int], list[int]]], passes:
     batch = batch_of([prompt for prompt, _ in texts], [answer for _, answer in texts])
     targets = torch.tensor([token for _, answer in texts for token in answer])
     others = torch.tensor(float(SCORES - model.config.vocab_size)).log()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0)
     for _ in range(passes):
         states = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
         scores = model.lm_head(states[batch["predicts"]])
@@ -217,7 +220,7 @@ def lay_out_hub(home: Path, vocabulary: Path, data: Path) -> None:
     ]
     tokenizers = make_tokenizers(vocabulary)
     for of, tokenizer in tokenizers.items():
-        texts = teacher_texts(problems) if of is TEACHER else student_texts(tests)
+        texts = teacher_texts(problems) + judge_texts(problems[0]) if of is TEACHER else student_texts(tests)
         ids = []
         for messages, answer in texts:
             prompt = prompts.render(tokenizer, messages, thinking=False)
@@ -230,7 +233,7 @@ def lay_out_hub(home: Path, vocabulary: Path, data: Path) -> None:
         (repository / "refs/main").write_text(REVISION, encoding="ascii")
 
 
-def teacher_texts(problems: Iterable[Row]) -> list[tuple[list[prompts.Message], str]]:
+def teacher_texts(problems: Iterable[Row]) -> list[Text]:
     """A right and a wrong rewrite of each problem."""
     texts = []
     for row in problems:
@@ -240,7 +243,17 @@ def teacher_texts(problems: Iterable[Row]) -> list[tuple[list[prompts.Message], 
     return texts
 
 
-def student_texts(problems: Iterable[Row]) -> list[tuple[list[prompts.Message], str]]:
+def judge_texts(problem: Row) -> list[Text]:
+    """A high rating of the reference solution and a low one of nothing, by each criterion."""
+    solutions = {5: llm_judge.reference(problem), 1: "No."}
+    return [
+        (llm_judge.messages(problem, text, criterion), f"So it is.\nScore: {score}")
+        for criterion in llm_judge.CRITERIA
+        for score, text in solutions.items()
+    ]
+
+
+def student_texts(problems: Iterable[Row]) -> list[Text]:
     """A short answer to each problem, of which every second one is right."""
     answers = enumerate(problems)
     return [
@@ -253,6 +266,9 @@ def write_raw_data(folder: Path) -> None:
     """The problems as raw files for stage 0: the tests' samples, and sums in place of the competitions without one."""
     for name in ("gsm8k", "math500"):
         shutil.copytree(ROOT / "tests/data" / name, folder / name)
+    training = folder / "gsm8k/train.jsonl"  # the shortest problems first, since those are learnt
+    lines = training.read_text(encoding="utf-8").split("\n")[:-1]
+    training.write_text("".join(line + "\n" for line in sorted(lines, key=len)), encoding="utf-8")
     for file in ("aime/aime24.jsonl", "amc23/test.jsonl"):
         sums = [
             {"problem": f"What is {n} plus {n + 3}?", "answer": str(2 * n + 3), "solution": ""} for n in range(LIMIT)
