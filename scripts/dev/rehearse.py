@@ -214,6 +214,9 @@ def make_model(of: StandIn, texts: list[tuple[list[int], list[int]]]) -> Any:
 
 def lay_out_hub(home: Path, vocabulary: Path, data: Path) -> None:
     """Writes both models as the hub's cache holds them."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     problems = [row for row, _ in zip(read(data / "gsm8k/train.jsonl"), range(LIMIT), strict=False)]
     tests = [
         row for file in sorted(data.glob("*/test.jsonl")) for row, _ in zip(read(file), range(LIMIT), strict=False)
@@ -231,6 +234,7 @@ def lay_out_hub(home: Path, vocabulary: Path, data: Path) -> None:
         tokenizer.save_pretrained(folder)
         (repository / "refs").mkdir()
         (repository / "refs/main").write_text(REVISION, encoding="ascii")
+        print(f"{of.name}: a stand-in that has learnt {len(texts)} texts", flush=True)
 
 
 def teacher_texts(problems: Iterable[Row]) -> list[Text]:
