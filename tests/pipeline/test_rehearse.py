@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, read_rows
 
-PRESET, METHODS = "qwen2_1.5b_tuned", ("baseline", "distilled", "logit_kd")
+PRESET, METHODS = "qwen2_1.5b_tuned", ("baseline", "distilled")
 TEST_SETS = ("gsm8k", "math500", "aime", "amc23")
 
 
