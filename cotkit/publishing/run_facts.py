@@ -1,0 +1,104 @@
+"""What a run's files say about one method or training set, checked before anything is made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cotkit.core.cli import nearest
+from cotkit.core.datasets import DATASETS
+from cotkit.core.errors import UserError
+from cotkit.core.files import sha256_file
+from cotkit.core.jsonl import Row, read_json
+from cotkit.core.manifest import path_for
+from cotkit.evaluation.comparison import COMPARISON_SCHEMA, method_and_seed
+from cotkit.report.run_data import read_manifests
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """A trained method: its adapter, the manifest of its training, the settings of its predictions, the comparison."""
+
+    run: Path
+    name: str
+    adapter: Path
+    training: Row
+    sampling: Row
+    comparison: Row
+    manifests: dict[str, Row]  # of the run, by output
+
+    @property
+    def base(self) -> str:
+        return str(self.training["settings"]["model_name_or_path"])
+
+    @property
+    def method(self) -> str:
+        """The name without a seed."""
+        return method_and_seed(self.name)[0]
+
+
+def read_method(run: Path, name: str) -> MethodFacts:
+    """Raises UserError, with the command that helps, if the method is not trained, predicted and compared."""
+    adapter = run / "train" / name
+    if not (adapter / "adapter_model.safetensors").is_file():
+        trained = [path.parent.name for path in run.glob("train/*/adapter_model.safetensors")]
+        hint = nearest(name, trained) if trained else "; bash scripts/train.sh CONFIG trains one"
+        raise UserError(f"{run}: has no trained method {name!r}{hint}")
+    training = _finished(path_for(adapter), "bash scripts/train.sh makes it")
+    weights = adapter / "adapter_model.safetensors"
+    if training["outputs"].get(f"{name}/{weights.name}", {}).get("sha256") != sha256_file(weights):
+        raise UserError(f"{weights}: was changed after its training; train it again with --overwrite")
+    comparison = read_json(run / "comparison.json") if (run / "comparison.json").is_file() else {}
+    again = f"run python scripts/compare.py {run}"
+    if comparison.get("schema") != COMPARISON_SCHEMA:
+        raise UserError(f"{run}: has no comparison.json of this version, which the card shows; {again}")
+    method = method_and_seed(name)[0]
+    if all(method != row["method"] for dataset in comparison["datasets"] for row in dataset["methods"]):
+        raise UserError(f"{run}/comparison.json: does not have {method}; predict it, score it and {again}")
+    manifests = read_manifests(run)
+    predicted = [record for path, record in manifests.items() if path.endswith(f"/{name}.jsonl")]
+    if not predicted:
+        raise UserError(f"{run}: no predictions of {name} with a manifest; run infer_parallel.py first")
+    return MethodFacts(run, name, adapter, training, predicted[0]["settings"], comparison, manifests)
+
+
+def _finished(manifest: Path, remedy: str) -> Row:
+    record = read_json(manifest) if manifest.is_file() else {}
+    if record.get("status") != "done":
+        raise UserError(f"{manifest}: missing or unfinished; {remedy}")
+    return record
+
+
+@dataclass(frozen=True)
+class SetFacts:
+    """A training set: its file, number of rows, entry in dataset_info.json, and the filter's manifest and account."""
+
+    run: Path
+    name: str
+    path: Path
+    rows: int
+    entry: Row
+    filtering: Row
+    account: Row
+
+
+def read_set(run: Path, name: str) -> SetFacts:
+    """Raises UserError if the run has no such training set, or it was changed after the filter wrote it."""
+    index = run / "datasets/dataset_info.json"
+    entries = read_json(index) if index.is_file() else {}
+    if name not in entries:
+        hint = nearest(name, entries) if entries else "; filter_teacher_cot.py makes training sets"
+        raise UserError(f"{run}: has no training set {name!r}{hint}")
+    filtering = _finished(path_for(run / "kept.jsonl"), "run filter_teacher_cot.py first")
+    path = index.with_name(entries[name]["file_name"])
+    if filtering["outputs"].get(f"datasets/{path.name}", {}).get("sha256") != sha256_file(path):
+        raise UserError(f"{path}: is not what the filter wrote; run filter_teacher_cot.py --overwrite")
+    account = read_json(run / "kept.report.json")
+    return SetFacts(run, name, path, account["training_sets"][name], entries[name], filtering, account)
+
+
+def source_repository(manifest: Row) -> str | None:
+    """The hub's name of the data set that the filter's problems come from; None if it is on no hub."""
+    found = manifest.get("inputs", {}).get("problems")
+    splits = DATASETS[name].splits if found and (name := Path(found["path"]).parent.name) in DATASETS else {}
+    return splits["train"].repository if "train" in splits else None
