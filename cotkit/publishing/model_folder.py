@@ -47,7 +47,9 @@ def modelfile(tokenizer: Any, ends: list[str], sampling: Row) -> str:
     """An Ollama Modelfile whose template writes the served prompt around a question."""
     system, question = PROBES
     messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
-    text = prompts.render(tokenizer, messages, sampling["thinking"]).removeprefix(tokenizer.bos_token or "")
+    text = prompts.render(tokenizer, messages, sampling["thinking"])
+    if tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id:  # so Ollama adds it too
+        text = text.removeprefix(tokenizer.bos_token)
     text = text.replace(system, "{{ .System }}").replace(question, "{{ .Prompt }}\n\n" + prompts.INSTRUCTION)
     lines = ["FROM .", f'TEMPLATE """{text}"""', f'SYSTEM """{prompts.SYSTEM}"""']
     lines += [f'PARAMETER stop "{token}"' for token in ends]

@@ -22,6 +22,7 @@ from cotkit.core.manifest import Input, Manifest, path_for
 from cotkit.core.model_identity import fingerprint
 from cotkit.filtering.training_sets import write_dataset_info, write_training_set
 from cotkit.generation import prompts
+from cotkit.publishing.model_folder import modelfile
 
 export = import_module("scripts.export")
 compare = import_module("scripts.compare")
@@ -87,6 +88,13 @@ def test_transformers_alone_writes_the_text_of_the_run(run: Path):
     assert "{{ .Prompt }}\n\n" + prompts.INSTRUCTION + "<|im_end|>" in modelfile
     with pytest.raises(UserError, match="exists; --overwrite"):
         export.main([str(run), "distilled"])
+
+
+def test_the_modelfile_keeps_a_first_token_that_the_tokenizer_does_not_add(tmp_path: Path):
+    tokenizer = make_tokenizer(tmp_path)
+    tokenizer.bos_token = "<|im_start|>"  # as SmolLM2's
+    sampling = {"thinking": False, "temperature": 0.0, "max_new_tokens": 9}
+    assert 'TEMPLATE """<|im_start|>system\n{{ .System }}' in modelfile(tokenizer, ["<|im_end|>"], sampling)
 
 
 @pytest.mark.slow
