@@ -56,10 +56,12 @@ def read_method(run: Path, name: str) -> MethodFacts:
     if all(method != row["method"] for dataset in comparison["datasets"] for row in dataset["methods"]):
         raise UserError(f"{run}/comparison.json: does not have {method}; predict it, score it and {again}")
     manifests = read_manifests(run)
-    predicted = [record for path, record in manifests.items() if path.endswith(f"/{name}.jsonl")]
+    predicted = [record["settings"] for path, record in manifests.items() if path.endswith(f"/{name}.jsonl")]
     if not predicted:
         raise UserError(f"{run}: no predictions of {name} with a manifest; run infer_parallel.py first")
-    return MethodFacts(run, name, adapter, training, predicted[0]["settings"], comparison, manifests)
+    # Test sets may differ in their token limit; the highest truncates none of their texts.
+    sampling = max(predicted, key=lambda settings: settings["max_new_tokens"])
+    return MethodFacts(run, name, adapter, training, sampling, comparison, manifests)
 
 
 def _finished(manifest: Path, remedy: str) -> Row:
