@@ -21,7 +21,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cotkit.core import cli, lineage
+from cotkit.core import cli
 from cotkit.core.jsonl import Row
 from cotkit.core.manifest import Input
 from cotkit.core.model_identity import fingerprint
@@ -77,11 +77,6 @@ def prediction_row(problem: Row, request: Request, completion: Completion) -> Ro
     return {**row, "response": completion.response, "thinking": thinking, **completion.record()}
 
 
-def origin(adapter: adapters.Adapter) -> Row:
-    """What the adapter was made from, for the manifest, so that scores can be refused to another adapter's texts."""
-    return {"adapter_base": adapter.base, "adapter_training": lineage.training_of(adapter.folder)}
-
-
 def job_of(args: argparse.Namespace) -> runner.Job:
     """The job that the flags describe, checked as far as that is possible without the model."""
     sampling, engine = options.sampling_from(args), options.engine_from(args, args.base_model, args.lora_path)
@@ -109,7 +104,7 @@ def job_of(args: argparse.Namespace) -> runner.Job:
         to_row=lambda request, completion: prediction_row(by_id[request.id], request, completion),
         engine=engine,
         sampling=sampling,
-        facts=origin(adapter) if adapter else {},
+        facts=adapter.origin() if adapter else {},
         options=options.run_from(args),
         expects_truncation=args.lora_path is None,  # an untrained student often does not end its texts
     )

@@ -28,8 +28,9 @@ from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row
 from cotkit.core.manifest import Input
+from cotkit.core.model_identity import fingerprint
 from cotkit.core.problems import TRUNCATED, numbered_inputs, read_problem_files
-from cotkit.generation import engines, options, prompts, runner
+from cotkit.generation import adapters, engines, options, prompts, runner
 from cotkit.generation.types import Completion, Request
 from cotkit.grading.extraction import split_thinking
 
@@ -40,6 +41,7 @@ def build_parser() -> cli.StageParser:
     stage.add_argument("--input_path", nargs="+", type=Path, required=True, metavar="JSONL", help="problems")
     stage.add_argument("--output_path", type=Path, required=True, metavar="JSONL", help="teacher rows")
     stage.add_argument("--model_name", required=True, metavar="NAME", help="teacher: hub name, folder or served name")
+    stage.add_argument("--lora_path", metavar="DIR", help="adapter folder: the teacher is a model tuned by you")
     stage.add_argument("--mode", choices=("rewrite", "solve"), default="rewrite", help="default rewrite")
     options.add_arguments(parser, max_new_tokens=512)
     later = parser.add_argument_group("rounds, for problems without a kept sample")
@@ -97,12 +99,13 @@ def teacher_row(problem: Row, request: Request, completion: Completion, model: s
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse(argv)
-    sampling, engine = options.sampling_from(args), options.engine_from(args, args.model_name)
+    sampling, engine = options.sampling_from(args), options.engine_from(args, args.model_name, args.lora_path)
     files = read_problem_files(args.input_path, args.limit)
     problems = list(chain.from_iterable(files.values()))
     if args.mode == "rewrite":
         check_solutions(files)
     engines.check(engine, sampling)
+    adapter = None if args.lora_path is None else adapters.read(Path(args.lora_path))
     first = args.first_sample if args.first_sample is not None else first_sample(args.config, args.round)
     by_id = {problem["id"]: problem for problem in problems}
     job = runner.Job(
@@ -121,10 +124,12 @@ def main(argv: list[str] | None = None) -> int:
             "num_samples": args.num_samples,
             "first_sample": first,
             "max_new_tokens_if_truncated": args.max_new_tokens_if_truncated,
+            **({"adapter": args.lora_path, "adapter_files": fingerprint(args.lora_path)} if args.lora_path else {}),
         },
         to_row=lambda request, completion: teacher_row(by_id[request.id], request, completion, args.model_name),
         engine=engine,
         sampling=sampling,
+        facts=adapter.origin() if adapter else {},
         options=options.run_from(args),
         expects_truncation=asks_again(args.config),
     )

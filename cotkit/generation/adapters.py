@@ -69,6 +69,10 @@ class Adapter:
         """The model that it was trained on, as it was named there; None if the configuration does not say."""
         return self.config.get("base_model_name_or_path") or None
 
+    def origin(self) -> Row:
+        """What it was made from, for the manifest of its texts, so that scores can be refused to another adapter's texts."""
+        return {"adapter_base": self.base, "adapter_training": lineage.training_of(self.folder)}
+
     @property
     def is_lora(self) -> bool:
         return self.config["peft_type"] == "LORA"

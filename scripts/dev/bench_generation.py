@@ -17,8 +17,9 @@ Prints  a Markdown table: medians of the repetitions, and answers and tokens per
 | raw_vllm | vLLM's own `LLM.generate` on the same token ids, without this project |
 
 Every measurement is a process of its own, and parts take turns. Loading and a warm-up are not counted. All parts get the
-same prompts, the same merged weights and greedy decoding. An answer is a row that ended with EOS or holds a complete answer
-line. Memory is the peak of the process and its children.
+same prompts, the same merged weights, the same type (--dtype, float32 by default) and the same sampling (--temperature, --top_p,
+--top_k; greedy by default). An answer is a row that ended with EOS or holds a complete answer line. Memory is the peak of the
+process and its children.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -41,7 +43,7 @@ from cotkit.core.jsonl import Row
 from cotkit.core.markdown import Table
 from cotkit.core.problems import add_test_set_arguments, problem_path, read_problems
 from cotkit.generation import chat_model, engines, options, prompts
-from cotkit.generation.types import Completion, Request, Sampling
+from cotkit.generation.types import Completion, Request
 from cotkit.grading.extraction import answer_line_end
 
 PARTS = ("plain", "sorted_plain", "library", "transformers_whole", "transformers", "vllm", "raw_vllm", "openai")
@@ -95,8 +97,21 @@ def loaded(args: argparse.Namespace) -> tuple[Any, Any, list[int]]:
     import torch
 
     tokenizer = chat_model.load_tokenizer(args.base_model)
-    model = chat_model.load_model(args.base_model, args.lora_path, torch.float32).eval()
+    model = chat_model.load_model(args.base_model, args.lora_path, getattr(torch, number_type(args))).eval()
     return model, tokenizer, sorted(chat_model.turn_end_ids(tokenizer, model.generation_config))
+
+
+def number_type(args: argparse.Namespace) -> str:
+    """`auto` is what our backends choose on a CPU."""
+    return "float32" if args.dtype == "auto" else args.dtype
+
+
+def generation_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags' length and sampling, in the words of `generate`."""
+    settings: dict[str, Any] = {"max_new_tokens": args.max_new_tokens, "do_sample": args.temperature > 0}
+    if settings["do_sample"]:
+        settings.update(temperature=args.temperature, top_p=args.top_p, top_k=args.top_k)
+    return settings
 
 
 def plain_loop(args: argparse.Namespace) -> Run:
@@ -114,7 +129,7 @@ def plain_loop(args: argparse.Namespace) -> Run:
             some = texts[start : start + size]
             batch = tokenizer(some, return_tensors="pt", padding=True, add_special_tokens=False)
             with torch.inference_mode():
-                output = model.generate(**batch, max_new_tokens=args.max_new_tokens, do_sample=False, eos_token_id=ends)
+                output = model.generate(**batch, **generation_settings(args), eos_token_id=ends)
             for tokens in output[:, batch["input_ids"].shape[1] :].tolist():
                 completions.append(completed(tokenizer, tokens, ends))
         return completions
@@ -127,9 +142,7 @@ def library_batching(args: argparse.Namespace) -> Run:
     from transformers import ContinuousBatchingConfig, GenerationConfig
 
     model, tokenizer, ends = loaded(args)
-    settings = GenerationConfig(
-        max_new_tokens=args.max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
-    )
+    settings = GenerationConfig(**generation_settings(args), eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
 
     def run(requests: Sequence[Request]) -> list[Completion]:
         ids = [chat_model.encode(tokenizer, request.messages, False) for request in requests]
@@ -155,7 +168,7 @@ def raw_vllm(args: argparse.Namespace) -> Run:
 
     tokenizer = chat_model.load_tokenizer(args.base_model)
     with vllm_backend.engine_environment(1), tempfile.TemporaryDirectory() as folder:
-        model = chat_model.load_model(args.base_model, args.lora_path, "float32")
+        model = chat_model.load_model(args.base_model, args.lora_path, number_type(args))
         model.save_pretrained(folder)
         ends = sorted(chat_model.turn_end_ids(tokenizer, model.generation_config))
         del model
@@ -164,8 +177,9 @@ def raw_vllm(args: argparse.Namespace) -> Run:
         engine = LLM(
             model=folder,
             tokenizer=args.base_model,
-            dtype="float32",
+            dtype=number_type(args),
             enforce_eager=True,
+            enable_chunked_prefill=False,  # as in our backend, which says why
             seed=args.seed,
             kv_cache_memory_bytes=vllm_backend.CPU_CACHE_BYTES,
             max_model_len=-1,
@@ -174,7 +188,14 @@ def raw_vllm(args: argparse.Namespace) -> Run:
 
     def run(requests: Sequence[Request]) -> list[Completion]:
         ids = [chat_model.encode(tokenizer, request.messages, False) for request in requests]
-        params = SamplingParams(temperature=0.0, max_tokens=args.max_new_tokens, stop_token_ids=ends)
+        params = SamplingParams(
+            temperature=args.temperature,
+            top_p=args.top_p,
+            top_k=args.top_k,
+            seed=args.seed,
+            max_tokens=args.max_new_tokens,
+            stop_token_ids=ends,
+        )
         outputs = engine.generate([{"prompt_token_ids": tokens} for tokens in ids], params, use_tqdm=False)
         first = [output.outputs[0] for output in outputs]
         return [Completion(one.text, str(one.finish_reason), 0, len(one.token_ids)) for one in first]
@@ -184,7 +205,7 @@ def raw_vllm(args: argparse.Namespace) -> Run:
 
 def backend_run(args: argparse.Namespace) -> Run:
     args.backend = args.only.removesuffix("_whole")
-    sampling = Sampling(args.max_new_tokens, stop_at_answer=not args.only.endswith("_whole"))
+    sampling = replace(options.sampling_from(args), stop_at_answer=not args.only.endswith("_whole"))
     backend = engines.load(options.engine_from(args, args.base_model, args.lora_path), sampling)
     return lambda requests: [completion for _, completion in backend.generate(requests)]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,18 @@ def test_a_row_is_its_problem_and_what_the_teacher_wrote(tmp_path: Path, tiny_mo
         assert row["finish_reason"] in ("stop", "answer", "length")
         assert 1 <= row["completion_tokens"] <= 8
     assert len({row["response"] for row in rows}) > 1
+
+
+def test_a_tuned_model_can_be_the_teacher(tmp_path: Path, tiny_model: Path, tiny_adapter: Path):
+    teach(tmp_path, tiny_model)
+    base = read_rows(tmp_path / "teacher.jsonl")
+    refused(teach(tmp_path, tiny_model, "--lora_path", tiny_adapter, check=False), "adapter: None -> ")
+    teach(tmp_path, tiny_model, "--lora_path", tiny_adapter, "--overwrite")
+    tuned = read_rows(tmp_path / "teacher.jsonl")
+    assert [row["id"] for row in tuned] == [row["id"] for row in base]
+    assert [row["response"] for row in tuned] != [row["response"] for row in base]
+    manifest = json.loads((tmp_path / "teacher.jsonl.manifest.json").read_text(encoding="utf-8"))
+    assert manifest["adapter_base"] == str(tiny_model)
 
 
 @pytest.mark.parametrize(

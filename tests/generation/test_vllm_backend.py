@@ -180,6 +180,9 @@ long = Request("long", 0, student_messages("7 " * 9000))
 found["long"] = ask(engine, [long, rewrites[0]], greedy)
 sampled = Sampling(24, 0.8, 0.95, 40)
 found["sampled"], found["again"] = ask(engine, rewrites, sampled), ask(engine, rewrites[:1:-1], sampled)
+# More tokens than one pass of the engine reads: some prompts wait, and none is read in part.
+crowd = [Request(f"crowd {number}", 0, student_messages("7 " * 500), max_new_tokens=2) for number in range(6)]
+found["crowd"] = ask(engine, crowd, sampled)
 engine.seed = 2
 found["other seed"] = ask(engine, rewrites, sampled)
 window, engine.window = engine.window, 2  # few at a time: all are answered
@@ -235,6 +238,7 @@ def test_samples_follow_their_seed_and_not_their_neighbours(found: dict[str, Any
     assert all(found["sampled"][name] == text for name, text in found["again"].items())
     changed = [name for name, text in found["other seed"].items() if found["sampled"][name] != text]
     assert len(changed) >= len(found["sampled"]) // 2
+    assert len(found["crowd"]) == 6 and all(error is None for *_, error in found["crowd"].values())
 
 
 @needs_vllm

@@ -129,6 +129,8 @@ def _start(options: EngineOptions, folder: Path) -> tuple[Any, Any]:
                 max_model_len=-1,  # the model's own context, or as much of it as fits into memory
                 tensor_parallel_size=options.tensor_parallel_size,
                 enforce_eager=on_cpu,  # on a CPU compiling takes longer than it saves
+                # vLLM rewinds the generator of a row whose prompt it has read in part; torch's CPU generator cannot.
+                enable_chunked_prefill=False if on_cpu else None,
                 disable_log_stats=True,
                 use_tqdm_on_load=False,
                 **arguments,
