@@ -6,8 +6,9 @@ import re
 from functools import lru_cache
 
 # Ours: stop (the model ended its turn, or a stop string did), answer (stopped after the answer line), length (truncated),
-# loop (stopped in a loop), error (failed), filtered (withheld or cut by a content filter). The spellings are those of OpenAI, Anthropic, Gemini,
-# Cohere, Mistral, Bedrock, TGI, vLLM, SGLang, TensorRT-LLM, Ollama and llama.cpp, without case and punctuation.
+# loop (stopped in a loop), error (failed), filtered (withheld or cut by a content filter). The spellings are those of
+# OpenAI, Anthropic, Gemini, Cohere, Mistral, Bedrock, TGI, vLLM, SGLang, TensorRT-LLM, Ollama and llama.cpp, without case
+# and punctuation.
 _SPELLINGS = {
     "stop": "stop eos eostoken endturn endofturn endid endoftext stopsequence stopword stopwords stopcriteriamet stoptoken "
     "complete completed finished finish done word",

@@ -17,8 +17,8 @@ DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF
 BFLOAT16_FLAGS = frozenset(("amx_bf16", "avx512_bf16", "bf16"))
 
 
-# Device files of the drivers of NVIDIA (also on its small boards), of AMD and of Windows' Linux. Without one there is no GPU, and torch, which takes
-# seconds to load, need not be asked.
+# Device files of the drivers of NVIDIA (also on its small boards), of AMD and of Windows' Linux. Without one there is no
+# GPU, and torch, which takes seconds to load, need not be asked.
 DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")
 
 

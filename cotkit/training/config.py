@@ -231,18 +231,26 @@ def read_config(path: Path, overrides: list[str], run: Path | None = None, seed:
 
 
 def without_rows(preset: Path, unfillable: Mapping[str, str]) -> dict[str, str]:
-    """Method -> reason, for the methods whose training set the filter cannot fill.
+    """Method -> reason, for the methods whose training set the filter cannot fill, and those that start from such a one.
 
     Args:
         unfillable: set -> reason, from `unfillable_sets` in cotkit/filtering/options.py.
     """
     base = cli.read_yaml(preset / BASE) if (preset / BASE).is_file() else {}
-    found = {}
-    for path in sorted((preset / "train").glob("*.yaml")):
+    found, files = {}, sorted((preset / "train").glob("*.yaml"))
+    for path in files:
         names, line = {**base, **cli.read_yaml(path)}.get("dataset", ("", 1))
         for name in str(names).replace(" ", "").split(","):
             if name in unfillable:
                 found[path.stem] = f"{path}:{line}: dataset: {name}: {unfillable[name]}"
+    starts = {path: _starts(path) for path in files}
+    while more := {
+        path.stem: f"{path}: starts from {start}, which has no rows"
+        for path in files
+        for start in starts[path]
+        if start in found and path.stem not in found
+    }:
+        found |= more
     return found
 
 

@@ -13,7 +13,7 @@ from training.test_train import CONFIG
 from cotkit.core.errors import UserError
 from cotkit.filtering.options import unfillable_sets
 from cotkit.training import preflight
-from cotkit.training.config import methods_of, read_config
+from cotkit.training.config import methods_of, read_config, without_rows
 
 CONFIGS = sorted(ROOT.glob("configs/*/train/*.yaml"))
 
@@ -115,6 +115,20 @@ def test_a_method_without_rows_is_left_out_of_all_and_refused_by_name(tmp_path: 
         file.write("num_samples: 2\n")
     assert unfillable_sets(preset) == {}
     assert methods_of(preset, "all", {})[-1].stem == "dpo"
+
+
+def test_a_method_that_starts_from_one_without_rows_names_it(tmp_path: Path):
+    (tmp_path / "train").mkdir()
+    for name, text in {
+        "a": "dataset: a\n",
+        "b": "dataset: x\nstart_from: a\n",
+        "c": "dataset: x\nteacher: b\n",
+    }.items():
+        (tmp_path / "train" / f"{name}.yaml").write_text(text, encoding="utf-8")
+    left_out = without_rows(tmp_path, {"a": "no row fits"})
+    assert left_out["b"] == f"{tmp_path}/train/b.yaml: starts from a, which has no rows"
+    assert methods_of(tmp_path, "all", {"x": "no row fits"}) == [tmp_path / "train/a.yaml"]
+    assert left_out["c"] == f"{tmp_path}/train/c.yaml: starts from b, which has no rows"
 
 
 @pytest.mark.parametrize("preset", ["qwen2_1.5b_tuned", "smollm2_cpu", "smollm2_study"])
