@@ -48,7 +48,7 @@ SHOWN = 3  # problems that are printed as they will be asked
 
 # gsm_symbolic: lengths that a 135M model can learn in minutes, and the number of problems per split.
 MAX_SOLUTION_WORDS, MAX_QUESTION_WORDS = 32, 45
-SYMBOLIC_SIZES = {"test": 500, "dev": 200, "train": 2000}
+SYMBOLIC_SIZES = {"test": 500, "dev": 200, "train": 2000, "expert": 2400}  # expert: to train a teacher on
 # A number in digits, such as 1,200 or 0.75.
 NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 SYMBOLIC_TAIL = "Give the result as your final answer. Do not include units."
@@ -150,6 +150,7 @@ def prepare_known(name: str, args: argparse.Namespace) -> None:
         source = {"raw_files": str(args.source)} if args.source else pins
     output = "train.jsonl" if "test" not in dataset.splits and not dataset.generator else "test.jsonl"
     record = Manifest("prepare_data", folder / output, settings, seed=args.seed, overwrite=args.overwrite)
+    record.overwrite |= lacks_splits(record)
     description: Row = {"name": name, "kind": dataset.kind, "source": source}
     if is_done(record):
         if not (folder / DESCRIPTION_FILE).is_file():  # an earlier version wrote none
@@ -163,6 +164,13 @@ def prepare_known(name: str, args: argparse.Namespace) -> None:
             print(f"{folder / split}.jsonl would get {len(rows)} problems; the first: {rows[0]}")
         return
     write_splits(record, splits, description, source=str(args.source) if args.source else "hub or package")
+
+
+def lacks_splits(record: Manifest) -> bool:
+    """Whether a generated set was made in the same way with fewer splits. Making it again changes none of them."""
+    old = record.read().get("settings", {}) if record.path.is_file() else {}
+    sizes, known = record.settings.get("sizes", {}), old.get("sizes", {})
+    return {**old, "sizes": sizes} == record.settings and known != sizes and known.items() <= sizes.items()
 
 
 class OwnSet(NamedTuple):

@@ -14,6 +14,9 @@ import pytest
 from conftest import ROOT, SHARED_DATA, problem, raw_data, raw_rows, read_rows, refused, run_script, write_rows
 
 from cotkit.core.datasets import DATASETS, DataSet, Published
+from cotkit.core.errors import UserError
+from cotkit.filtering.contamination import TestQuestions
+from cotkit.filtering.options import NGRAM
 from cotkit.preparation.own_problems import last_boxed
 
 PUBLISHED = ("gsm8k/train.jsonl", "gsm8k/test.jsonl", "math500/test.jsonl")
@@ -105,12 +108,12 @@ def test_gsm_symbolic_is_made_from_its_seed_with_disjoint_splits(tmp_path: Path)
     prepare(tmp_path / "a", "gsm_symbolic")
     prepare(tmp_path / "b", "gsm_symbolic")
     splits = {}
-    for split in ("train", "dev", "test"):
+    for split in ("train", "dev", "test", "expert"):
         first, second = (tmp_path / side / f"gsm_symbolic/{split}.jsonl" for side in "ab")
         assert first.read_bytes() == second.read_bytes()
         splits[split] = read_rows(first)
     questions = [row["question"] for rows in splits.values() for row in rows]
-    assert len(set(questions)) == len(questions) == 2700
+    assert len(set(questions)) == len(questions) == 5100
     for row in splits["test"]:
         assert "Give the result" not in row["question"]
         assert len(row["question"].split()) <= 45
@@ -121,8 +124,15 @@ def test_gsm_symbolic_is_made_from_its_seed_with_disjoint_splits(tmp_path: Path)
 @pytest.mark.slow
 def test_a_bound_keeps_the_problems_with_small_numbers(tmp_path: Path):
     run_script("scripts/prepare_data.py", "--dataset", "gsm_symbolic", "--data_root", tmp_path, "--max_number", 50)
-    splits = {split: read_rows(tmp_path / f"gsm_symbolic/{split}.jsonl") for split in ("train", "dev", "test")}
-    assert {split: len(rows) for split, rows in splits.items()} == {"train": 2000, "dev": 200, "test": 500}
+    splits = {
+        split: read_rows(tmp_path / f"gsm_symbolic/{split}.jsonl") for split in ("train", "dev", "test", "expert")
+    }
+    assert {split: len(rows) for split, rows in splits.items()} == {
+        "train": 2000,
+        "dev": 200,
+        "test": 500,
+        "expert": 2400,
+    }
     texts = [" ".join((row["question"], row["solution"], row["answer"])) for rows in splits.values() for row in rows]
     numbers = [float(number) for text in texts for number in re.findall(r"\d+(?:\.\d+)?", text.replace(",", ""))]
     assert 40 < max(numbers) <= 50
@@ -148,6 +158,32 @@ def test_a_second_call_does_nothing(tmp_path: Path):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "gsm_symbolic").iterdir()}
     assert "done already" in prepare(tmp_path, "gsm_symbolic").stdout
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "gsm_symbolic").iterdir()} == before
+
+
+def test_a_set_that_was_made_with_fewer_splits_gets_the_others_and_keeps_its_own(tmp_path: Path):
+    script = runpy.run_path(str(ROOT / "scripts/prepare_data.py"), run_name="prepare_data")
+
+    def prepared(**sizes: int) -> dict[str, bytes]:
+        script["SYMBOLIC_SIZES"].update(sizes)
+        assert script["main"](["--dataset", "gsm_symbolic", "--data_root", str(tmp_path)]) == 0
+        return {path.stem: path.read_bytes() for path in (tmp_path / "gsm_symbolic").glob("*.jsonl")}
+
+    script["SYMBOLIC_SIZES"].clear()
+    before, after = prepared(test=5, dev=4, train=6), prepared(expert=7)
+    assert before == {split: after[split] for split in ("test", "dev", "train")}
+    assert after["expert"].count(b"\n") == 7
+    with pytest.raises(UserError, match="sizes"):
+        prepared(train=8)
+
+
+def test_no_expert_question_is_contained_in_a_question_of_another_split():
+    """By the filter's measure: the share of a question's runs of words that one other question has too."""
+    script = runpy.run_path(str(ROOT / "scripts/prepare_data.py"), run_name="prepare_data")
+    splits = script["gsm_symbolic"](42, 100)
+    others = [(row["id"], row["question"]) for split in ("train", "dev", "test") for row in splits[split]]
+    grams = TestQuestions(others, NGRAM)
+    shares = [found.share for row in splits["expert"] if (found := grams.closest(row["question"]))]
+    assert len(splits["expert"]) == 2400 and shares and max(shares) < 1
 
 
 def test_the_hub_is_asked_for_pinned_revisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
