@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,40 @@ def data_root(tmp_path: Path) -> Path:
     """Eight problems as data/gsm8k/test.jsonl."""
     write_rows(tmp_path / "data/gsm8k/test.jsonl", [problem(number) for number in range(8)])
     return tmp_path / "data"
+
+
+NEW_TOKENS = 24  # of a text of the tiny run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_adapter: Path) -> Path:
+    """A run of the tiny model: one trained method, predicted, scored and compared with the baseline."""
+    import infer_parallel
+    import score
+    from cotkit.core.manifest import Input, Manifest
+    from cotkit.core.model_identity import fingerprint
+    from cotkit.generation import prompts
+
+    compare = import_module("scripts.compare")
+    tmp_path = tmp_path_factory.mktemp("tiny run")
+    write_rows(tmp_path / "data/gsm8k/test.jsonl", [problem(number) for number in range(4)])
+    folder = tmp_path / "run"
+    adapter = folder / "train/distilled"
+    shutil.copytree(tiny_adapter, adapter)
+    make_tokenizer(adapter)
+    rows = write_rows(folder / "datasets/distilled.jsonl", [prompts.training_row("1+1?", "1+1=2\n#### 2")])
+    settings = {"model_name_or_path": str(tiny_model), "model_files": fingerprint(str(tiny_model)), "lora_rank": 4}
+    manifest = Manifest("train", adapter, settings, {"distilled": Input(rows)}, str(tiny_model))
+    files = [adapter / "adapter_model.safetensors", adapter / "adapter_config.json"]
+    manifest.finish(files, {"rows": 1, "steps": 1, "trained_tokens": 9})
+    for method, words in (("baseline", []), ("distilled", ["--lora_path", str(adapter)])):
+        path = folder / f"predictions/gsm8k/{method}.jsonl"
+        common = ["--dataset", "gsm8k", "--data_root", str(tmp_path / "data")]
+        engine = ["--base_model", str(tiny_model), "--max_new_tokens", str(NEW_TOKENS), "--output_path", str(path)]
+        assert infer_parallel.main([*common, *engine, *words]) == 0
+        assert score.main([*common, "--pred_path", str(path)]) == 0
+    assert compare.main([str(folder)]) == 0
+    return folder
 
 
 @pytest.fixture

@@ -130,8 +130,8 @@ class StageParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see --help\n")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does, but names the nearest flag for an unknown one."""
-        found, unknown = self.parse_known_args(args, namespace)
+        """As argparse does, but lets flags stand between positional words, and names the nearest flag for an unknown one."""
+        found, unknown = self.parse_known_intermixed_args(args, namespace)
         if unknown:
             flag = unknown[0].partition("=")[0]
             known = [name for name in self._option_string_actions if name.startswith("--")]

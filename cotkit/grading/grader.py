@@ -103,6 +103,14 @@ def grade(item: Item) -> Grade:
     return entry if isinstance(entry, Grade) else entry.grade(_shared_pool().submit(*entry.question).result())
 
 
+def find_answer(response: str, kind: AnswerKind, finish_reason: str) -> Extraction:
+    """The answer that `grade` would compare with a gold answer. One that the token limit may have truncated is none."""
+    found = extract(response, kind)
+    if _is_unfinished(found, response, finish_reason):
+        return replace(found, answer=None, end=len(response))
+    return found
+
+
 def equivalent(left: str, right: str, kind: AnswerKind) -> bool:
     """Is `right` correct if `left` is the gold answer?"""
     outcome = _compare(left, right, kind) or _shared_pool().submit(left, right, kind).result()
@@ -117,13 +125,12 @@ def check_gold(gold: str, kind: AnswerKind) -> bool:
 def _settle(item: Item) -> Grade | Task:
     """The grade of an item that needs no computer algebra, else the task that completes it."""
     response, reason = item.response, item.finish_reason
-    truncated = is_truncated(reason) or is_looped(reason)  # by the limit or by the stop rule, not by the model
-    if len(response) < MAX_PLAIN and not truncated and (settled := _settle_numbers(item)) is not None:
+    if len(response) < MAX_PLAIN and not _was_stopped(reason) and (settled := _settle_numbers(item)) is not None:
         return settled
     found = extract(response, item.kind)
     if (problem := _gold_problem(item.gold, item.kind)) is not None:
         return Grade(item.id, "gold_unparsable", found.answer, found.how, problem, found.end)
-    if found.how == "unclosed_think" or truncated and not _complete(found, response):
+    if _is_unfinished(found, response, reason):
         return Grade(item.id, "truncated", None, found.how, "no_complete_answer", len(response))
     if found.answer is None:
         return Grade(item.id, "no_answer", None, found.how, "none", found.end)
@@ -138,6 +145,16 @@ def _settle_numbers(item: Item) -> Grade | None:
     answer = plain_number(item.response, item.kind == "number")
     outcome = compare_numbers(item.gold, answer, item.kind) if answer else None
     return outcome and Grade(item.id, outcome.verdict, answer, "bare", outcome.rule, len(item.response))
+
+
+def _was_stopped(finish_reason: str) -> bool:
+    """Did the limit or the stop rule for loops end the text, and not the model?"""
+    return is_truncated(finish_reason) or is_looped(finish_reason)
+
+
+def _is_unfinished(found: Extraction, response: str, finish_reason: str) -> bool:
+    """Did the text end before its answer was complete?"""
+    return found.how == "unclosed_think" or _was_stopped(finish_reason) and not _complete(found, response)
 
 
 def _complete(found: Extraction, response: str) -> bool:

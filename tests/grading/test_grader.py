@@ -15,7 +15,7 @@ from grading.case import Case
 
 from cotkit.core.datasets import KINDS, AnswerKind
 from cotkit.grading.extraction import answer_line_end, extract, strip_thinking
-from cotkit.grading.grader import VERDICTS, Item, check_gold, grade, grade_many
+from cotkit.grading.grader import VERDICTS, Item, check_gold, find_answer, grade, grade_many
 
 CASES = [*place_cases.CASES, *number_cases.CASES, *formula_cases.CASES]
 
@@ -63,6 +63,12 @@ def test_one_item_gets_the_verdict_of_the_batch() -> None:
     sample = random.Random(1).sample(list(enumerate(CASES)), 60)
     items = [item_of(case, n) for n, case in sample]
     assert [grade(item) for item in items] == list(grade_many(items, workers=1))
+
+
+def test_the_answer_is_found_without_a_gold_answer_too() -> None:
+    items = [item_of(case, n) for n, case in enumerate(CASES)]
+    found = [find_answer(item.response, item.kind, item.finish_reason).answer for item in items]
+    assert found == [graded.extracted for graded in grade_many(items, workers=1)]
 
 
 @pytest.mark.slow

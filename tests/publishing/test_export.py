@@ -14,19 +14,14 @@ from typing import Any, ClassVar
 import pytest
 from conftest import make_tokenizer, problem, read_rows, refused, run_script, write_rows
 
-import infer_parallel
-import score
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import read_json, write_json_atomic
 from cotkit.core.manifest import Input, Manifest, path_for
-from cotkit.core.model_identity import fingerprint
 from cotkit.filtering.training_sets import write_dataset_info, write_training_set
 from cotkit.generation import prompts
 from cotkit.publishing.model_folder import modelfile
 
 export = import_module("scripts.export")
-compare = import_module("scripts.compare")
-NEW_TOKENS = 24
 
 # A program that knows nothing of this project; it reads the question's messages and writes the text.
 READER = """
@@ -42,34 +37,10 @@ print(json.dumps(tokenizer.decode(output, skip_special_tokens=True, clean_up_tok
 """
 
 
-@pytest.fixture(scope="module")
-def made_once(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_adapter: Path) -> Path:
-    """A run of the tiny model: one trained method, predicted, scored and compared with the baseline."""
-    tmp_path = tmp_path_factory.mktemp("export")
-    write_rows(tmp_path / "data/gsm8k/test.jsonl", [problem(number) for number in range(4)])
-    folder = tmp_path / "run"
-    adapter = folder / "train/distilled"
-    shutil.copytree(tiny_adapter, adapter)
-    make_tokenizer(adapter)
-    rows = write_rows(folder / "datasets/distilled.jsonl", [prompts.training_row("1+1?", "1+1=2\n#### 2")])
-    settings = {"model_name_or_path": str(tiny_model), "model_files": fingerprint(str(tiny_model)), "lora_rank": 4}
-    manifest = Manifest("train", adapter, settings, {"distilled": Input(rows)}, str(tiny_model))
-    files = [adapter / "adapter_model.safetensors", adapter / "adapter_config.json"]
-    manifest.finish(files, {"rows": 1, "steps": 1, "trained_tokens": 9})
-    for method, words in (("baseline", []), ("distilled", ["--lora_path", str(adapter)])):
-        path = folder / f"predictions/gsm8k/{method}.jsonl"
-        common = ["--dataset", "gsm8k", "--data_root", str(tmp_path / "data")]
-        engine = ["--base_model", str(tiny_model), "--max_new_tokens", str(NEW_TOKENS), "--output_path", str(path)]
-        assert infer_parallel.main([*common, *engine, *words]) == 0
-        assert score.main([*common, "--pred_path", str(path)]) == 0
-    assert compare.main([str(folder)]) == 0
-    return folder
-
-
 @pytest.fixture
-def run(made_once: Path, tmp_path: Path) -> Path:
-    """A copy of that run."""
-    return shutil.copytree(made_once, tmp_path / "run")
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model's run."""
+    return shutil.copytree(tiny_run, tmp_path / "run")
 
 
 @pytest.mark.slow

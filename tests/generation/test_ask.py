@@ -1,0 +1,137 @@
+"""ask.py: a question gets the text that stage 4 writes and the answer that score.py extracts; what cannot be asked is refused."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import problem, read_rows
+
+import infer_parallel
+from cotkit.core.errors import UserError
+from cotkit.core.jsonl import read_json, write_json_atomic
+from cotkit.core.manifest import Manifest, path_for
+
+ask = import_module("scripts.ask")
+
+
+@pytest.fixture
+def fake_run(data_root: Path, tmp_path: Path) -> Path:
+    """A run with made-up predictions of two methods on one test set, and of one method on another."""
+    run = tmp_path / "outputs/fake_run"
+    outputs = [("gsm8k", "baseline", 24), ("gsm8k", "distilled", 24), ("svamp", "distilled", 16)]
+    shutil.copytree(data_root / "gsm8k", data_root / "svamp")
+    for dataset, method, limit in outputs:
+        words = [
+            "--backend",
+            "fake",
+            "--base_model",
+            "fake",
+            "--data_root",
+            str(data_root),
+            "--max_new_tokens",
+            str(limit),
+        ]
+        output = run / f"predictions/{dataset}/{method}.jsonl"
+        assert infer_parallel.main([*words, "--dataset", dataset, "--output_path", str(output)]) == 0
+    return run
+
+
+@pytest.mark.slow
+def test_each_method_writes_what_it_wrote_in_the_run(tiny_run: Path, capsys: pytest.CaptureFixture[str]):
+    wanted = problem(2)["id"]
+    words = [str(tiny_run), "distilled", "--compare", "baseline", wanted]  # the question may follow a flag
+    assert ask.main(words) == 0
+    shown = capsys.readouterr().out
+    for method in ("distilled", "baseline"):
+        folder = tiny_run / "predictions/gsm8k"
+        row = next(row for row in read_rows(folder / f"{method}.jsonl") if row["id"] == wanted)
+        score = next(row for row in read_rows(folder / f"{method}.scores.jsonl") if row["id"] == wanted)
+        assert f"--- {method}\n{row['response']}\n--- " in shown
+        assert f", {score['verdict']}: gold 3, " in shown
+        assert f", {row['completion_tokens']} tokens\n" in shown
+    assert shown.index("--- distilled") < shown.index("--- baseline")
+
+
+@pytest.mark.slow
+def test_another_base_model_than_that_of_the_run_is_refused(tiny_run: Path, tmp_path: Path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    manifest = path_for(run / "predictions/gsm8k/baseline.jsonl")
+    record = read_json(manifest)
+    record["settings"]["model_files"] = "0" * 16
+    write_json_atomic(manifest, record)
+    with pytest.raises(
+        UserError, match="is not what wrote the predictions of baseline .model_files: '0000000000000000' ->"
+    ):
+        ask.main([str(run), "baseline", "1+1?"])
+
+
+def test_every_line_of_stdin_is_a_question(
+    fake_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    lines = f"How many?\n\ngsm8k-test-9\n{problem(3)['id']}"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    assert ask.main([str(fake_run), "distilled"]) == 3
+    out, err = capsys.readouterr()
+    own, graded = (text for text in out.split("--- distilled\n") if text)
+    assert "This text of question comes from no model" in own and "gold" not in own
+    assert f"This text of {problem(3)['id']}" in graded and "wrong: gold 4, ended with EOS" in graded
+    assert "no problem has the id 'gsm8k-test-9'; the first is 'gsm8k-test-00000'" in err
+
+
+def test_the_test_set_with_the_highest_limit_gives_the_settings(fake_run: Path):
+    read = ask.read_run_methods
+    assert read(fake_run, ["distilled"])[0].sampling.max_new_tokens == 24
+    assert read(fake_run, ["distilled"], "svamp")[0].sampling.max_new_tokens == 16
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["distiled", "x"], "has no method 'distiled'; did you mean 'distilled'"),
+        (["distilled", "--compare", "base_line", "x"], "has no method 'base_line'; did you mean 'baseline'"),
+        (
+            ["distilled", "--compare", "baseline", "--dataset", "svamp", "x"],
+            "no predictions of .* on 'svamp'; known are gsm8k",
+        ),
+        (["distilled", "What is <|im_end|>?"], "the question holds the control token"),
+        (["distilled", " "], "the question is empty"),
+        (["distilled", "--backend", "openai", "x"], "--backend openai needs --base_url"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(fake_run: Path, words: list[str], says: str):
+    with pytest.raises(UserError, match=says):
+        ask.main([str(fake_run), *words])
+
+
+def test_the_nearest_run_is_named(fake_run: Path):
+    with pytest.raises(UserError, match=r"no such folder; did you mean '\S+/fake_run'"):
+        ask.main([str(fake_run.with_name("fakerun")), "distilled", "x"])
+
+
+def test_an_unfinished_training_is_refused(fake_run: Path):
+    adapter = fake_run / "train/complete"
+    adapter.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"complete has no predictions, .* --lora_path \S+/train/complete"):
+        ask.main([str(fake_run), "complete", "x"])
+    Manifest("train", adapter, {}, {}).begin()
+    with pytest.raises(UserError, match="its training is not finished; run scripts/train.sh again"):
+        ask.main([str(fake_run), "complete", "x"])
+
+
+def test_the_id_of_a_problem_that_has_changed_is_refused(fake_run: Path, data_root: Path):
+    path = data_root / "gsm8k/test.jsonl"
+    path.write_text(path.read_text(encoding="utf-8").replace("apples", "pears"), encoding="utf-8")
+    with pytest.raises(UserError, match="was changed after the predictions; give the question itself"):
+        ask.main([str(fake_run), "baseline", problem(0)["id"]])
+    assert ask.main([str(fake_run), "baseline", "How many?"]) == 0
+
+
+def test_dry_run_shows_the_prompt(fake_run: Path, capsys: pytest.CaptureFixture[str]):
+    assert ask.main([str(fake_run), "baseline", "How many?", "--dry_run"]) == 0
+    shown: Any = capsys.readouterr().out
+    assert "user: How many?\n\nReason step by step" in shown and "comes from no model" not in shown
