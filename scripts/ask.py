@@ -11,18 +11,22 @@ Writes  nothing; on stdout, for each method:
     python scripts/ask.py outputs/smollm2_cpu distilled "Tom has 3 apples and buys 4 more. How many does he have?"
     python scripts/ask.py outputs/smollm2_cpu distilled --compare baseline,strong_baseline
     python scripts/ask.py outputs/smollm2_cpu distilled gsm_symbolic-test-00003
+    python scripts/ask.py outputs/smollm2_cpu distilled --serve 8000
 
 `baseline` is the base model. The id of a test problem asks that problem and grades the answer too. Without a question,
-every line of stdin is one, until Ctrl-D.
+every line of stdin is one, until Ctrl-D. --serve starts a server of the model that scripts/export.py has written.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from cotkit.core import cli
 from cotkit.core.datasets import KIND_FIELD, kind_of
@@ -36,6 +40,7 @@ from cotkit.generation.options import BACKENDS
 from cotkit.generation.run_methods import RunMethod, check, read_run_methods
 from cotkit.generation.types import Completion, Request
 from cotkit.grading.grader import Item, find_answer, grade
+from cotkit.publishing import server
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +144,15 @@ def converse(methods: list[RunMethod], test_set: TestSet, loader: engines.Loader
     return code
 
 
+def serve(folder: Path, port: int, method: RunMethod, question: str) -> NoReturn:
+    """Shows how to ask the server of an exported model, and becomes that server."""
+    words = server.command(folder, port)
+    print(server.example(folder, port, question, method.sampling))
+    log.info("%s; Ctrl-C ends it", shlex.join(words))
+    sys.stdout.flush()
+    os.execv(words[0], words)
+
+
 def named_methods(method: str, others: str | None) -> list[str]:
     """METHOD and those of --compare, each once."""
     names = (name.strip() for name in (others or "").split(","))
@@ -157,18 +171,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--backend", choices=BACKENDS, help="another engine (default transformers)")
     parser.add_argument("--base_url", metavar="URL", help="the server of --backend openai")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
+    parser.add_argument("--serve", type=cli.positive_int, metavar="PORT", help="serve its exported model instead")
     args = parser.parse(argv)
+    if args.serve and (args.compare or args.dry_run):
+        parser.error("--serve takes one method, and neither --compare nor --dry_run")
     found = read_run_methods(args.run, named_methods(args.method, args.compare), args.dataset)
     engine = {"device": args.device, "base_url": (args.base_url,) if args.base_url else ()}
     engine |= {"backend": args.backend} if args.backend else {}
     methods = [replace(method, engine=replace(method.engine, **engine)) for method in found]
     test_set = TestSet(methods[0].problems)
     problem = test_set.problem(args.question) if args.question is not None else None
+    first, shown = methods[0], problem or test_set.problem("QUESTION")
+    if args.serve:
+        serve(args.run / "export" / first.name, args.serve, first, shown["question"])
     for method in methods:
         check(method)
-    first = methods[0]
     if args.dry_run:
-        print(engines.preview(first.engine, request_for(problem or test_set.problem("QUESTION")), first.sampling))
+        print(engines.preview(first.engine, request_for(shown), first.sampling))
         return 0
     log.info(
         "%s, at most %d tokens, as for %s", first.engine.model, first.sampling.max_new_tokens, first.problems["path"]

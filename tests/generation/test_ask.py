@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
+import shlex
 import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import problem, read_rows
+from conftest import ROOT, problem, read_rows
 
 import infer_parallel
 from cotkit.core.errors import UserError
@@ -129,6 +137,49 @@ def test_the_id_of_a_problem_that_has_changed_is_refused(fake_run: Path, data_ro
     with pytest.raises(UserError, match="was changed after the predictions; give the question itself"):
         ask.main([str(fake_run), "baseline", problem(0)["id"]])
     assert ask.main([str(fake_run), "baseline", "How many?"]) == 0
+
+
+@pytest.mark.slow
+def test_the_served_model_answers_the_shown_request_as_in_the_run(tiny_run: Path, tmp_path: Path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    assert import_module("scripts.export").main([str(run), "distilled"]) == 0
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "scripts/ask.py", str(run), "distilled", problem(1)["id"], "--serve", str(port)]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        shown = shlex.split(process.stdout.readline())
+        address, body = shown[1], shown[-1]
+        client = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        for _ in range(120):
+            with contextlib.suppress(OSError):
+                client.open(address.replace("v1/chat/completions", "health"))
+                break
+            assert process.poll() is None
+            time.sleep(0.5)
+        request = urllib.request.Request(address, body.encode(), {"Content-Type": "application/json"})
+        answer = json.load(client.open(request, timeout=60))["choices"][0]["message"]["content"]
+    finally:
+        process.kill()
+        process.communicate()
+    row = next(row for row in read_rows(run / "predictions/gsm8k/distilled.jsonl") if row["id"] == problem(1)["id"])
+    assert answer == row["response"]
+
+
+def test_what_cannot_be_served_is_refused(fake_run: Path):
+    words = [str(fake_run), "distilled", "--serve"]
+    with pytest.raises(UserError, match=r"distilled: not exported yet; run python scripts/export.py \S+ distilled"):
+        ask.main([*words, "8000"])
+    write_json_atomic(fake_run / "export/distilled/config.json", {})
+    with pytest.raises(UserError, match="--serve 70000: a port is at most 65535"):
+        ask.main([*words, "70000"])
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        with pytest.raises(UserError, match="the port cannot be used"):
+            ask.main([*words, str(taken.getsockname()[1])])
 
 
 def test_dry_run_shows_the_prompt(fake_run: Path, capsys: pytest.CaptureFixture[str]):
