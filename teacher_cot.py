@@ -41,7 +41,11 @@ def build_parser() -> cli.StageParser:
     stage.add_argument("--input_path", nargs="+", type=Path, required=True, metavar="JSONL", help="problems")
     stage.add_argument("--output_path", type=Path, required=True, metavar="JSONL", help="teacher rows")
     stage.add_argument("--model_name", required=True, metavar="NAME", help="teacher: hub name, folder or served name")
-    stage.add_argument("--lora_path", metavar="DIR", help="adapter folder: the teacher is a model tuned by you")
+    stage.add_argument(
+        "--lora_path",
+        metavar="DIR_OR_NAME",
+        help="adapter of the teacher: a folder, or a method's name for train/NAME beside the output",
+    )
     stage.add_argument("--mode", choices=("rewrite", "solve"), default="rewrite", help="default rewrite")
     options.add_arguments(parser, max_new_tokens=512)
     later = parser.add_argument_group("rounds, for problems without a kept sample")
@@ -90,6 +94,11 @@ def check_solutions(files: dict[Path, list[Row]]) -> None:
             raise UserError(f"{path}: {problem['id']} has no solution to rewrite; use --mode solve, or remove it")
 
 
+def adapter_folder(named: str | None, output: Path) -> str | None:
+    """The folder of an adapter, where a name without a slash is a method of the run that the output lies in."""
+    return named if named is None or "/" in named else str(output.parent / "train" / named)
+
+
 def teacher_row(problem: Row, request: Request, completion: Completion, model: str) -> Row:
     """The record of one teacher sample. A closed think block goes to `thinking`, the rest of the text to `response`."""
     thinking, response = split_thinking(completion.response)
@@ -99,13 +108,14 @@ def teacher_row(problem: Row, request: Request, completion: Completion, model: s
 
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse(argv)
-    sampling, engine = options.sampling_from(args), options.engine_from(args, args.model_name, args.lora_path)
+    lora_path = adapter_folder(args.lora_path, args.output_path)
+    sampling, engine = options.sampling_from(args), options.engine_from(args, args.model_name, lora_path)
     files = read_problem_files(args.input_path, args.limit)
     problems = list(chain.from_iterable(files.values()))
     if args.mode == "rewrite":
         check_solutions(files)
     engines.check(engine, sampling)
-    adapter = None if args.lora_path is None else adapters.read(Path(args.lora_path))
+    adapter = None if lora_path is None else adapters.read(Path(lora_path))
     first = args.first_sample if args.first_sample is not None else first_sample(args.config, args.round)
     by_id = {problem["id"]: problem for problem in problems}
     job = runner.Job(
@@ -124,7 +134,7 @@ def main(argv: list[str] | None = None) -> int:
             "num_samples": args.num_samples,
             "first_sample": first,
             "max_new_tokens_if_truncated": args.max_new_tokens_if_truncated,
-            **({"adapter": args.lora_path, "adapter_files": fingerprint(args.lora_path)} if args.lora_path else {}),
+            **({"adapter": lora_path, "adapter_files": fingerprint(lora_path)} if lora_path else {}),
         },
         to_row=lambda request, completion: teacher_row(by_id[request.id], request, completion, args.model_name),
         engine=engine,

@@ -19,7 +19,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cotkit.core import cli
 from cotkit.core.errors import UserError
@@ -31,7 +31,7 @@ from cotkit.generation.chat_model import check_model
 from cotkit.generation.options import BACKENDS, EngineOptions
 from cotkit.preparation.description import datasets_of, test_sets_of
 from cotkit.training import preflight
-from cotkit.training.config import BASE, methods_of, read_config
+from cotkit.training.config import BASE, methods_of, read_config, teacher_method
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {  # YAML -> script, and the flags that scripts/pipeline.sh gives it
@@ -63,6 +63,7 @@ class Preset:
             for name in self.test_sets
         }
         unfillable = self.tried(options.unfillable_sets, folder) or {}
+        self.tutor: str | None = self.tried(teacher_method, folder)
         paths = self.tried(methods_of, folder, methods, unfillable) or []
         self.trainings = [config for path in paths if (config := self.tried(read_config, path, [], run))]
 
@@ -88,9 +89,7 @@ class Preset:
         return range(1, len(rounds) + 1)
 
     def _filter(self) -> options.FilterOptions:
-        parser, file = options.build_parser(None), str(self.file("filter"))
-        parser.error = refusing(file)
-        found = options.options_of(parser, ["--config", file, "--input_path", "none", "--output_path", "none"])
+        found = options.preset_options(self.folder, refusing(str(self.file("filter"))))
         options.check_examples(found)
         return found
 
@@ -100,7 +99,7 @@ class Preset:
             for find in CHECKS:
                 self.tried(find, config)
         self.tried(lambda: self.faults.extend(students(self.folder)))  # an unreadable file is a fault already
-        for find in (models, problem_files, training_sets, lengths, output_folder):
+        for find in (models, teachers, problem_files, training_sets, lengths, output_folder):
             self.faults += (fault for fault in find(self) if fault not in self.faults)
         return self.faults
 
@@ -112,10 +111,10 @@ def parsed(script: str, *words: str) -> argparse.Namespace:
     return parser.parse(list(words))
 
 
-def refusing(file: str) -> Callable[[str], None]:
+def refusing(file: str) -> Callable[[str], NoReturn]:
     """What replaces a parser's `error`: the message names the file."""
 
-    def refuse(message: str) -> None:
+    def refuse(message: str) -> NoReturn:
         raise UserError(f"{file}: {message}")
 
     return refuse
@@ -153,6 +152,18 @@ def models(preset: Preset) -> Iterator[str]:
             yield str(error)
 
 
+def teachers(preset: Preset) -> Iterator[str]:
+    """A method that is the teacher is trained on the teacher's own model, and is the teacher of all rounds."""
+    for config in preset.trainings:
+        if config.path.stem == preset.tutor:
+            base = str(config.values["model_name_or_path"])
+            for flags in filter(None, preset.teacher):
+                if flags.lora_path != preset.tutor:
+                    yield f"{preset.file('teacher')}: a round has another lora_path than {preset.tutor}; set it once, above `rounds`"
+                elif not is_same(flags.model_name, base):
+                    yield f"{preset.file('teacher')}: model_name: {flags.model_name} is not {base}, on which {preset.tutor} is trained"
+
+
 def problem_files(preset: Preset) -> Iterator[str]:
     """Every problem file exists, or is a split of a data set that data.yaml prepares."""
     try:
@@ -161,24 +172,27 @@ def problem_files(preset: Preset) -> Iterator[str]:
         return  # a fault already
     root = preset.data.data_root if preset.data else Path("data")
     first = preset.teacher[0] if preset.teacher else None
-    wanted = [("teacher", path) for path in (first.input_path if first else ())]
+    wanted = [(preset.file("teacher"), path) for path in (first.input_path if first else ())]
+    wanted += [(config.path, Path(path)) for config in preset.trainings if (path := config.values.get("gold_path"))]
     if preset.filter:
         wanted += [
-            ("filter", path)
+            (preset.file("filter"), path)
             for path in (*preset.filter.problems_path, *preset.filter.dev_path, *preset.filter.test_paths)
         ]
-    for stage, path in wanted:
+    for file, path in wanted:
         prepared = path.parent.name in made and path.parent.parent.resolve() == root.resolve()
         if not path.is_file() and not prepared:
-            yield f"{preset.file(stage)}: {path} does not exist, and data.yaml prepares no such data set"
+            yield f"{file}: {path} does not exist, and data.yaml prepares no such data set"
 
 
 def training_sets(preset: Preset) -> Iterator[str]:
     """Every set that a method trains or is evaluated on is declared in filter.yaml."""
     if preset.filter is None:
         return
-    declared = [*preset.filter.sets, *(["gold_dev"] if preset.filter.dev_path else [])]
+    dev = ["gold_dev"] if preset.filter.dev_path else []
     for config in preset.trainings:
+        own = [str(config.values["dataset"])] if config.values.get("gold_path") else preset.filter.sets
+        declared = [*own, *dev]
         for key in ("dataset", "eval_dataset"):
             for name in filter(None, str(config.values.get(key) or "").replace(" ", "").split(",")):
                 if name not in declared:

@@ -22,7 +22,7 @@ from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.filtering.options import empty_sets, unfillable_sets
 from cotkit.training import preflight
-from cotkit.training.config import TrainConfig, methods_of, read_config
+from cotkit.training.config import TrainConfig, methods_of, read_config, teacher_method
 
 
 def is_trained(config: TrainConfig) -> bool:
@@ -34,11 +34,12 @@ def is_trained(config: TrainConfig) -> bool:
 
 def configs_of(args: argparse.Namespace) -> list[TrainConfig]:
     """The methods to check. One seed stands for all seeds of a method, because they train on the same rows."""
-    chosen = []
+    chosen, tutor = [], teacher_method(args.preset)
     run = args.run or Path("outputs") / args.preset.name
     unfillable = unfillable_sets(args.preset) | empty_sets(run)
     for path in methods_of(args.preset, args.methods, unfillable):
-        variants = [read_config(path, args.overrides, args.run, seed) for seed in args.seeds or [None]]
+        seeds = [None] if path.stem == tutor else args.seeds or [None]
+        variants = [read_config(path, args.overrides, args.run, seed) for seed in seeds]
         if not args.untrained or args.overwrite or not all(map(is_trained, variants)):
             chosen.append(variants[0])
     return chosen

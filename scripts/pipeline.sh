@@ -86,6 +86,7 @@ fi
 read_preset() { python scripts/internal/preset.py "$preset" "$@"; }
 listed="$(read_preset methods ${wanted:+--methods "$wanted"})"
 mapfile -t methods <<<"$listed"
+tutor="$(read_preset teacher)"
 
 name="$(basename -- "$preset")"
 run="$output_root/$name${fast:+-fast}${limit:+-limit$limit}"
@@ -162,7 +163,31 @@ logged python scripts/prepare_data.py --config "$preset/data.yaml" "${source_arg
 listed="$(read_preset test_sets)"
 mapfile -t datasets <<<"$listed"
 
+# Trains $method, of $seed if that is set, and adds it to the variants.
+train_variant() {
+  local variant="$method${seed:+.seed$seed}"
+  local training_log="$run/logs/train-$variant.log"
+  variants+=("$variant")
+  echo "-- $variant; all that the training prints: $training_log"
+  logged train_and_show
+}
+train_and_show() {
+  # Unbuffered: a loss is shown when it is printed.
+  PYTHONUNBUFFERED=1 LOG="$training_log" bash scripts/train.sh "$preset/train/$method.yaml" --run "$run" \
+    ${seed:+--seed "$seed"} "${redo[@]}" "${training[@]}" 2>&1 | python scripts/internal/train_lines.py
+}
+variants=(baseline) # a method, or one of its seeds
+
 enter teacher
+if [[ -n "$tutor" ]]; then # a method is the teacher: one training for all seeds, which --from teacher keeps
+  redo_teacher=("${redo[@]}") method="$tutor" seed=""
+  [[ "$from" == data ]] || redo=()
+  export COTKIT_PIPELINE=data # what trains it anew, for remedies
+  logged python scripts/gold_set.py "$preset/train/$tutor.yaml" --run "$run" "${limits[@]}" "${redo[@]}"
+  logged python scripts/check_training.py "$preset" "${training[@]}" --run "$run" --untrained --methods "$tutor" "${redo[@]}"
+  train_variant
+  redo=("${redo_teacher[@]}") COTKIT_PIPELINE=teacher
+fi
 generate teacher_cot.py --config "$preset/teacher.yaml" --output_path "$run/teacher.jsonl" "${limits[@]}"
 
 # Later rounds ask only for problems without a kept sample. The list of these problems is made once. If rules change
@@ -196,20 +221,9 @@ mapfile -t methods <<<"$listed"
 enter train
 logged python scripts/check_training.py "$preset" "${training[@]}" --run "$run" --untrained \
   --methods "$(IFS=, && echo "${methods[*]}")" ${seeds[0]:+--seeds "${seeds[@]}"} "${redo[@]}"
-train_variant() {
-  # Unbuffered: a loss is shown when it is printed.
-  PYTHONUNBUFFERED=1 LOG="$training_log" bash scripts/train.sh "$preset/train/$method.yaml" --run "$run" \
-    ${seed:+--seed "$seed"} "${redo[@]}" "${training[@]}" 2>&1 | python scripts/internal/train_lines.py
-}
-variants=(baseline) # a method, or one of its seeds
 for method in "${methods[@]}"; do
-  for seed in "${seeds[@]:-}"; do
-    variant="$method${seed:+.seed$seed}"
-    variants+=("$variant")
-    training_log="$run/logs/train-$variant.log"
-    echo "-- $variant; all that the training prints: $training_log"
-    logged train_variant
-  done
+  [[ "$method" != "$tutor" ]] || continue
+  for seed in "${seeds[@]:-}"; do train_variant; done
 done
 
 enter infer

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import NoReturn
 
 from cotkit.core import cli
 from cotkit.core.errors import UserError
@@ -160,6 +162,14 @@ def options_of(parser: cli.StageParser, argv: list[str] | None) -> FilterOptions
     parameters = Parameters(**{item.name: flags[item.name] for item in fields(Parameters)})
     own = {item.name: flags[item.name] for item in fields(FilterOptions) if item.name != "parameters"}
     return FilterOptions(**own, parameters=parameters)
+
+
+def preset_options(preset: Path, refuse: Callable[[str], NoReturn] | None = None) -> FilterOptions:
+    """The flags that a preset's filter.yaml gives, with no input and output. `refuse` replaces the parser's `error`."""
+    parser, config = build_parser(None), str(preset / "filter.yaml")
+    if refuse:
+        parser.error = refuse
+    return options_of(parser, ["--config", config, "--input_path", "none", "--output_path", "none"])
 
 
 def unfillable_sets(preset: Path) -> dict[str, str]:

@@ -2,9 +2,10 @@
 
 ``configs/<preset>/train.yaml`` holds the hyperparameters of all methods. ``train/<method>.yaml`` holds only what one
 method does differently, so that a comparison of methods compares data. All keys are LLaMA-Factory's except `methods`
-(those that the pipeline trains), `budget` (see cotkit/training/budget.py), `start_from`, and those of `DistillOptions`,
-which belong to `stage: distill`. `dataset_dir` and `output_dir` follow from the run's folder. `start_from: distilled`
-trains the adapter of that method in the same run further.
+(those that the pipeline trains), `budget` (see cotkit/training/budget.py), `start_from`, `gold_path`, and those of
+`DistillOptions`, which belong to `stage: distill`. `dataset_dir` and `output_dir` follow from the run's folder.
+`start_from: distilled` trains the adapter of that method in the same run further. `gold_path: FILE` trains on the
+solutions of these problems, which scripts/gold_set.py makes a training set of: no teacher is needed for it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from cotkit.core.model_identity import fingerprint
 BASE = "train.yaml"
 NOTHING: Mapping[str, str] = MappingProxyType({})
 DISTILL = "distill"  # the value of `stage` for scripts/distill.py; all others are LLaMA-Factory's
-OWN_KEYS = ("budget", "methods", "start_from")
+OWN_KEYS = ("budget", "methods", "start_from", "gold_path")
 DEFAULT_SEED = 42  # of transformers' TrainingArguments
 REQUIRED = ("model_name_or_path", "dataset", "dataset_dir", "template", "output_dir", "stage")
 # Keys that hold an adapter: a folder, or the name of a method of the same run.
@@ -49,7 +50,7 @@ NOT_IDENTITY = {
     ],
     *["preprocessing_num_workers", "dataloader_num_workers", "disable_tqdm", "eval_on_start"],
     *["save_steps", "save_strategy", "save_total_limit", "deepspeed", "fsdp", "fsdp_config"],
-    *["start_from", "teacher", *ADAPTERS],
+    *["start_from", "gold_path", "teacher", *ADAPTERS],
 }
 
 
@@ -127,13 +128,19 @@ class TrainConfig:
         """Name -> file for a comma list of training sets, which `key` names. Raises UserError for an unknown set."""
         index_path = Path(self.values["dataset_dir"]) / "dataset_info.json"
         if not index_path.is_file():
-            raise UserError(f"{index_path}: not found; filter_teacher_cot.py writes it")
+            raise UserError(f"{index_path}: not found; {self._writer_of_sets()}")
         index, found = read_json(index_path), {}
         for name in filter(None, str(names or "").replace(" ", "").split(",")):
             if name not in index:
                 raise UserError(f"{self.where(key)}: no set {name!r} in {index_path}{_remedy(key, name, index)}")
             found[name] = index_path.with_name(index[name]["file_name"])
         return found
+
+    def _writer_of_sets(self) -> str:
+        if "gold_path" not in self.values:
+            return "filter_teacher_cot.py writes it"
+        run = str(self.output_dir.parents[1])
+        return "make it with: " + shlex.join(["python", "scripts/gold_set.py", str(self.path), "--run", run])
 
     def training_files(self) -> dict[str, Path]:
         """Name -> file of the sets that are trained on. Raises UserError for an unknown set."""
@@ -203,7 +210,8 @@ def read_config(path: Path, overrides: list[str], run: Path | None = None, seed:
     suffix = "" if seed is None else f".seed{seed}"
     method, derived = path.stem + suffix, {}
     if run:
-        derived = {"dataset_dir": f"{run / 'datasets'}", "output_dir": f"{run / 'train' / method}"}
+        sets = run / "datasets" / (path.stem if "gold_path" in lines else "")
+        derived = {"dataset_dir": f"{sets}", "output_dir": f"{run / 'train' / method}"}
         derived["run_name"] = f"{run.name}-{method}"
     merged = OmegaConf.merge(OmegaConf.create(derived), *map(OmegaConf.load, files), given)
     values: Row = OmegaConf.to_container(merged, resolve=False)  # type: ignore[assignment]
@@ -215,19 +223,42 @@ def read_config(path: Path, overrides: list[str], run: Path | None = None, seed:
                 f"{lines['start_from']}: start_from and adapter_name_or_path are the same; remove one of them"
             )
         values["adapter_name_or_path"] = values["start_from"]
+    tutor = teacher_method(path.parents[1]) if in_preset else None  # one for all seeds
     for key in (*ADAPTERS, "teacher"):
         name = str(values.get(key) or "")
         if run and name and "/" not in name and (key, name) != ("teacher", START):
             known = [file.stem for file in path.parent.glob("*.yaml")]
             if in_preset and name not in known:
                 raise UserError(f"{lines.get(key, path)}: {key}: no method {name!r}{cli.nearest(name, known)}")
-            values[key] = str(run / "train" / (name + suffix))
+            values[key] = str(run / "train" / (name if name == tutor else name + suffix))
     if values.get("ref_model_adapters"):
         values.setdefault("ref_model", values["model_name_or_path"])
     for key in REQUIRED:
         if not values.get(key):
             raise UserError(f"{path}: key {key!r} is missing; it has {', '.join(lines)}")
     return TrainConfig(path, values, lines)
+
+
+def teacher_method(preset: Path) -> str | None:
+    """The method that is the preset's teacher: `lora_path` of its teacher.yaml, where that is a name without a slash.
+
+    It is trained before the teacher is asked, once for all seeds. Raises UserError if there is no such method, or if it
+    needs rows of a teacher itself.
+    """
+    file = preset / "teacher.yaml"
+    value, line = (cli.read_yaml(file) if file.is_file() else {}).get("lora_path", (None, 1))
+    name = str(value or "")
+    if not name or "/" in name:
+        return None
+    files = {path.stem: path for path in (preset / "train").glob("*.yaml")}
+    place = f"{file}:{line}: lora_path: {name}"
+    if name not in files:
+        raise UserError(f"{place}: no such method{cli.nearest(name, files)}; write ./{name} for a folder")
+    if "gold_path" not in cli.read_yaml(files[name]) or _starts(files[name]):
+        raise UserError(
+            f"{place}: this method is trained before all others; {files[name]} needs `gold_path: PROBLEMS` and no other adapter"
+        )
+    return name
 
 
 def without_rows(preset: Path, unfillable: Mapping[str, str]) -> dict[str, str]:
@@ -257,6 +288,8 @@ def without_rows(preset: Path, unfillable: Mapping[str, str]) -> dict[str, str]:
 def methods_of(preset: Path, wanted: str | None = None, unfillable: Mapping[str, str] = NOTHING) -> list[Path]:
     """The YAML files of the methods to train, in order: a method comes after those whose adapters it needs.
 
+    The method that is the preset's teacher (`teacher_method`) comes first, whether it is wanted or not.
+
     Args:
         wanted: a comma list or ``all``. The default is the key `methods` of train.yaml, or all if there is no such key.
         unfillable: see `without_rows`, whose methods ``all`` leaves out.
@@ -277,6 +310,8 @@ def methods_of(preset: Path, wanted: str | None = None, unfillable: Mapping[str,
     empty = without_rows(preset, unfillable)
     if wanted == "all":
         names = [name for name in names if name not in empty]
+    if tutor := teacher_method(preset):
+        names = [tutor, *(name for name in names if name != tutor)]
     for name in names:
         if name in empty:
             raise UserError(empty[name])

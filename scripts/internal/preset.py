@@ -1,11 +1,12 @@
 """Reads a preset folder for scripts/pipeline.sh.
 
-Prints the data sets to test on, the test files that training problems must not repeat, the methods to train in order, or
-the number of rounds:
+Prints the data sets to test on, the test files that training problems must not repeat, the methods to train in order, the
+one of them that is the teacher, or the number of rounds:
 
     python scripts/internal/preset.py configs/smollm2_cpu test_sets
     python scripts/internal/preset.py configs/smollm2_cpu test_paths
     python scripts/internal/preset.py configs/smollm2_cpu methods --methods all
+    python scripts/internal/preset.py configs/smollm2_study teacher
     python scripts/internal/preset.py configs/smollm2_cpu rounds
 """
 
@@ -18,7 +19,7 @@ from cotkit.core import cli
 from cotkit.core.problems import problem_path
 from cotkit.filtering.options import empty_sets, unfillable_sets
 from cotkit.preparation import description
-from cotkit.training.config import methods_of, without_rows
+from cotkit.training.config import methods_of, teacher_method, without_rows
 
 
 def test_paths_of(preset: Path) -> list[Path]:
@@ -32,7 +33,7 @@ def test_paths_of(preset: Path) -> list[Path]:
 def main(argv: list[str] | None = None) -> int:
     parser = cli.StageParser(__doc__)
     parser.add_argument("preset", type=Path, help="folder such as configs/smollm2_cpu")
-    parser.add_argument("what", choices=("test_sets", "test_paths", "methods", "rounds"))
+    parser.add_argument("what", choices=("test_sets", "test_paths", "methods", "teacher", "rounds"))
     parser.add_argument("--methods", metavar="LIST", help="a,b,c or all (default: the key `methods` of train.yaml)")
     parser.add_argument(
         "--run", type=Path, metavar="DIR", help="a run that is filtered: methods without rows are left out"
@@ -42,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         print(len(cli.rounds_of(args.preset / "teacher.yaml")))
     elif args.what == "test_sets":
         print("\n".join(description.test_sets_of(args.preset / "data.yaml")))
+    elif args.what == "teacher":
+        print(teacher_method(args.preset) or "")
     elif args.what == "test_paths":
         print("\n".join(map(str, test_paths_of(args.preset))))
     else:
