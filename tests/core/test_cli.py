@@ -179,7 +179,7 @@ def test_presets_share_their_methods():
         "smollm2_cpu": shared,
         "qwen2_1.5b": shared,
         "qwen2_1.5b_tuned": shared | distributions,
-        "smollm2_study": shared | distributions | {"complete"},
+        "smollm2_study": shared | distributions | {"complete", "expert"},
     }
     for path in ROOT.glob("configs/*/train/*.yaml"):
         assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)

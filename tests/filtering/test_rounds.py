@@ -82,9 +82,11 @@ def test_only_problems_without_a_kept_sample_are_asked_again(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("short_delays")
-def test_a_stronger_teacher_is_a_change_of_one_line(tmp_path: Path):
-    """Replaces one line of the study's teacher.yaml by the alternative in its comment."""
+def test_a_stronger_teacher_is_a_change_of_two_lines(tmp_path: Path):
+    """Removes the adapter from the study's teacher.yaml and takes the alternative in its comment."""
     text = (ROOT / "configs/smollm2_study/teacher.yaml").read_text(encoding="utf-8")
+    text, removed = re.subn(r"(?m)^lora_path: .*\n", "", text)
+    assert removed == 1
     (line,) = re.findall(r"^# ( - &teacher \{.*)$", text, re.MULTILINE)
     with ChatServer() as server:
         line = line.replace("http://gpu1:8000/v1", server.url)
