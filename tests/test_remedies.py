@@ -24,7 +24,7 @@ PAGES.remove(ROOT / "CHANGELOG.md")  # it names what is gone
 
 # A program that a text names, with the words that belong to it. Those of other projects are passed over.
 PROGRAM = re.compile(
-    r"(?<![\w./-])(?:[\w.]+/)*(\w+\.(?:py|sh))\b|\b(vllm serve|pip install|transformers serve|pytest|sbatch)\b"
+    r"(?<![\w./-])(?:[\w.]+/)*(\w+\.(?:py|sh))\b|\b(vllm serve|pip install|transformers serve|hf download|pytest|sbatch)\b"
 )
 FLAG = re.compile(r"(?<![\w-])--[a-z]\w*(?:-\w+)*")
 CASE_LABEL = re.compile(r"^\s+(--[\w-]+(?: \| --[\w-]+)*)\)|== (--[\w-]+) ", re.MULTILINE)

@@ -69,7 +69,7 @@ class TeacherSide:
         self.is_model = options.teacher not in (START, model, self.adapter)
         self.model = options.teacher if self.is_model else model
         self.tokenizer = load_tokenizer(self.model) if self.is_model else student
-        self.shared = shared_ids(student, self.tokenizer, config)
+        self.shared = shared_ids(student, self.tokenizer, config.where("teacher"))
         self.ends = turn_end_ids(self.tokenizer, load_generation_config(self.model))
 
     def messages(self, row: Row) -> list[prompts.Message]:
@@ -95,7 +95,7 @@ class TeacherSide:
         return None
 
 
-def shared_ids(student: Any, teacher: Any, config: TrainConfig) -> int:
+def shared_ids(student: Any, teacher: Any, where: str) -> int:
     """How many ids, from 0 on, stand for the same token in both tokenizers.
 
     Raises UserError, with their number and an example, if other tokens differ than special ones after all others, or if
@@ -110,7 +110,7 @@ def shared_ids(student: Any, teacher: Any, config: TrainConfig) -> int:
         for number in range(shared, last + 1)
         if any(number in one and number not in known for one, known in zip(tokens, special, strict=True))
     ]
-    place = f"{config.where('teacher')}: its tokenizer is not the student's"
+    place = f"{where}: its tokenizer is not the student's"
     if differing:
         names = [repr(one.get(differing[0], "nothing")) for one in tokens]
         example = f"id {differing[0]} is {names[0]} for the student and {names[1]} for the teacher"

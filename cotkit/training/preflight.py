@@ -191,26 +191,69 @@ def _template_fault(name: str, folder: str) -> str | None:
     messages = prompts.student_messages(prompts.PROBE["question"])
     served = encode(tokenizer, messages, thinking=False)
     trained = _prompt_by(TEMPLATES[name], tokenizer, messages)
-    has_processor = any((Path(folder) / file).is_file() for file in PROCESSOR_FILES)
-    usable = [other for other in TEMPLATES if has_processor or not _wants_processor(TEMPLATES[other])]
     # The served prompt may continue with an empty think block; only enable_thinking decides whether it is trained.
     if served[: len(trained)] != trained:
         texts = [tokenizer.decode([token for token in ids if token is not None]) for ids in (trained, served)]
-        if date := re.search(DATES, texts[1]):
-            return (
-                f"the model's own template writes a date into every prompt ({date[0]!r}), and no template of LLaMA-Factory "
-                "does; copy the model's folder and remove the date from its chat_template.jinja"
-            )
+        if dated := _date_fault(texts[1]):
+            return dated
         begins = [text[:40] for text in texts]
         fault = f"it begins a prompt with {begins[0]!r}, the model's own template with {begins[1]!r}"
-    elif name not in usable:
+    elif name not in _usable_templates(folder):
         fault = "it wants an image processor, which the model does not have"
     else:
         return None
-    fitting = [other for other in usable if _prompt_by(TEMPLATES[other], tokenizer, messages) == served]
+    return f"{fault}; fitting are {', '.join(_fitting_templates(folder)[:5]) or 'none'}"
+
+
+def _date_fault(prompt: str) -> str | None:
+    """Why no template of LLaMA-Factory writes this prompt, if it has a date; else None."""
+    if date := re.search(DATES, prompt):
+        return (
+            f"the model's own template writes a date into every prompt ({date[0]!r}), and no template of LLaMA-Factory "
+            "does; copy the model's folder and remove the date from its chat_template.jinja"
+        )
+    return None
+
+
+def choose_template(model: str) -> str:
+    """The template of LLaMA-Factory that writes the prompts of a model on this machine, and is named most like its type.
+
+    Raises UserError, with what can be done, if there is none.
+    """
+    folder = str(folder_of(model))
+    if fitting := _fitting_templates(folder):
+        return fitting[0]
+    tokenizer = load_tokenizer(folder)
+    served = tokenizer.decode(encode(tokenizer, prompts.student_messages(prompts.PROBE["question"]), thinking=False))
+    other = (
+        f"no template of LLaMA-Factory writes the prompt of its own template, which begins with {served[:40]!r}; copy the "
+        "model's folder and write ChatML into its chat_template.jinja, or take another student"
+    )
+    raise UserError(f"{model}: {_date_fault(served) or other}")
+
+
+def _fitting_templates(folder: str) -> list[str]:
+    """The templates that write the model's own prompt without thinking, those named most like its type first."""
+    from llamafactory.data.template import TEMPLATES
+
+    tokenizer = load_tokenizer(folder)
+    messages = prompts.student_messages(prompts.PROBE["question"])
+    served = encode(tokenizer, messages, thinking=False)
+    fitting = [
+        one
+        for one in _usable_templates(folder)
+        if _prompt_by(TEMPLATES[one], tokenizer, messages) + _no_thought(TEMPLATES[one], tokenizer) == served
+    ]
     kind = str(read_json(Path(folder) / "config.json").get("model_type"))
-    fitting.sort(key=lambda other: -SequenceMatcher(None, other, kind).ratio())
-    return f"{fault}; fitting are {', '.join(fitting[:5]) or 'none'}"
+    return sorted(fitting, key=lambda one: -SequenceMatcher(None, one, kind).ratio())
+
+
+def _usable_templates(folder: str) -> list[str]:
+    """The templates that do not want a processor which the model does not have."""
+    from llamafactory.data.template import TEMPLATES
+
+    has_processor = any((Path(folder) / file).is_file() for file in PROCESSOR_FILES)
+    return [one for one in TEMPLATES if has_processor or not _wants_processor(TEMPLATES[one])]
 
 
 def _wants_processor(template: Any) -> bool:
@@ -225,6 +268,13 @@ def _prompt_by(template: Any, tokenizer: Any, messages: list[prompts.Message]) -
     system, user = messages
     turns = [user, {"role": "assistant", "content": "".join(template.thought_words)}]
     return template.encode_oneturn(tokenizer, turns, system=system["content"])[0]
+
+
+def _no_thought(template: Any, tokenizer: Any) -> list[int]:
+    """The ids of the empty think block that a template with `enable_thinking: false` ends every prompt with."""
+    from llamafactory.data.template import ReasoningTemplate
+
+    return template.get_thought_word_ids(tokenizer) if isinstance(template, ReasoningTemplate) else []
 
 
 def check_precision(config: TrainConfig) -> None:

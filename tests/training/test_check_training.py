@@ -57,6 +57,25 @@ def stand_in(folder: Path, chat_template: str, *more_tokens: str) -> Path:
     return folder
 
 
+def write_sets(run: Path, thought: str = "") -> None:
+    """Small training sets of a run, with every name that the shipped presets know."""
+    rows = [
+        prompts.training_row(f"What is {n} + 4? Use {{x}}.", f"{thought}{n}+4={n + 4}\n#### {n + 4}") for n in range(5)
+    ]
+    for training_set in SETS:
+        write_training_set(run / "datasets", training_set, rows)
+    pairs = [
+        {
+            **{key: row[key] for key in ("system", "instruction", "input")},
+            "chosen": row["output"],
+            "rejected": "7\n#### 7",
+        }
+        for row in rows
+    ]
+    write_training_set(run / "datasets", "preference", pairs, ranking=True)
+    write_dataset_info(run / "datasets", {**dict.fromkeys(SETS, False), "preference": True})
+
+
 class Preset:
     """A copy of a shipped preset with its own small training sets."""
 
@@ -67,22 +86,7 @@ class Preset:
         for path in self.folder.glob("train/*.yaml"):  # a teacher from the hub cannot be had here
             if "/" in str(yaml.safe_load(path.read_text(encoding="utf-8")).get("teacher", "")):
                 self.change(f"train/{path.name}", teacher=str(teacher or model))
-        rows = [
-            prompts.training_row(f"What is {n} + 4? Use {{x}}.", f"{thought}{n}+4={n + 4}\n#### {n + 4}")
-            for n in range(5)
-        ]
-        for training_set in SETS:
-            write_training_set(self.run / "datasets", training_set, rows)
-        pairs = [
-            {
-                **{key: row[key] for key in ("system", "instruction", "input")},
-                "chosen": row["output"],
-                "rejected": "7\n#### 7",
-            }
-            for row in rows
-        ]
-        write_training_set(self.run / "datasets", "preference", pairs, ranking=True)
-        write_dataset_info(self.run / "datasets", {**dict.fromkeys(SETS, False), "preference": True})
+        write_sets(self.run, thought)
 
     def change(self, file: str, **values: Any) -> None:
         """Sets keys of a YAML of the preset; None removes one."""

@@ -52,13 +52,13 @@ def test_other_differences_of_tokenizers_are_refused_with_their_number_and_an_ex
     file.write_text(json.dumps(changed), encoding="utf-8")
     says = f"ids differ, for example id 300 is {names[300]!r} for the student and {names[301]!r} for the teacher"
     with pytest.raises(UserError, match=r"not the student's: \d+ " + re.escape(says)):
-        shared_ids(student, AutoTokenizer.from_pretrained(tmp_path / "t"), config)
+        shared_ids(student, AutoTokenizer.from_pretrained(tmp_path / "t"), config.where("teacher"))
 
     changed = json.loads(json.dumps(usual))
     changed["model"]["merges"] = changed["model"]["merges"][::-1]
     file.write_text(json.dumps(changed), encoding="utf-8")
     with pytest.raises(UserError, match=r"they split 'You are .*' differently; take a teacher of its family"):
-        shared_ids(student, AutoTokenizer.from_pretrained(tmp_path / "t"), config)
+        shared_ids(student, AutoTokenizer.from_pretrained(tmp_path / "t"), config.where("teacher"))
 
 
 @pytest.mark.slow
