@@ -262,6 +262,8 @@ enter compare
 python scripts/compare.py "$run"
 
 enter report
-logged python scripts/report.py "$run" "${redo[@]}"
+report_to=none
+! grep -q '^report_to: *wandb' -- "$preset/score.yaml" || report_to=wandb
+logged python scripts/report.py "$run" --report_to "$report_to" "${redo[@]}"
 printf '   (%s: %d s; the pipeline: %d min)\n' "$stage" $((SECONDS - began)) $((SECONDS / 60))
 printf '\n%s\nThe report, with every output: %s\n' "$(sed -n 3p -- "$run/comparison.md")" "$run/report.html"

@@ -4,6 +4,7 @@ Reads   <run>/comparison.json (scripts/compare.py), predictions, scores, trainin
 Writes  <run>/report.md with pictures in <run>/report/, and <run>/report.html, a page that needs no network
 
     python scripts/report.py outputs/smollm2_cpu
+    python scripts/report.py outputs/smollm2_cpu --report_to wandb --overwrite
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from cotkit.core import cli
+from cotkit.core import cli, wandb_run
 from cotkit.core.errors import UserError
 from cotkit.core.files import require_folder, write_if_changed
 from cotkit.core.jsonl import read_json
 from cotkit.core.manifest import Input, Manifest, path_for
+from cotkit.evaluation import paper_tables
 from cotkit.evaluation.comparison import COMPARISON_SCHEMA
 from cotkit.report import page, plots, recipe, sections
 from cotkit.report.costs import costs
@@ -83,9 +85,20 @@ def write(run: Path, report: Report) -> list[Path]:
     return list(contents)
 
 
+def send(run: Path, paths: list[Path]) -> str:
+    """Sends the comparison's table, its files and those of the report to Weights and Biases; returns a line about it."""
+    comparison = read_json(run / "comparison.json")
+    rows = paper_tables.rows(comparison, list(paper_tables.COLUMNS), {})
+    compared = [path for path in (run / "comparison.json", run / "comparison.md") if path.is_file()]
+    return wandb_run.report_comparison(rows, [*compared, *paths], f"{run.resolve().name}-comparison", run)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = cli.StageParser(__doc__, "dry_run", "overwrite")
     parser.add_argument("run", type=Path, metavar="RUN", help="a folder under outputs/")
+    parser.add_argument(
+        "--report_to", choices=("none", "wandb"), default="none", help="also send the comparison's table and the report"
+    )
     args = parser.parse(argv)
     require_folder(args.run)
     if not (args.run / "comparison.json").is_file():
@@ -97,7 +110,10 @@ def main(argv: list[str] | None = None) -> int:
     report = gather(args.run)
     if not args.dry_run:
         manifest.begin()
-        manifest.finish(write(args.run, report), {"questions": sum(map(len, report.questions.values()))})
+        paths = write(args.run, report)
+        manifest.finish(paths, {"questions": sum(map(len, report.questions.values()))})
+        if args.report_to == "wandb":
+            print(send(args.run, paths))
     print(f"{report.finding}\n\n{args.run / PAGE} and {args.run / 'report.md'} show all of it")
     return 0
 

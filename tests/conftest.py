@@ -168,7 +168,12 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_ad
     shutil.copytree(tiny_adapter, adapter)
     make_tokenizer(adapter)
     rows = write_rows(folder / "datasets/distilled.jsonl", [prompts.training_row("1+1?", "1+1=2\n#### 2")])
-    settings = {"model_name_or_path": str(tiny_model), "model_files": fingerprint(str(tiny_model)), "lora_rank": 4}
+    settings = {
+        "dataset": "distilled",
+        "model_name_or_path": str(tiny_model),
+        "model_files": fingerprint(str(tiny_model)),
+        "lora_rank": 4,
+    }
     manifest = Manifest("train", adapter, settings, {"distilled": Input(rows)}, str(tiny_model))
     files = [adapter / "adapter_model.safetensors", adapter / "adapter_config.json"]
     manifest.finish(files, {"rows": 1, "steps": 1, "trained_tokens": 9})

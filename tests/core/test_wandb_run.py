@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,21 @@ def test_without_a_key_it_is_offline(no_key: Path, monkeypatch: pytest.MonkeyPat
 def test_an_environment_key_is_a_key(no_key: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_API_KEY", "x")
     assert wandb_run.mode() == "online"
+
+
+@pytest.mark.slow
+def test_the_comparison_and_the_report_are_recorded_offline(no_key: Path, tiny_run: Path, tmp_path: Path):
+    run = shutil.copytree(tiny_run, tmp_path / "a run")
+    done = run_script("scripts/report.py", run, "--report_to", "wandb")
+    assert "no key, so a run-comparison is recorded offline" in done.stdout
+    (table,) = run.glob("wandb/offline-run-*/files/media/table/comparison_*.table.json")
+    found = json.loads(table.read_text(encoding="utf-8"))
+    at = found["columns"].index("method")
+    assert sorted(row[at] for row in found["data"]) == ["baseline", "distilled"]
+    (log,) = run.glob("wandb/offline-run-*/*.wandb")
+    recorded = log.read_bytes()
+    for name in (b"a_run-comparison", b"report.html", b"comparison.json"):
+        assert name in recorded
 
 
 @pytest.mark.slow
