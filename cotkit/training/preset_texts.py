@@ -5,6 +5,7 @@ A value that nothing here knows better keeps its line, so a change of that prese
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 from dataclasses import dataclass
@@ -104,6 +105,8 @@ class Plan:
 
 def line(key: str, value: object, comment: str = "") -> str:
     """``key: value  # comment``, with the comment continued in the same column."""
+    if re.search(" #|: ", str(value)):  # a folder's name that YAML would read as a comment or a mapping
+        value = json.dumps(value, ensure_ascii=False)
     text = f"{key}: {value}"
     if not comment:
         return text + "\n"

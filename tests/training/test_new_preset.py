@@ -119,7 +119,9 @@ def test_a_template_of_its_own_is_refused_with_what_to_do(configs: Path, tmp_pat
 def test_a_base_model_trains_its_embeddings_and_what_is_unknown_is_printed(
     configs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    preset = new_preset(configs, stand_in(tmp_path / "student", "qwen2.5", is_chat=False))
+    student = stand_in(tmp_path / "my #1: student", "qwen2.5", is_chat=False)
+    preset = new_preset(configs, student)
+    assert train_values(preset)["model_name_or_path"] == str(student)
     assert train_values(preset)["additional_target"] == "embed_tokens,lm_head"
     printed = capsys.readouterr().out
     for words in ("writes <|im_end|>: if it is a chat model", "some/teacher, which is not on this machine"):
