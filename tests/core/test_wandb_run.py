@@ -39,7 +39,8 @@ def test_an_environment_key_is_a_key(no_key: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 def test_the_comparison_and_the_report_are_recorded_offline(no_key: Path, tiny_run: Path, tmp_path: Path):
     run = shutil.copytree(tiny_run, tmp_path / "a run")
-    done = run_script("scripts/report.py", run, "--report_to", "wandb")
+    done = run_script("scripts/report.py", run, "--report_to", "wandb", WANDB_DATA_DIR=str(tmp_path / "staged"))
+    assert len(list((tmp_path / "staged").glob("**/tmp*"))) > 2  # the files of the artifact
     assert "no key, so a run-comparison is recorded offline" in done.stdout
     (table,) = run.glob("wandb/offline-run-*/files/media/table/comparison_*.table.json")
     found = json.loads(table.read_text(encoding="utf-8"))
