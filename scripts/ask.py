@@ -146,6 +146,10 @@ def converse(methods: list[RunMethod], test_set: TestSet, loader: engines.Loader
 
 def serve(folder: Path, port: int, method: RunMethod, question: str) -> NoReturn:
     """Shows how to ask the server of an exported model, and becomes that server."""
+    if method.engine.adapter is None:
+        raise UserError(
+            f"{method.name}: is no trained method; serve its model itself: transformers serve {method.engine.model}"
+        )
     words = server.command(folder, port)
     print(server.example(folder, port, question, method.sampling))
     log.info("%s; Ctrl-C ends it", shlex.join(words))

@@ -23,6 +23,7 @@ import infer_parallel
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import read_json, write_json_atomic
 from cotkit.core.manifest import Manifest, path_for
+from cotkit.publishing import server
 
 ask = import_module("scripts.ask")
 
@@ -168,18 +169,22 @@ def test_the_served_model_answers_the_shown_request_as_in_the_run(tiny_run: Path
     assert answer == row["response"]
 
 
-def test_what_cannot_be_served_is_refused(fake_run: Path):
-    words = [str(fake_run), "distilled", "--serve"]
+def test_what_cannot_be_served_is_refused(fake_run: Path, tmp_path: Path):
+    with pytest.raises(
+        UserError, match="baseline: is no trained method; serve its model itself: transformers serve fake"
+    ):
+        ask.main([str(fake_run), "baseline", "--serve", "8000"])
     with pytest.raises(UserError, match=r"distilled: not exported yet; run python scripts/export.py \S+ distilled"):
-        ask.main([*words, "8000"])
-    write_json_atomic(fake_run / "export/distilled/config.json", {})
+        server.command(fake_run / "export/distilled", 8000)
+    folder = tmp_path / "exported"
+    write_json_atomic(folder / "config.json", {})
     with pytest.raises(UserError, match="--serve 70000: a port is at most 65535"):
-        ask.main([*words, "70000"])
+        server.command(folder, 70000)
     with socket.socket() as taken:
         taken.bind(("localhost", 0))
         taken.listen()
         with pytest.raises(UserError, match="the port cannot be used"):
-            ask.main([*words, str(taken.getsockname()[1])])
+            server.command(folder, taken.getsockname()[1])
 
 
 def test_dry_run_shows_the_prompt(fake_run: Path, capsys: pytest.CaptureFixture[str]):
