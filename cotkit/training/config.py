@@ -5,7 +5,7 @@ method does differently, so that a comparison of methods compares data. All keys
 (those that the pipeline trains), `budget` (see cotkit/training/budget.py), `start_from`, `gold_path`, and those of
 `DistillOptions`, which belong to `stage: distill`. `dataset_dir` and `output_dir` follow from the run's folder.
 `start_from: distilled` trains the adapter of that method in the same run further. `gold_path: FILE` trains on the
-solutions of these problems, which scripts/gold_set.py makes a training set of: no teacher is needed for it.
+solutions of these problems, which scripts/gold_set.py makes into a training set, without any teacher.
 """
 
 from __future__ import annotations
