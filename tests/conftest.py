@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,14 @@ def save_tiny_qwen2(folder: Path, vocab_size: int, seed: int = 0, **changes: Any
     }
     Qwen2ForCausalLM(Qwen2Config(vocab_size=vocab_size, **{**usual, **changes})).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def log_level_is_kept() -> Iterator[None]:
+    """Scripts that are called in this process set how much the package logs; the next test must not inherit that."""
+    before = logging.getLogger("cotkit").level
+    yield
+    logging.getLogger("cotkit").setLevel(before)
 
 
 @pytest.fixture(scope="session")
