@@ -24,7 +24,7 @@ import sys
 from itertools import chain
 from pathlib import Path
 
-from cotkit.core import cli
+from cotkit.core import cli, yaml_file
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row
 from cotkit.core.manifest import Input
@@ -77,13 +77,13 @@ def first_sample(config: Path | None, number: int) -> int:
         return 0
     if config is None:
         raise UserError(f"--round {number} needs --config with a list `rounds`")
-    samples, _ = cli.read_yaml(config).get("num_samples", (1, 1))
-    return sum(int(entry.get("num_samples", (samples, 1))[0]) for entry in cli.rounds_of(config)[: number - 1])
+    samples, _ = yaml_file.read_yaml(config).get("num_samples", (1, 1))
+    return sum(int(entry.get("num_samples", (samples, 1))[0]) for entry in yaml_file.rounds_of(config)[: number - 1])
 
 
 def asks_again(config: Path | None) -> bool:
     """Whether the configuration has a later round with more tokens for problems whose text was truncated."""
-    rounds = cli.rounds_of(config)[1:] if config is not None else []
+    rounds = yaml_file.rounds_of(config)[1:] if config is not None else []
     return any("max_new_tokens_if_truncated" in entry for entry in rounds)
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cotkit.core import cli
+from cotkit.core import cli, yaml_file
 from cotkit.core.errors import UserError
 from cotkit.core.files import require_folder
 from cotkit.core.model_identity import is_same
@@ -85,7 +85,7 @@ class Preset:
         return self.tried(parsed, script, "--config", str(self.file(name)), *usual, *flags)
 
     def _rounds(self) -> range:
-        rounds = self.tried(cli.rounds_of, self.file("teacher")) or [{}]
+        rounds = self.tried(yaml_file.rounds_of, self.file("teacher")) or [{}]
         return range(1, len(rounds) + 1)
 
     def _filter(self) -> options.FilterOptions:
@@ -124,12 +124,12 @@ def students(folder: Path) -> Iterator[str]:
     """Train, filter and infer name one student: an adapter fits only its own base."""
     trainings = [path for path in (folder / BASE, *sorted((folder / "train").glob("*.yaml"))) if path.is_file()]
     keys = [*((path, "model_name_or_path") for path in trainings), (folder / "filter.yaml", "student_model")]
-    backend = cli.read_yaml(folder / "infer.yaml").get("backend", ("transformers", 1))[0]
+    backend = yaml_file.read_yaml(folder / "infer.yaml").get("backend", ("transformers", 1))[0]
     if backend in BACKENDS and engines.model_with_files(EngineOptions(backend, "any")):
         keys.append((folder / "infer.yaml", "base_model"))  # a served model may have any name
     first = None
     for path, key in keys:
-        value, line = cli.read_yaml(path).get(key, (None, 1))
+        value, line = yaml_file.read_yaml(path).get(key, (None, 1))
         for name in value.values() if isinstance(value, dict) else [value]:  # by data set
             place = f"{path}:{line}: {key}: {name}"
             if first and name and not is_same(str(name), first[0]):

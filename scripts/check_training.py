@@ -18,7 +18,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cotkit.core import cli
+from cotkit.core import cli, yaml_file
 from cotkit.core.errors import UserError
 from cotkit.filtering.options import empty_sets, unfillable_sets
 from cotkit.training import preflight
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="*", metavar="N", help="seeds that --untrained looks for")
     parser.add_argument("--overwrite", action="store_true", help="with --untrained: all will be trained again")
     args = parser.parse(argv)
-    thinking = cli.read_yaml(args.preset / "infer.yaml").get("thinking", (False, 1))[0]
+    thinking = yaml_file.read_yaml(args.preset / "infer.yaml").get("thinking", (False, 1))[0]
     configs = configs_of(args)
     for config in configs:
         preflight.check(config, this_machine=False)

@@ -20,7 +20,7 @@ import sys
 from itertools import chain
 from pathlib import Path
 
-from cotkit.core import cli
+from cotkit.core import cli, yaml_file
 from cotkit.core.errors import UserError
 from cotkit.core.files import locked
 from cotkit.core.jsonl import Row
@@ -38,7 +38,7 @@ DEV = "gold_dev"
 
 def problems_of_others(preset: Path, options: FilterOptions) -> list[Path]:
     """The problem files of a preset that its teacher, its students and its tests see."""
-    taught = [Path(path) for path, _ in cli.listed(preset / "teacher.yaml", "input_path")]
+    taught = [Path(path) for path, _ in yaml_file.listed(preset / "teacher.yaml", "input_path")]
     data = preset / "data.yaml"
     tests = [problem_path(data_root_of(data), name) for name in test_sets_of(data)]
     return list(dict.fromkeys([*taught, *options.problems_path, *options.dev_path, *options.test_paths, *tests]))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NoReturn
 
-from cotkit.core import cli
+from cotkit.core import cli, yaml_file
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import read_json
 from cotkit.core.manifest import path_for
@@ -174,13 +174,13 @@ def preset_options(preset: Path, refuse: Callable[[str], NoReturn] | None = None
 
 def unfillable_sets(preset: Path) -> dict[str, str]:
     """Set -> reason, for the sets of a preset's filter.yaml that its teacher.yaml cannot fill. What is faulty is left out."""
-    usual = cli.read_yaml(preset / "teacher.yaml").get("num_samples", (1, 1))
-    numbers = [entry.get("num_samples", usual)[0] for entry in cli.rounds_of(preset / "teacher.yaml")]
+    usual = yaml_file.read_yaml(preset / "teacher.yaml").get("num_samples", (1, 1))
+    numbers = [entry.get("num_samples", usual)[0] for entry in yaml_file.rounds_of(preset / "teacher.yaml")]
     if numbers != [1]:
         return {}
     reason = "a pair needs two samples of a problem, and teacher.yaml asks for one; set num_samples: 2 there"
     sets = []
-    for text, _ in cli.listed(preset / "filter.yaml", "sets"):
+    for text, _ in yaml_file.listed(preset / "filter.yaml", "sets"):
         with suppress(ValueError):
             sets.append(parse_set(str(text)))
     return {declared.name: reason for declared in sets if declared.ranking}
@@ -197,7 +197,7 @@ def empty_sets(run: Path) -> dict[str, str]:
 def check_examples(options: FilterOptions) -> None:
     """Tries every example, the rules' own and the configured ones. Raises UserError naming file and line."""
     rules.check_rules()
-    lines = cli.item_lines(options.config, "examples") if options.config else []
+    lines = yaml_file.item_lines(options.config, "examples") if options.config else []
     for number, text in enumerate(options.examples):
         place = f"{options.config}:{lines[number]}" if number < len(lines) else f"--examples, number {number + 1}"
         head, colon, response = text.partition(":")

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
-from cotkit.core.cli import listed, nearest, read_yaml
+from cotkit.core.cli import nearest
 from cotkit.core.datasets import BOXED, DATASETS, DESCRIPTION_FILE, AnswerKind, Columns
 from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row, read_json
+from cotkit.core.yaml_file import listed, read_yaml
 
 # Keys of a description in data.yaml, and flags of the same names.
 OWN_KEYS = tuple(

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from cotkit.core import cli
+from cotkit.core import cli, yaml_file
 from cotkit.core.errors import UserError
 from cotkit.core.files import elsewhere
 from cotkit.core.jsonl import Row, read_json
@@ -201,7 +201,7 @@ def read_config(path: Path, overrides: list[str], run: Path | None = None, seed:
         raise UserError(f"{path}: no such file; {elsewhere(path) or 'the YAML of a method is expected'}")
     base, in_preset = path.parent.with_name(BASE), path.parent.name == "train"
     files = [base, path] if in_preset and base.is_file() else [path]
-    lines = {key: f"{file}:{line}" for file in files for key, (_, line) in cli.read_yaml(file).items()}
+    lines = {key: f"{file}:{line}" for file in files for key, (_, line) in yaml_file.read_yaml(file).items()}
     for override in overrides:
         if "=" not in override:
             raise UserError(f"{override!r}: an override is written key=value")
@@ -216,7 +216,7 @@ def read_config(path: Path, overrides: list[str], run: Path | None = None, seed:
     merged = OmegaConf.merge(OmegaConf.create(derived), *map(OmegaConf.load, files), given)
     values: Row = OmegaConf.to_container(merged, resolve=False)  # type: ignore[assignment]
     lines |= dict.fromkeys(map(str, given), "command line")
-    values = {key: cli.home_expanded(value) for key, value in values.items()}
+    values = {key: yaml_file.home_expanded(value) for key, value in values.items()}
     if values.get("start_from"):
         if values.get("adapter_name_or_path") not in (None, values["start_from"]):
             raise UserError(
@@ -246,7 +246,7 @@ def teacher_method(preset: Path) -> str | None:
     needs rows of a teacher itself.
     """
     file = preset / "teacher.yaml"
-    value, line = (cli.read_yaml(file) if file.is_file() else {}).get("lora_path", (None, 1))
+    value, line = (yaml_file.read_yaml(file) if file.is_file() else {}).get("lora_path", (None, 1))
     name = str(value or "")
     if not name or "/" in name:
         return None
@@ -254,7 +254,7 @@ def teacher_method(preset: Path) -> str | None:
     place = f"{file}:{line}: lora_path: {name}"
     if name not in files:
         raise UserError(f"{place}: no such method{cli.nearest(name, files)}; write ./{name} for a folder")
-    if "gold_path" not in cli.read_yaml(files[name]) or _starts(files[name]):
+    if "gold_path" not in yaml_file.read_yaml(files[name]) or _starts(files[name]):
         raise UserError(
             f"{place}: this method is trained before all others; {files[name]} needs `gold_path: PROBLEMS` and no other adapter"
         )
@@ -267,10 +267,10 @@ def without_rows(preset: Path, unfillable: Mapping[str, str]) -> dict[str, str]:
     Args:
         unfillable: set -> reason, from `unfillable_sets` in cotkit/filtering/options.py.
     """
-    base = cli.read_yaml(preset / BASE) if (preset / BASE).is_file() else {}
+    base = yaml_file.read_yaml(preset / BASE) if (preset / BASE).is_file() else {}
     found, files = {}, sorted((preset / "train").glob("*.yaml"))
     for path in files:
-        names, line = {**base, **cli.read_yaml(path)}.get("dataset", ("", 1))
+        names, line = {**base, **yaml_file.read_yaml(path)}.get("dataset", ("", 1))
         for name in str(names).replace(" ", "").split(","):
             if name in unfillable:
                 found[path.stem] = f"{path}:{line}: dataset: {name}: {unfillable[name]}"
@@ -300,7 +300,7 @@ def methods_of(preset: Path, wanted: str | None = None, unfillable: Mapping[str,
     files = {path.stem: path for path in sorted((preset / "train").glob("*.yaml"))}
     if not files:
         raise UserError(f"{preset}/train: holds no <method>.yaml")
-    base = cli.read_yaml(preset / BASE) if (preset / BASE).is_file() else {}
+    base = yaml_file.read_yaml(preset / BASE) if (preset / BASE).is_file() else {}
     listed = list(base.get("methods", (list(files), 1))[0])
     everything = [*listed, *(name for name in files if name not in listed)]
     names = everything if wanted == "all" else wanted.split(",") if wanted else listed
@@ -332,5 +332,5 @@ def methods_of(preset: Path, wanted: str | None = None, unfillable: Mapping[str,
 
 def _starts(path: Path) -> list[str]:
     """The values with which a method's YAML may name methods that must be trained before it."""
-    values = cli.read_yaml(path)
+    values = yaml_file.read_yaml(path)
     return [str(values[key][0]) for key in ("start_from", "teacher", *ADAPTERS) if key in values]

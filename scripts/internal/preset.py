@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from cotkit.core import cli
+from cotkit.core import cli, yaml_file
 from cotkit.core.problems import problem_path
 from cotkit.filtering.options import empty_sets, unfillable_sets
 from cotkit.preparation import description
@@ -24,7 +24,7 @@ from cotkit.training.config import methods_of, teacher_method, without_rows
 
 def test_paths_of(preset: Path) -> list[Path]:
     """The test files of the preset's data sets; none if filter.yaml names its own, with `test_paths`."""
-    if "test_paths" in cli.read_yaml(preset / "filter.yaml"):
+    if "test_paths" in yaml_file.read_yaml(preset / "filter.yaml"):
         return []
     config = preset / "data.yaml"
     return [problem_path(description.data_root_of(config), name) for name in description.test_sets_of(config)]
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse(argv)
     if args.what == "rounds":
-        print(len(cli.rounds_of(args.preset / "teacher.yaml")))
+        print(len(yaml_file.rounds_of(args.preset / "teacher.yaml")))
     elif args.what == "test_sets":
         print("\n".join(description.test_sets_of(args.preset / "data.yaml")))
     elif args.what == "teacher":

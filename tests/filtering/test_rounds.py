@@ -14,7 +14,7 @@ from generation.chat_server import ChatServer
 
 import filter_teacher_cot
 import teacher_cot
-from cotkit.core import cli
+from cotkit.core import yaml_file
 from cotkit.core.errors import UserError
 
 ROUNDS = """
@@ -161,7 +161,7 @@ def test_numbers_and_settings_of_a_round(tmp_path: Path):
     assert (third.mode, third.temperature, third.num_samples) == ("solve", 1.0, 1)
     assert (parse("--round", 3, "--mode", "rewrite").mode, parse().mode) == ("rewrite", "rewrite")
     assert [teacher_cot.first_sample(config, number) for number in (1, 2, 3)] == [0, 1, 3]
-    assert len(cli.rounds_of(config)) == 3
+    assert len(yaml_file.rounds_of(config)) == 3
 
 
 @pytest.mark.parametrize(
