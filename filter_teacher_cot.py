@@ -250,7 +250,7 @@ def write_training_sets(options: FilterOptions, teacher: TeacherFiles, selection
     if options.dev_path:
         files = read_problem_files(options.dev_path, options.dev_limit)
         gold_dev = training_sets.gold_rows(chain.from_iterable(files.values()))
-        sizes["gold_dev"] = training_sets.write_training_set(folder, "gold_dev", gold_dev)
+        sizes[training_sets.GOLD_DEV] = training_sets.write_training_set(folder, training_sets.GOLD_DEV, gold_dev)
     training_sets.write_dataset_info(folder, {name: ranking.get(name, False) for name, size in sizes.items() if size})
     return sizes
 

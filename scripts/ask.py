@@ -84,13 +84,13 @@ class TestSet:
 
 
 def typed_questions() -> Iterator[str]:
-    """The lines of stdin that are not empty."""
+    """The lines of stdin that are not empty, until Ctrl-D or Ctrl-C."""
     prompt = "question> " if sys.stdin.isatty() else ""
     while True:
         try:
             line = input(prompt).strip()
             line.encode()
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             return
         except UnicodeError:
             raise UserError("stdin: not UTF-8; convert it to UTF-8") from None

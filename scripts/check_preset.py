@@ -26,6 +26,7 @@ from cotkit.core.errors import UserError
 from cotkit.core.files import require_folder
 from cotkit.core.model_identity import is_same
 from cotkit.filtering import options
+from cotkit.filtering.training_sets import GOLD_DEV
 from cotkit.generation import engines
 from cotkit.generation.chat_model import check_model
 from cotkit.generation.options import BACKENDS, EngineOptions
@@ -189,7 +190,7 @@ def training_sets(preset: Preset) -> Iterator[str]:
     """Every set that a method trains or is evaluated on is declared in filter.yaml."""
     if preset.filter is None:
         return
-    dev = ["gold_dev"] if preset.filter.dev_path else []
+    dev = [GOLD_DEV] if preset.filter.dev_path else []
     for config in preset.trainings:
         own = [str(config.values["dataset"])] if config.values.get("gold_path") else preset.filter.sets
         declared = [*own, *dev]
@@ -197,7 +198,7 @@ def training_sets(preset: Preset) -> Iterator[str]:
             for name in filter(None, str(config.values.get(key) or "").replace(" ", "").split(",")):
                 if name not in declared:
                     nearest = cli.nearest(name, declared) if key == "dataset" else ""
-                    where = "needs dev_path" if name == "gold_dev" else f"does not declare it in `sets`{nearest}"
+                    where = "needs dev_path" if name == GOLD_DEV else f"does not declare it in `sets`{nearest}"
                     yield f"{config.where(key)}: {preset.file('filter')} {where}"
 
 

@@ -28,12 +28,10 @@ from cotkit.core.manifest import Input, Manifest
 from cotkit.core.problems import numbered_inputs, problem_path, read_problem_files
 from cotkit.filtering.contamination import TestQuestions
 from cotkit.filtering.options import NGRAM, FilterOptions, preset_options
-from cotkit.filtering.training_sets import gold_rows, write_dataset_info, write_training_set
+from cotkit.filtering.training_sets import GOLD_DEV, gold_rows, write_dataset_info, write_training_set
 from cotkit.generation import prompts
 from cotkit.preparation.description import data_root_of, test_sets_of
 from cotkit.training.config import TrainConfig, read_config
-
-DEV = "gold_dev"
 
 
 def problems_of_others(preset: Path, options: FilterOptions) -> list[Path]:
@@ -100,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     with locked(manifest.output):
         manifest.begin()
-        rows = {name: problems, **({DEV: list(chain.from_iterable(held_out.values()))} if held_out else {})}
+        rows = {name: problems, **({GOLD_DEV: list(chain.from_iterable(held_out.values()))} if held_out else {})}
         sizes = {set_name: len(found) for set_name, found in rows.items()}
         manifest.finish(write_sets(folder, rows), {"training_sets": sizes}, compared_with=list(map(str, others)))
     print(f"{manifest.output}: {len(problems)} rows; none of their questions is in {', '.join(map(str, others))}")

@@ -54,6 +54,7 @@ BUILT_IN = {
 SOURCES = ("gold", "teacher", "kept", "complete", "pairs")
 SELECTIONS = ("first", "shortest", "all", "distinct", "aligned")
 ALIGNED = "aligned"
+GOLD_DEV = "gold_dev"  # held-out problems with their own solutions, for the loss during training
 NEEDED = "distilled"  # every preset trains on it; if it is empty, the filter kept nothing
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")

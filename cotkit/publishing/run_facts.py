@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cotkit.core import lineage
 from cotkit.core.cli import nearest
 from cotkit.core.datasets import DATASETS
 from cotkit.core.errors import UserError
@@ -40,14 +41,12 @@ class MethodFacts:
 def read_method(run: Path, name: str) -> MethodFacts:
     """Raises UserError, with the command that helps, if the method is not trained, predicted and compared."""
     adapter = run / "train" / name
-    if not (adapter / "adapter_model.safetensors").is_file():
-        trained = [path.parent.name for path in run.glob("train/*/adapter_model.safetensors")]
+    if not (adapter / lineage.WEIGHTS).is_file():
+        trained = [path.parent.name for path in run.glob(f"train/*/{lineage.WEIGHTS}")]
         hint = nearest(name, trained) if trained else "; bash scripts/train.sh CONFIG trains one"
         raise UserError(f"{run}: has no trained method {name!r}{hint}")
     training = _finished(path_for(adapter), "bash scripts/train.sh makes it")
-    weights = adapter / "adapter_model.safetensors"
-    if training["outputs"].get(f"{name}/{weights.name}", {}).get("sha256") != sha256_file(weights):
-        raise UserError(f"{weights}: was changed after its training; train it again with --overwrite")
+    lineage.check_weights(adapter)
     comparison = read_json(run / "comparison.json") if (run / "comparison.json").is_file() else {}
     again = f"run python scripts/compare.py {run}"
     if comparison.get("schema") != COMPARISON_SCHEMA:

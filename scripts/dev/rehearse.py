@@ -339,6 +339,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{args.keep}: exists already; name a new folder")
     vocabulary = args.cache.absolute() / "qwen.tiktoken"
     fetch_vocabulary(vocabulary)
+    # The copy finds an environment that is up to date and so leaves it as it is: importing the package from here.
+    subprocess.run(["bash", "scripts/setup.sh"], check=True, cwd=ROOT, env={**os.environ, "VIRTUAL_ENV": sys.prefix})
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as temporary:
         folder = args.keep.absolute() if args.keep else Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
