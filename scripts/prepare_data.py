@@ -46,9 +46,11 @@ from cotkit.preparation.source_files import read_source
 SPLIT_SEED = 42  # of the original experiment's division into train and dev
 SHOWN = 3  # problems that are printed as they will be asked
 
-# gsm_symbolic: lengths that a 135M model can learn in minutes, and the number of problems per split.
+# gsm_symbolic: lengths that a 135M model can learn in minutes, and the number of problems per split. `expert` is there to
+# train a teacher on, `unlabeled` holds questions without solutions.
+UNLABELED = "unlabeled"
 MAX_SOLUTION_WORDS, MAX_QUESTION_WORDS = 32, 45
-SYMBOLIC_SIZES = {"test": 500, "dev": 200, "train": 2000, "expert": 2400}  # expert: to train a teacher on
+SYMBOLIC_SIZES = {"test": 500, "dev": 200, "train": 2000, "expert": 2400, UNLABELED: 1280}
 # A number in digits, such as 1,200 or 0.75.
 NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 SYMBOLIC_TAIL = "Give the result as your final answer. Do not include units."
@@ -108,6 +110,8 @@ def gsm_symbolic(seed: int, max_number: int | None = None) -> Splits:
     for offset, (split, size) in enumerate(SYMBOLIC_SIZES.items()):
         chosen = islice(_short_symbolic(seed + offset, seen, max_number), size)
         splits[split] = [numbered("gsm_symbolic", split, number, fields) for number, fields in enumerate(chosen)]
+    for row in splits.get(UNLABELED, []):
+        row["solution"] = ""  # the answer stays, to measure what a vote over a teacher's samples finds (scripts/vote.py)
     return splits
 
 

@@ -125,13 +125,14 @@ def test_gsm_symbolic_is_made_from_its_seed_with_disjoint_splits(tmp_path: Path)
 def test_a_bound_keeps_the_problems_with_small_numbers(tmp_path: Path):
     run_script("scripts/prepare_data.py", "--dataset", "gsm_symbolic", "--data_root", tmp_path, "--max_number", 50)
     splits = {
-        split: read_rows(tmp_path / f"gsm_symbolic/{split}.jsonl") for split in ("train", "dev", "test", "expert")
+        split: read_rows(tmp_path / f"gsm_symbolic/{split}.jsonl") for split in ("train", "dev", "test", "expert", "unlabeled")
     }
     assert {split: len(rows) for split, rows in splits.items()} == {
         "train": 2000,
         "dev": 200,
         "test": 500,
         "expert": 2400,
+        "unlabeled": 1280,
     }
     texts = [" ".join((row["question"], row["solution"], row["answer"])) for rows in splits.values() for row in rows]
     numbers = [float(number) for text in texts for number in re.findall(r"\d+(?:\.\d+)?", text.replace(",", ""))]
