@@ -32,7 +32,7 @@ from cotkit.generation.chat_model import check_model
 from cotkit.generation.options import BACKENDS, EngineOptions
 from cotkit.preparation.description import datasets_of, test_sets_of
 from cotkit.training import preflight
-from cotkit.training.config import BASE, methods_of, read_config, teacher_method
+from cotkit.training.config import BASE, OWN_SETS, methods_of, read_config, teacher_method
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {  # YAML -> script, and the flags that scripts/pipeline.sh gives it
@@ -100,7 +100,7 @@ class Preset:
             for find in CHECKS:
                 self.tried(find, config)
         self.tried(lambda: self.faults.extend(students(self.folder)))  # an unreadable file is a fault already
-        for find in (models, teachers, problem_files, training_sets, lengths, output_folder):
+        for find in (models, teachers, voters, problem_files, training_sets, lengths, output_folder):
             self.faults += (fault for fault in find(self) if fault not in self.faults)
         return self.faults
 
@@ -165,6 +165,18 @@ def teachers(preset: Preset) -> Iterator[str]:
                     yield f"{preset.file('teacher')}: model_name: {flags.model_name} is not {base}, on which {preset.tutor} is trained"
 
 
+def voters(preset: Preset) -> Iterator[str]:
+    """A teacher whose samples vote writes several of each question, and they differ."""
+    teacher = preset.teacher[0] if preset.teacher else None
+    for config in preset.trainings if teacher else ():
+        if "questions_path" in config.values:
+            samples = config.values.get("votes", teacher.num_samples)
+            if not isinstance(samples, int) or samples < 2:
+                yield f"{config.where('votes')}: a vote needs at least two samples of a question"
+            elif not teacher.temperature:
+                yield f"{preset.file('teacher')}: temperature: 0, but the samples of {config.path.stem} vote, and greedy samples are all the same; set temperature: 0.7"
+
+
 def problem_files(preset: Preset) -> Iterator[str]:
     """Every problem file exists, or is a split of a data set that data.yaml prepares."""
     try:
@@ -174,7 +186,9 @@ def problem_files(preset: Preset) -> Iterator[str]:
     root = preset.data.data_root if preset.data else Path("data")
     first = preset.teacher[0] if preset.teacher else None
     wanted = [(preset.file("teacher"), path) for path in (first.input_path if first else ())]
-    wanted += [(config.path, Path(path)) for config in preset.trainings if (path := config.values.get("gold_path"))]
+    wanted += [
+        (config.path, Path(path)) for config in preset.trainings for key in OWN_SETS if (path := config.values.get(key))
+    ]
     if preset.filter:
         wanted += [
             (preset.file("filter"), path)
@@ -192,7 +206,8 @@ def training_sets(preset: Preset) -> Iterator[str]:
         return
     dev = [GOLD_DEV] if preset.filter.dev_path else []
     for config in preset.trainings:
-        own = [str(config.values["dataset"])] if config.values.get("gold_path") else preset.filter.sets
+        has_own = not set(OWN_SETS).isdisjoint(config.values)
+        own = [str(config.values["dataset"])] if has_own else preset.filter.sets
         declared = [*own, *dev]
         for key in ("dataset", "eval_dataset"):
             for name in filter(None, str(config.values.get(key) or "").replace(" ", "").split(",")):

@@ -26,6 +26,11 @@ from cotkit.training.config import ACCURACIES, TrainConfig, read_config
 from cotkit.training.distill_data import DistillRow, TeacherSide, read_rows
 from cotkit.training.prompt_parity import Finding, ParityGate
 
+READS = {
+    "student_prompt": "by itself",
+    "reference": "with the reference solution",
+    "other_reference": "with another question's solution",
+}
 MEASURED = 64  # held-out questions that student and teacher answer before the training
 
 
@@ -95,7 +100,7 @@ def measure(trainer: Any) -> Row:
         return {}
     found = {"student_accuracy": trainer.accuracy(rows, of_teacher=False)}
     found["teacher_accuracy"] = trainer.accuracy(rows, of_teacher=True)
-    reads = "with the reference solution" if options.teacher_reads == "reference" else "by itself"
+    reads = READS[options.teacher_reads]
     student, teacher = found.values()
     print(
         f"accuracy on {len(rows)} held-out questions: student {student:.1%}, teacher {teacher:.1%} {reads}", flush=True

@@ -210,9 +210,32 @@ for ((round = 2; round <= rounds; round++)); do
   samples+=("$run/teacher.round$round.jsonl")
 done
 
+# A method may have questions of its own, without answers. The teacher solves them, and its samples vote on the answers.
+listed="$(read_preset questions ${wanted:+--methods "$wanted"})"
+voters=()
+[[ -z "$listed" ]] || mapfile -t voters <<<"$listed"
+for voter in "${voters[@]}"; do
+  IFS=$'\t' read -r method dataset path questions votes <<<"$voter"
+  [[ -z "$limit" ]] || questions="$limit"
+  options=()
+  [[ "$questions" == - ]] || options+=(--limit "$questions")
+  [[ "$votes" == - ]] || options+=(--num_samples "$votes")
+  echo "-- questions of $method"
+  generate teacher_cot.py --config "$preset/teacher.yaml" --input_path "$path" "${options[@]}" \
+    --output_path "$run/teacher.$method.jsonl"
+done
+
 enter filter
 logged python filter_teacher_cot.py --config "$preset/filter.yaml" "${unlike[@]}" --input_path "${samples[@]}" \
   --output_path "$run/kept.jsonl" --dataset_dir "$run/datasets" "${redo[@]}"
+for voter in "${voters[@]}"; do
+  IFS=$'\t' read -r method dataset path questions votes <<<"$voter"
+  echo "-- questions of $method"
+  logged python scripts/vote.py --input_path "$run/teacher.$method.jsonl" --output_path "$run/voted.$method.jsonl" "${redo[@]}"
+  logged python filter_teacher_cot.py --config "$preset/filter.yaml" "${unlike[@]}" --input_path "$run/voted.$method.jsonl" \
+    --problems_path "$path" --sets "$dataset = kept" --output_path "$run/kept.$method.jsonl" \
+    --dataset_dir "$run/datasets/$method" "${redo[@]}"
+done
 
 # What no row fits is known now.
 listed="$(read_preset methods --run "$run" ${wanted:+--methods "$wanted"})"

@@ -111,7 +111,9 @@ def gsm_symbolic(seed: int, max_number: int | None = None) -> Splits:
         chosen = islice(_short_symbolic(seed + offset, seen, max_number), size)
         splits[split] = [numbered("gsm_symbolic", split, number, fields) for number, fields in enumerate(chosen)]
     for row in splits.get(UNLABELED, []):
-        row["solution"] = ""  # the answer stays, to measure what a vote over a teacher's samples finds (scripts/vote.py)
+        row["solution"] = (
+            ""  # the answer stays, to measure what a vote over a teacher's samples finds (scripts/vote.py)
+        )
     return splits
 
 

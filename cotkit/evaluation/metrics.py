@@ -17,7 +17,8 @@ from cotkit.core.finish_reasons import canonical, is_failed
 from cotkit.core.jsonl import Row
 from cotkit.equations.checker import find_steps
 from cotkit.evaluation import stats
-from cotkit.grading.grader import VERDICTS, Grade, equivalent
+from cotkit.grading.grader import VERDICTS, Grade
+from cotkit.grading.voting import answer_classes
 
 SCHEMA = 3  # of summaries; another number is refused
 
@@ -110,19 +111,14 @@ def _solution_words(problem: Row) -> int:
 
 def vote(scores: list[Row], kind: AnswerKind) -> float:
     """maj@k of one question. Equivalent answers, by the grader's rules, are one class; so are all correct answers."""
-    classes: list[str | None] = []
-    known: list[str] = []
-    for score in scores:
-        answer = score["extracted"]
-        if score["verdict"] == "correct":
-            classes.append(CORRECT)
-        elif answer is None or score["verdict"] in ("no_answer", "truncated"):
-            classes.append(None)
-        else:
-            same = next((name for name in known if equivalent(name, answer, kind)), None)
-            if same is None:
-                known.append(same := answer)
-            classes.append(f"answer {same}")
+    wrong = answer_classes(
+        (None if score["verdict"] in ("correct", "no_answer", "truncated") else score["extracted"] for score in scores),
+        kind,
+    )
+    classes = [
+        CORRECT if score["verdict"] == "correct" else None if name is None else f"answer {name}"
+        for score, name in zip(scores, wrong, strict=True)
+    ]
     return stats.maj_at_k(classes, [score["verdict"] == "correct" for score in scores])
 
 

@@ -90,15 +90,22 @@ class TokenCosts:
             if made is None or made["stage"] != "filter":
                 continue
             parts = _sources(made["settings"].get("sets", ())).get(name, [])
-            for number, sha256 in enumerate(
-                entry["sha256"] for key, entry in made["inputs"].items() if key.split()[0] == "teacher"
-            ):
+            for number, sha256 in enumerate(self._teacher_files(made)):
                 written = self._writer.get(sha256)
                 tokens = written and written["counts"].get("completion_tokens")
                 if any(part not in ("gold", FIRST_SAMPLES) for part in parts):
                     yield sha256, tokens
                 elif FIRST_SAMPLES in parts and number == 0:  # one sample of each problem, of average length
                     yield sha256, tokens and tokens / max(1, written["settings"]["num_samples"])
+
+    def _teacher_files(self, made: Row) -> Iterator[str]:
+        """The hashes of the teacher's files that an output was made from, through a vote over them (scripts/vote.py)."""
+        for sha256 in (entry["sha256"] for key, entry in made["inputs"].items() if key.split()[0] == "teacher"):
+            written = self._writer.get(sha256)
+            if written and written["stage"] == "vote":
+                yield from self._teacher_files(written)
+            else:
+                yield sha256
 
 
 def _sources(declared: Iterable[str]) -> dict[str, list[str]]:

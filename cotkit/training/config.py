@@ -2,10 +2,14 @@
 
 ``configs/<preset>/train.yaml`` holds the hyperparameters of all methods. ``train/<method>.yaml`` holds only what one
 method does differently, so that a comparison of methods compares data. All keys are LLaMA-Factory's except `methods`
-(those that the pipeline trains), `budget` (see cotkit/training/budget.py), `start_from`, `gold_path`, and those of
+(those that the pipeline trains), `budget` (see cotkit/training/budget.py), `start_from`, those of `OWN_SETS`, and those of
 `DistillOptions`, which belong to `stage: distill`. `dataset_dir` and `output_dir` follow from the run's folder.
-`start_from: distilled` trains the adapter of that method in the same run further. `gold_path: FILE` trains on the
-solutions of these problems, which scripts/gold_set.py makes into a training set, without any teacher.
+`start_from: distilled` trains the adapter of that method in the same run further.
+
+A method may have a training set of its own, in <run>/datasets/<method>. `gold_path: FILE` trains on the solutions of these
+problems, which scripts/gold_set.py makes into a set, without any teacher. `questions_path: FILE` trains on the teacher's
+solutions of these questions, whose answers scripts/vote.py finds by vote: the teacher writes `votes` samples of each of the
+first `questions` of them (by default as many as teacher.yaml says, and all).
 """
 
 from __future__ import annotations
@@ -27,7 +31,8 @@ from cotkit.core.model_identity import fingerprint
 BASE = "train.yaml"
 NOTHING: Mapping[str, str] = MappingProxyType({})
 DISTILL = "distill"  # the value of `stage` for scripts/distill.py; all others are LLaMA-Factory's
-OWN_KEYS = ("budget", "methods", "start_from", "gold_path")
+OWN_SETS = ("gold_path", "questions_path")  # keys of a method with a training set of its own
+OWN_KEYS = ("budget", "methods", "start_from", *OWN_SETS, "questions", "votes")
 DEFAULT_SEED = 42  # of transformers' TrainingArguments
 REQUIRED = ("model_name_or_path", "dataset", "dataset_dir", "template", "output_dir", "stage")
 # Keys that hold an adapter: a folder, or the name of a method of the same run.
@@ -50,7 +55,7 @@ NOT_IDENTITY = {
     ],
     *["preprocessing_num_workers", "dataloader_num_workers", "disable_tqdm", "eval_on_start"],
     *["save_steps", "save_strategy", "save_total_limit", "deepspeed", "fsdp", "fsdp_config"],
-    *["start_from", "gold_path", "teacher", *ADAPTERS],
+    *["start_from", *OWN_SETS, "questions", "votes", "teacher", *ADAPTERS],
 }
 
 
@@ -69,7 +74,7 @@ class DistillOptions:
 
     teacher: str
     teacher_adapter: str | None = None
-    teacher_reads: Literal["student_prompt", "reference"] = "student_prompt"
+    teacher_reads: Literal["student_prompt", "reference", "other_reference"] = "student_prompt"
     on_policy: float = 0.0
     kl: Literal["forward", "reverse", "jsd"] = "forward"
     jsd_beta: float = 0.5
@@ -126,7 +131,7 @@ class TrainConfig:
 
     def files_of(self, names: str | None, key: str) -> dict[str, Path]:
         """Name -> file for a comma list of training sets, which `key` names. Raises UserError for an unknown set."""
-        index_path = Path(self.values["dataset_dir"]) / "dataset_info.json"
+        index_path = self._index(names if key == "budget" else None)
         if not index_path.is_file():
             raise UserError(f"{index_path}: not found; {self._writer_of_sets()}")
         index, found = read_json(index_path), {}
@@ -135,6 +140,13 @@ class TrainConfig:
                 raise UserError(f"{self.where(key)}: no set {name!r} in {index_path}{_remedy(key, name, index)}")
             found[name] = index_path.with_name(index[name]["file_name"])
         return found
+
+    def _index(self, of_budget: str | None) -> Path:
+        """The index of the method's sets; of the run's sets for a budget that names one that is none of the method's own."""
+        folder = Path(self.values["dataset_dir"])
+        own = folder / "dataset_info.json"
+        is_own = of_budget in (None, self.values["dataset"]) or set(OWN_SETS).isdisjoint(self.values)
+        return own if is_own else folder.with_name("dataset_info.json")
 
     def _writer_of_sets(self) -> str:
         if "gold_path" not in self.values:
@@ -210,7 +222,7 @@ def read_config(path: Path, overrides: list[str], run: Path | None = None, seed:
     suffix = "" if seed is None else f".seed{seed}"
     method, derived = path.stem + suffix, {}
     if run:
-        sets = run / "datasets" / (path.stem if "gold_path" in lines else "")
+        sets = run / "datasets" / ("" if lines.keys().isdisjoint(OWN_SETS) else path.stem)
         derived = {"dataset_dir": f"{sets}", "output_dir": f"{run / 'train' / method}"}
         derived["run_name"] = f"{run.name}-{method}"
     merged = OmegaConf.merge(OmegaConf.create(derived), *map(OmegaConf.load, files), given)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from cotkit.core.errors import UserError
-from cotkit.core.jsonl import Row
+from cotkit.core.jsonl import Row, read
 from cotkit.generation import prompts
 from cotkit.generation.chat_model import encode, load_generation_config, load_tokenizer, turn_end_ids
 from cotkit.training.config import START, DistillOptions, TrainConfig
@@ -71,12 +72,17 @@ class TeacherSide:
         self.tokenizer = load_tokenizer(self.model) if self.is_model else student
         self.shared = shared_ids(student, self.tokenizer, config.where("teacher"))
         self.ends = turn_end_ids(self.tokenizer, load_generation_config(self.model))
+        files = config.all_files().values() if options.teacher_reads == "other_reference" else ()
+        self._others = {key: text for path in files for key, text in solutions_of_others(config, path).items()}
 
     def messages(self, row: Row) -> list[prompts.Message]:
         """The chat that the teacher reads for a training row."""
         question = question_of(row)
-        if self.options.teacher_reads == "reference":
-            return prompts.reference_messages(question, row["output"])
+        match self.options.teacher_reads:
+            case "reference":
+                return prompts.reference_messages(question, row["output"])
+            case "other_reference":
+                return prompts.reference_messages(question, self._others[row["instruction"]])
         return prompts.student_messages(question)
 
     def problem(self, row: Row, completion: list[int], thinking: bool) -> str | None:
@@ -93,6 +99,20 @@ class TeacherSide:
             kind = "has a" if "<think>" in answer else "has no"
             return f"its answer {kind} think block, but the teacher's template is used with thinking: {thinking}"
         return None
+
+
+def solutions_of_others(config: TrainConfig, path: Path) -> dict[str, str]:
+    """Instruction -> the solution of the next other question of a set, after the last of the first: a placebo.
+
+    Raises UserError for a set with only one question.
+    """
+    outputs: dict[str, str] = {}
+    for row in read(path):
+        outputs.setdefault(row["instruction"], row["output"])
+    if len(outputs) == 1:
+        raise UserError(f"{config.where('teacher_reads')}: {path} has only one question, so there is no other solution")
+    solutions = list(outputs.values())
+    return dict(zip(outputs, [*solutions[1:], *solutions[:1]], strict=True))
 
 
 def shared_ids(student: Any, teacher: Any, where: str) -> int:

@@ -1,12 +1,14 @@
 """Reads a preset folder for scripts/pipeline.sh.
 
 Prints the data sets to test on, the test files that training problems must not repeat, the methods to train in order, the
-one of them that is the teacher, or the number of rounds:
+one of them that is the teacher, what is asked for the methods that have questions of their own (a line each: the method,
+its training set, the file, how many questions, and samples of each; `-` for the usual), or the number of rounds:
 
     python scripts/internal/preset.py configs/smollm2_cpu test_sets
     python scripts/internal/preset.py configs/smollm2_cpu test_paths
     python scripts/internal/preset.py configs/smollm2_cpu methods --methods all
     python scripts/internal/preset.py configs/smollm2_study teacher
+    python scripts/internal/preset.py configs/smollm2_study questions --methods more_questions
     python scripts/internal/preset.py configs/smollm2_cpu rounds
 """
 
@@ -30,10 +32,19 @@ def test_paths_of(preset: Path) -> list[Path]:
     return [problem_path(description.data_root_of(config), name) for name in description.test_sets_of(config)]
 
 
+def own_questions(path: Path) -> list[str]:
+    """What the teacher is asked for a method with questions of its own; nothing for other methods."""
+    values = {key: value for key, (value, _) in yaml_file.read_yaml(path).items()}
+    if "questions_path" not in values:
+        return []
+    words = (values.get(key, "-") for key in ("dataset", "questions_path", "questions", "votes"))
+    return [path.stem, *map(str, words)]
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = cli.StageParser(__doc__)
     parser.add_argument("preset", type=Path, help="folder such as configs/smollm2_cpu")
-    parser.add_argument("what", choices=("test_sets", "test_paths", "methods", "teacher", "rounds"))
+    parser.add_argument("what", choices=("test_sets", "test_paths", "methods", "teacher", "questions", "rounds"))
     parser.add_argument("--methods", metavar="LIST", help="a,b,c or all (default: the key `methods` of train.yaml)")
     parser.add_argument(
         "--run", type=Path, metavar="DIR", help="a run that is filtered: methods without rows are left out"
@@ -47,6 +58,9 @@ def main(argv: list[str] | None = None) -> int:
         print(teacher_method(args.preset) or "")
     elif args.what == "test_paths":
         print("\n".join(map(str, test_paths_of(args.preset))))
+    elif args.what == "questions":
+        methods = methods_of(args.preset, args.methods, unfillable_sets(args.preset))
+        print("\n".join("\t".join(own_questions(path)) for path in methods if own_questions(path)))
     else:
         known, found = unfillable_sets(args.preset), empty_sets(args.run) if args.run else {}
         if args.methods == "all":  # with a run, only what was not known before

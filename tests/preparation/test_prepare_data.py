@@ -125,7 +125,8 @@ def test_gsm_symbolic_is_made_from_its_seed_with_disjoint_splits(tmp_path: Path)
 def test_a_bound_keeps_the_problems_with_small_numbers(tmp_path: Path):
     run_script("scripts/prepare_data.py", "--dataset", "gsm_symbolic", "--data_root", tmp_path, "--max_number", 50)
     splits = {
-        split: read_rows(tmp_path / f"gsm_symbolic/{split}.jsonl") for split in ("train", "dev", "test", "expert", "unlabeled")
+        split: read_rows(tmp_path / f"gsm_symbolic/{split}.jsonl")
+        for split in ("train", "dev", "test", "expert", "unlabeled")
     }
     assert {split: len(rows) for split, rows in splits.items()} == {
         "train": 2000,

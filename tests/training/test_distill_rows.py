@@ -83,3 +83,16 @@ def test_a_teacher_with_the_reference_finds_it_in_the_students_own_prompt(write:
     own, read = (trainer.processing_class.decode(ids) for ids in (row.prompt, row.teacher_prompt))
     before, _, after = read.partition(f"\n\n{prompts.REFERENCE}\n3+1=4...\n#### 4")
     assert before + after == own
+
+
+@pytest.mark.slow
+def test_a_placebo_is_the_solution_of_the_next_other_question(write: Write):
+    trainer = trainer_of(write(teacher_reads="other_reference"))
+    rows = trainer.train_dataset
+    for row, other in ((rows[3], rows[4]), (rows[len(rows) - 1], rows[0])):
+        own, read = (trainer.processing_class.decode(ids) for ids in (row.prompt, row.teacher_prompt))
+        before, _, after = read.partition(
+            f"\n\n{prompts.REFERENCE}\n{trainer.processing_class.decode(other.completion[:-1])}"
+        )
+        assert before + after == own
+        assert row.gold not in ("", other.gold)
