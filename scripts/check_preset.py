@@ -32,7 +32,7 @@ from cotkit.generation.chat_model import check_model
 from cotkit.generation.options import BACKENDS, EngineOptions
 from cotkit.preparation.description import datasets_of, test_sets_of
 from cotkit.training import preflight
-from cotkit.training.config import BASE, OWN_SETS, methods_of, read_config, teacher_method
+from cotkit.training.config import BASE, OWN_SETS, has_own_sets, methods_of, read_config, teacher_method
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {  # YAML -> script, and the flags that scripts/pipeline.sh gives it
@@ -206,8 +206,7 @@ def training_sets(preset: Preset) -> Iterator[str]:
         return
     dev = [GOLD_DEV] if preset.filter.dev_path else []
     for config in preset.trainings:
-        has_own = not set(OWN_SETS).isdisjoint(config.values)
-        own = [str(config.values["dataset"])] if has_own else preset.filter.sets
+        own = [str(config.values["dataset"])] if has_own_sets(config.values) else preset.filter.sets
         declared = [*own, *dev]
         for key in ("dataset", "eval_dataset"):
             for name in filter(None, str(config.values.get(key) or "").replace(" ", "").split(",")):

@@ -9,13 +9,13 @@ method does differently, so that a comparison of methods compares data. All keys
 A method may have a training set of its own, in <run>/datasets/<method>. `gold_path: FILE` trains on the solutions of these
 problems, which scripts/gold_set.py makes into a set, without any teacher. `questions_path: FILE` trains on the teacher's
 solutions of these questions, whose answers scripts/vote.py finds by vote: the teacher writes `votes` samples of each of the
-first `questions` of them (by default as many as teacher.yaml says, and all).
+first `questions` of them (by default as many as teacher.yaml says, and all). `sets_of: METHOD` takes the set of that method.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -32,7 +32,8 @@ BASE = "train.yaml"
 NOTHING: Mapping[str, str] = MappingProxyType({})
 DISTILL = "distill"  # the value of `stage` for scripts/distill.py; all others are LLaMA-Factory's
 OWN_SETS = ("gold_path", "questions_path")  # keys of a method with a training set of its own
-OWN_KEYS = ("budget", "methods", "start_from", *OWN_SETS, "questions", "votes")
+QUESTION_KEYS = ("questions", "votes")  # of a method with questions_path
+OWN_KEYS = ("budget", "methods", "start_from", *OWN_SETS, *QUESTION_KEYS, "sets_of")
 DEFAULT_SEED = 42  # of transformers' TrainingArguments
 REQUIRED = ("model_name_or_path", "dataset", "dataset_dir", "template", "output_dir", "stage")
 # Keys that hold an adapter: a folder, or the name of a method of the same run.
@@ -55,7 +56,7 @@ NOT_IDENTITY = {
     ],
     *["preprocessing_num_workers", "dataloader_num_workers", "disable_tqdm", "eval_on_start"],
     *["save_steps", "save_strategy", "save_total_limit", "deepspeed", "fsdp", "fsdp_config"],
-    *["start_from", *OWN_SETS, "questions", "votes", "teacher", *ADAPTERS],
+    *["start_from", *OWN_SETS, *QUESTION_KEYS, "sets_of", "teacher", *ADAPTERS],
 }
 
 
@@ -145,7 +146,7 @@ class TrainConfig:
         """The index of the method's sets; of the run's sets for a budget that names one that is none of the method's own."""
         folder = Path(self.values["dataset_dir"])
         own = folder / "dataset_info.json"
-        is_own = of_budget in (None, self.values["dataset"]) or set(OWN_SETS).isdisjoint(self.values)
+        is_own = of_budget in (None, self.values["dataset"]) or not has_own_sets(self.values)
         return own if is_own else folder.with_name("dataset_info.json")
 
     def _writer_of_sets(self) -> str:
@@ -222,8 +223,7 @@ def read_config(path: Path, overrides: list[str], run: Path | None = None, seed:
     suffix = "" if seed is None else f".seed{seed}"
     method, derived = path.stem + suffix, {}
     if run:
-        sets = run / "datasets" / ("" if lines.keys().isdisjoint(OWN_SETS) else path.stem)
-        derived = {"dataset_dir": f"{sets}", "output_dir": f"{run / 'train' / method}"}
+        derived = {"dataset_dir": f"{run / 'datasets' / set_folder(path)}", "output_dir": f"{run / 'train' / method}"}
         derived["run_name"] = f"{run.name}-{method}"
     merged = OmegaConf.merge(OmegaConf.create(derived), *map(OmegaConf.load, files), given)
     values: Row = OmegaConf.to_container(merged, resolve=False)  # type: ignore[assignment]
@@ -249,6 +249,17 @@ def read_config(path: Path, overrides: list[str], run: Path | None = None, seed:
         if not values.get(key):
             raise UserError(f"{path}: key {key!r} is missing; it has {', '.join(lines)}")
     return TrainConfig(path, values, lines)
+
+
+def has_own_sets(keys: Collection[str]) -> bool:
+    """Whether a method with these keys trains on sets that are not those of the run's filter."""
+    return not set(keys).isdisjoint((*OWN_SETS, "sets_of"))
+
+
+def set_folder(path: Path) -> str:
+    """The folder of a method's training sets below <run>/datasets; "" for those of the run's filter."""
+    values = yaml_file.read_yaml(path)
+    return str(values["sets_of"][0]) if "sets_of" in values else path.stem if has_own_sets(values) else ""
 
 
 def teacher_method(preset: Path) -> str | None:
@@ -343,6 +354,6 @@ def methods_of(preset: Path, wanted: str | None = None, unfillable: Mapping[str,
 
 
 def _starts(path: Path) -> list[str]:
-    """The values with which a method's YAML may name methods that must be trained before it."""
+    """The values with which a method's YAML may name methods that come before it."""
     values = yaml_file.read_yaml(path)
-    return [str(values[key][0]) for key in ("start_from", "teacher", *ADAPTERS) if key in values]
+    return [str(values[key][0]) for key in ("start_from", "sets_of", "teacher", *ADAPTERS) if key in values]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from training.test_train import CONFIG
 
 from cotkit.core.errors import UserError
 from cotkit.filtering.options import unfillable_sets
-from cotkit.training import preflight
+from cotkit.training import budget, preflight
 from cotkit.training.config import methods_of, read_config, without_rows
 
 CONFIGS = sorted(ROOT.glob("configs/*/train/*.yaml"))
@@ -56,7 +57,9 @@ def test_methods_of_a_preset_differ_in_their_data_only():
     """But for preference learning, distillation, further steps of a method, and a teacher on problems of its own."""
     for config in CONFIGS:
         own = yaml.safe_load(config.read_text(encoding="utf-8"))
-        another = own.get("stage") in ("dpo", "distill") or not own.keys().isdisjoint(("start_from", "gold_path"))
+        another = own.get("stage") in ("dpo", "distill") or not own.keys().isdisjoint(
+            ("start_from", "gold_path", "questions_path")
+        )
         assert another or set(own) == {"dataset"}, config
 
 
@@ -65,7 +68,9 @@ def test_the_control_of_samples_differs_from_them_in_the_loss_only(preset: str):
     """The same start, questions, steps and rate."""
     folder = ROOT / "configs" / preset / "train"
     control = read_config(folder / "sft_continued.yaml", []).llamafactory()
-    for name in ("on_policy", "self_taught"):
+    for name in ("on_policy", "self_taught", "self_taught_placebo"):
+        if not (folder / f"{name}.yaml").is_file():
+            continue
         other = read_config(folder / f"{name}.yaml", []).llamafactory()
         assert {**other, "output_dir": "", "run_name": ""} == {**control, "output_dir": "", "run_name": ""}
 
@@ -77,6 +82,29 @@ def test_a_seed_and_an_adapter_of_the_same_run_have_their_place():
     assert config.values["seed"] == 7
     assert config.where("cutoff_len").startswith(f"{CONFIG.parents[1] / 'train.yaml'}:")
     assert "eval_dataset" not in config.llamafactory()
+
+
+def test_sets_of_another_method_are_its_own_and_its_budget_is_of_the_run(tmp_path: Path):
+    preset, run = ROOT / "configs/smollm2_study", tmp_path / "run"
+    names = {"datasets": ["gold", "gold_dev"], "datasets/more_questions": ["more_questions", "gold_dev"]}
+    for folder, sets in names.items():
+        for name in sets:
+            write_rows(run / folder / f"{name}.jsonl", [{"output": "#### 1"}] * (16 if name == "gold" else 3))
+        index = {name: {"file_name": f"{name}.jsonl"} for name in sets}
+        (run / folder / "dataset_info.json").write_text(json.dumps(index), encoding="utf-8")
+    for name in ("more_questions", "more_logits"):
+        config = read_config(preset / f"train/{name}.yaml", [], run, seed=2)
+        assert config.training_files() == {"more_questions": run / "datasets/more_questions/more_questions.jsonl"}
+        assert budget.count_rows(config, "more_questions") == 3
+        assert budget.steps(config) == 4  # two epochs of gold, in steps of 8
+    assert [path.stem for path in methods_of(preset, "more_logits,more_questions")][1:] == [
+        "more_questions",
+        "more_logits",
+    ]
+    with pytest.raises(
+        UserError, match="more_logits.yaml: starts from 'more_questions', which is not among the methods"
+    ):
+        methods_of(preset, "more_logits")
 
 
 def test_a_method_is_trained_after_the_one_it_starts_from():
