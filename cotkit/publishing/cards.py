@@ -64,7 +64,7 @@ def license_of(model: str) -> str | None:
 
 
 def _model_blocks(facts: MethodFacts, command: str, base_license: str | None) -> Iterator[str | Table]:
-    comparison, thinking = facts.comparison, facts.sampling["thinking"]
+    comparison, thinking = facts.comparison, facts.sampling.thinking
     yield f"# {facts.run.name}: {facts.name}"
     yield f"{facts.base}, trained by the method {facts.name} to solve math word problems step by step."
     if base_license is None:
@@ -79,7 +79,7 @@ def _model_blocks(facts: MethodFacts, command: str, base_license: str | None) ->
     yield "\n".join(f"- {line}" for line in not_shown(facts))
     yield "## Use"
     yield USE.format(system=prompts.SYSTEM, instruction=prompts.INSTRUCTION, thinking=thinking)
-    if facts.sampling["stop_at_answer"]:
+    if facts.sampling.stop_at_answer:
         yield (
             "The results count texts up to the first complete line `#### answer`. This code ends at an end-of-turn token "
             "and may write more."

@@ -13,6 +13,8 @@ from cotkit.core.files import sha256_file
 from cotkit.core.jsonl import Row, read_json
 from cotkit.core.manifest import path_for
 from cotkit.evaluation.comparison import COMPARISON_SCHEMA, method_and_seed
+from cotkit.generation.run_methods import read_run_methods
+from cotkit.generation.types import Sampling
 from cotkit.report.run_data import read_manifests
 
 
@@ -24,7 +26,7 @@ class MethodFacts:
     name: str
     adapter: Path
     training: Row
-    sampling: Row
+    sampling: Sampling
     comparison: Row
     manifests: dict[str, Row]  # of the run, by output
 
@@ -54,13 +56,8 @@ def read_method(run: Path, name: str) -> MethodFacts:
     method = method_and_seed(name)[0]
     if all(method != row["method"] for dataset in comparison["datasets"] for row in dataset["methods"]):
         raise UserError(f"{run}/comparison.json: does not have {method}; predict it, score it and {again}")
-    manifests = read_manifests(run)
-    predicted = [record["settings"] for path, record in manifests.items() if path.endswith(f"/{name}.jsonl")]
-    if not predicted:
-        raise UserError(f"{run}: no predictions of {name} with a manifest; run infer_parallel.py first")
-    # Test sets may differ in their token limit; the highest truncates none of their texts.
-    sampling = max(predicted, key=lambda settings: settings["max_new_tokens"])
-    return MethodFacts(run, name, adapter, training, sampling, comparison, manifests)
+    (predicted,) = read_run_methods(run, [name])
+    return MethodFacts(run, name, adapter, training, predicted.sampling, comparison, read_manifests(run))
 
 
 def _finished(manifest: Path, remedy: str) -> Row:

@@ -19,6 +19,7 @@ from cotkit.core.jsonl import read_json, write_json_atomic
 from cotkit.core.manifest import Input, Manifest, path_for
 from cotkit.filtering.training_sets import write_dataset_info, write_training_set
 from cotkit.generation import prompts
+from cotkit.generation.types import Sampling
 from cotkit.publishing.model_folder import modelfile
 
 export = import_module("scripts.export")
@@ -64,8 +65,7 @@ def test_transformers_alone_writes_the_text_of_the_run(run: Path):
 def test_the_modelfile_keeps_a_first_token_that_the_tokenizer_does_not_add(tmp_path: Path):
     tokenizer = make_tokenizer(tmp_path)
     tokenizer.bos_token = "<|im_start|>"  # as SmolLM2's
-    sampling = {"thinking": False, "temperature": 0.0, "max_new_tokens": 9}
-    assert 'TEMPLATE """<|im_start|>system\n{{ .System }}' in modelfile(tokenizer, ["<|im_end|>"], sampling)
+    assert 'TEMPLATE """<|im_start|>system\n{{ .System }}' in modelfile(tokenizer, ["<|im_end|>"], Sampling(9))
 
 
 @pytest.mark.slow
