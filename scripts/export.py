@@ -1,16 +1,18 @@
 """Makes of a trained method a model that other programs load, and of a training set a data set, each with its card.
 
 Reads   <run>/train/<method>, comparison.json, manifests        or, with --data, <run>/datasets/<set>.jsonl
-Writes  <run>/export/<method>/      model.safetensors, tokenizer, chat template, generation_config.json, Modelfile, README.md
-        <run>/export/data-<set>/    <set>.jsonl with its rows as they are, {"system": "...", "instruction": "...",
-                                    "input": "", "output": "..."}, and README.md
+Writes  <run>/export/<method>/          model.safetensors, tokenizer, chat template, generation_config, Modelfile, README.md
+        <run>/export/adapter-<method>/  with --adapter: the adapter alone, tokenizer, chat template, README.md
+        <run>/export/data-<set>/        <set>.jsonl with its rows as they are, {"system": "...", "instruction": "...",
+                                        "input": "", "output": "..."}, and README.md
 
     python scripts/export.py outputs/smollm2_cpu distilled
     python scripts/export.py outputs/smollm2_cpu distilled --push_to_hub OWNER/NAME --private
+    python scripts/export.py outputs/smollm2_cpu distilled --adapter --base_model_name HuggingFaceTB/SmolLM2-135M-Instruct
     python scripts/export.py outputs/smollm2_cpu --data distilled
 
-The adapter is merged into the base model's weights after a check that both write the same text. A folder appears complete
-or not at all. --push_to_hub uploads a folder that is there already as it is.
+The adapter is used after a check that it and its merge into the base model's weights write the same text. A folder appears
+complete or not at all. --push_to_hub uploads a folder that is there already as it is.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from cotkit.core import cli
@@ -28,66 +32,119 @@ from cotkit.core.manifest import command
 from cotkit.publishing import cards, hub, model_folder
 from cotkit.publishing.run_facts import MethodFacts, SetFacts, read_method, read_set
 
+CARD = "README.md"
 
-def fill_model(facts: MethodFacts, folder: Path) -> None:
-    """Checks the adapter and writes the model's files and card."""
+
+@dataclass(frozen=True)
+class Export:
+    """A folder to be made.
+
+    Attributes:
+        name: of the folder in <run>/export.
+        kind: of its repository on the hub.
+        lacks: the flags that would tell what its card does not know.
+        fill: writes all its files but the card.
+    """
+
+    name: str
+    kind: hub.Kind
+    card: str
+    fill: Callable[[Path], None]
+    lacks: tuple[str, ...] = ()
+
+
+def fill_method(facts: MethodFacts, folder: Path, adapter_alone: bool) -> None:
+    """Checks the adapter and writes the files of the model, or of the adapter alone."""
     from cotkit.training.adapter_parity import adapter_problem
 
-    if problem := adapter_problem(facts.base, facts.adapter):
+    if problem := adapter_problem(facts.base.name, facts.adapter):
         raise UserError(f"{facts.adapter}: {problem}; train it again")
-    model_folder.write(facts.base, facts.adapter, facts.sampling, folder)
-    (folder / "README.md").write_text(cards.model_card(facts, command()), encoding="utf-8")
+    write = model_folder.write_adapter if adapter_alone else model_folder.write
+    write(facts, folder)
 
 
 def fill_data(facts: SetFacts, folder: Path) -> None:
     shutil.copyfile(facts.path, folder / facts.path.name)
-    (folder / "README.md").write_text(cards.dataset_card(facts, command()), encoding="utf-8")
 
 
-def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
+def write_folder(target: Path, export: Export) -> None:
     """Writes a folder all or nothing. An older one stays until the new one is complete."""
     make_folder(target.parent)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as temporary:
         new = Path(temporary) / "new"
         new.mkdir()
-        fill(new)
+        export.fill(new)
+        (new / CARD).write_text(export.card, encoding="utf-8")
         if target.exists():
             target.rename(Path(temporary) / "old")
         new.rename(target)
 
 
-def main(argv: list[str] | None = None) -> int:
+def build_parser() -> cli.StageParser:
     parser = cli.StageParser(__doc__, "dry_run", "overwrite")
-    parser.add_argument("run", type=Path, metavar="RUN", help="a folder under outputs/")
-    parser.add_argument("method", nargs="?", metavar="METHOD", help="a trained method, such as distilled")
-    parser.add_argument("--data", metavar="SET", help="export this training set instead of a method")
-    parser.add_argument("--push_to_hub", metavar="OWNER/NAME", help="also upload it; needs `hf auth login` or HF_TOKEN")
-    parser.add_argument("--private", action="store_true", help="a new repository on the hub is private")
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="a folder under outputs/")
+    add("method", nargs="?", metavar="METHOD", help="a trained method, such as distilled")
+    add("--data", metavar="SET", help="export this training set instead of a method")
+    add("--adapter", action="store_true", help="export the adapter alone, not merged into the base model")
+    add("--base_model_name", metavar="OWNER/NAME", help="the hub's name of a base model that is a folder, for the card")
+    add("--license", metavar="NAME", help="the hub's short name of the license, such as apache-2.0, for the card")
+    add("--push_to_hub", metavar="OWNER/NAME", help="also upload it; needs `hf auth login` or HF_TOKEN")
+    add("--private", action="store_true", help="a new repository on the hub is private")
+    return parser
+
+
+def parse(argv: list[str] | None) -> Namespace:
+    """The flags. Ends the program, or raises UserError, if they contradict one another or a name cannot be one."""
+    parser = build_parser()
     args = parser.parse(argv)
     if (args.method is None) == (args.data is None):
         parser.error("give either METHOD or --data SET")
+    if args.data and (args.adapter or args.base_model_name):
+        parser.error("--adapter and --base_model_name belong to METHOD, not to --data SET")
     if args.private and not args.push_to_hub:
         parser.error("--private needs --push_to_hub OWNER/NAME")
-    if args.push_to_hub:
+    if args.base_model_name is not None:
+        hub.check_name("--base_model_name", args.base_model_name)
+    if args.license is not None:
+        hub.check_license(args.license)
+    if args.push_to_hub is not None:
         hub.check(args.push_to_hub)
-    target = args.run / "export" / (args.method or f"data-{args.data}")
-    facts = read_set(args.run, args.data) if args.data else read_method(args.run, args.method)
+    return args
+
+
+def plan(args: Namespace) -> Export:
+    """What the flags ask for. Raises UserError if the run does not have it complete."""
+    if args.data:
+        facts = read_set(args.run, args.data)
+        card = cards.dataset_card(facts, command(), args.license)
+        return Export(f"data-{args.data}", "dataset", card, lambda folder: fill_data(facts, folder))
+    method = read_method(args.run, args.method, args.base_model_name, args.license)
+    name, write_card = args.method, cards.model_card
+    if args.adapter:
+        name, write_card = f"adapter-{args.method}", cards.adapter_card
+    return Export(
+        name, "model", write_card(method, command()), lambda folder: fill_method(method, folder, args.adapter)
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    export = plan(args)
+    target = args.run / "export" / export.name
+    lack = f"; {' and '.join(export.lacks)} would tell what it lacks" if export.lacks else ""
     if args.dry_run:
-        card = (
-            cards.dataset_card(facts, command()) if isinstance(facts, SetFacts) else cards.model_card(facts, command())
-        )
-        print(f"{card}\ndry run: {target} would be written with this card")
+        print(f"{export.card}\ndry run: {target} would be written with this card{lack}")
         return 0
-    if target.exists() and not args.overwrite:
-        if not args.push_to_hub:
-            raise UserError(f"{target}: exists; --overwrite makes it anew, --push_to_hub OWNER/NAME uploads it")
-    elif isinstance(facts, SetFacts):
-        write_folder(target, lambda folder: fill_data(facts, folder))
+    if args.overwrite or not target.exists():
+        write_folder(target, export)
+        print(f"{target}: complete; {CARD} is its card{lack}")
+    elif not args.push_to_hub:
+        raise UserError(f"{target}: exists; --overwrite makes it anew, --push_to_hub OWNER/NAME uploads it")
     else:
-        write_folder(target, lambda folder: fill_model(facts, folder))
-    print(f"{target}: complete; README.md is its card")
+        cards.check(target / CARD, args.base_model_name, args.license)
     if args.push_to_hub:
-        print(hub.push(target, args.push_to_hub, "dataset" if args.data else "model", args.private))
+        print(hub.push(target, args.push_to_hub, export.kind, args.private))
     return 0
 
 

@@ -198,6 +198,12 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_ad
 
 
 @pytest.fixture
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model's run, which a test may change."""
+    return shutil.copytree(tiny_run, tmp_path / "run")
+
+
+@pytest.fixture
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shortens the time after which servers that failed are asked again."""
     from cotkit.generation.backends import server_pool

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row
 from cotkit.core.manifest import versions
 from cotkit.core.markdown import Table
@@ -13,12 +14,23 @@ from cotkit.evaluation.comparison_tables import as_markdown, reading_help, uncer
 from cotkit.generation import prompts
 from cotkit.publishing.run_facts import MethodFacts, SetFacts, source_repository
 
-USE = """```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+MODEL = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = "."  # this folder, or its name on the hub
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")"""
+
+ADAPTER = """from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+folder = "."  # this folder, or its name on the hub
+tokenizer = AutoTokenizer.from_pretrained(folder)
+base = AutoModelForCausalLM.from_pretrained({base!r}, dtype="float32")
+model = PeftModel.from_pretrained(base, folder).merge_and_unload()
+model.generation_config = GenerationConfig.from_pretrained(folder)"""
+
+USE = """```python
+{load}
 question = "Tom has 3 apples and buys 4 more. How many apples does he have?"
 messages = [
     {{"role": "system", "content": {system!r}}},
@@ -32,43 +44,67 @@ print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_t
 
 
 def model_card(facts: MethodFacts, command: str) -> str:
-    """The text of a model's README.md."""
+    """The text of the README.md of a complete model."""
+    return _method_card(facts, command, (facts.base.shown, MODEL), library_name="transformers")
+
+
+def adapter_card(facts: MethodFacts, command: str) -> str:
+    """The text of the README.md of an adapter alone."""
+    name = facts.base.shown
+    what = (f"A LoRA adapter for {name}", ADAPTER.format(base=name))
+    return _method_card(facts, command, what, library_name="peft", base_model_relation="adapter")
+
+
+def _method_card(facts: MethodFacts, command: str, what: tuple[str, str], **kind: str) -> str:
+    """A card of a method.
+
+    Args:
+        what: what it is in words, and the Python lines that load it.
+        kind: the fields of the card's head that differ between a model and an adapter.
+    """
     from huggingface_hub import ModelCardData
 
-    base_license = license_of(facts.base)
-    on_hub = None if Path(facts.base).is_dir() else facts.base
-    repository = source_repository(facts.manifests.get("kept.jsonl", {}))
     data = ModelCardData(
-        base_model=on_hub,
-        datasets=repository,
+        base_model=facts.base.on_hub,
+        datasets=source_repository(facts.manifests.get("kept.jsonl", {})),
         language="en",
-        library_name="transformers",
-        license=base_license,
+        license=facts.base.license,
         metrics=["accuracy"],
         pipeline_tag="text-generation",
         tags=["math", "chain-of-thought", "distillation"],
+        **kind,
     )
-    return _card(data, list(_model_blocks(facts, command, base_license)))
+    return _card(data, list(_method_blocks(facts, command, *what)))
 
 
 def _card(data: Any, blocks: list[str | Table]) -> str:
     return f"---\n{data.to_yaml()}\n---\n\n{as_markdown(blocks)}"
 
 
-def license_of(model: str) -> str | None:
-    """The license that a base model's own card in its folder names; None if it names none."""
+def check(card: Path, base_model: str | None, license_name: str | None) -> None:
+    """Raises UserError if a card that is there already lacks what the flags say of base model and license."""
     from huggingface_hub import ModelCard
 
-    readme = Path(model) / "README.md"
-    return ModelCard(readme.read_text(encoding="utf-8")).data.get("license") if readme.is_file() else None
+    head = ModelCard(card.read_text(encoding="utf-8")).data
+    for flag, key, wanted in (("base_model_name", "base_model", base_model), ("license", "license", license_name)):
+        if wanted is not None and (found := head.get(key)) != wanted:
+            says = f"names {found}" if found else "names none"
+            raise UserError(f"{card}: {says} as its {key}, not --{flag} {wanted}; --overwrite makes the folder anew")
 
 
-def _model_blocks(facts: MethodFacts, command: str, base_license: str | None) -> Iterator[str | Table]:
-    comparison, thinking = facts.comparison, facts.sampling.thinking
+def unknown(facts: MethodFacts) -> Iterator[str]:
+    """One sentence for each fact of the base model that the card lacks."""
+    if facts.base.on_hub is None:
+        yield "Base model: a folder of the machine that trained this; its name on the hub is not known."
+    if facts.base.license is None:
+        yield "License: that of the base model, whose files here do not name it. Look it up before you share this."
+
+
+def _method_blocks(facts: MethodFacts, command: str, what: str, load: str) -> Iterator[str | Table]:
+    comparison = facts.comparison
     yield f"# {facts.run.name}: {facts.name}"
-    yield f"{facts.base}, trained by the method {facts.name} to solve math word problems step by step."
-    if base_license is None:
-        yield "License: that of the base model, whose files here do not name it. Look it up before you share this model."
+    yield f"{what}, trained by the method {facts.name} to solve math word problems step by step."
+    yield from unknown(facts)
     yield "## Results"
     yield comparison["finding"]
     for dataset in comparison["datasets"]:
@@ -78,7 +114,9 @@ def _model_blocks(facts: MethodFacts, command: str, base_license: str | None) ->
     yield "## What was not shown"
     yield "\n".join(f"- {line}" for line in not_shown(facts))
     yield "## Use"
-    yield USE.format(system=prompts.SYSTEM, instruction=prompts.INSTRUCTION, thinking=thinking)
+    yield USE.format(
+        load=load, system=prompts.SYSTEM, instruction=prompts.INSTRUCTION, thinking=facts.sampling.thinking
+    )
     if facts.sampling.stop_at_answer:
         yield (
             "The results count texts up to the first complete line `#### answer`. This code ends at an end-of-turn token "
@@ -123,29 +161,31 @@ def lineage(manifest: Row) -> Iterator[list[str]]:
         yield [name, entry["sha256"]]
 
 
-def dataset_card(facts: SetFacts, command: str) -> str:
+def dataset_card(facts: SetFacts, command: str, license_name: str | None) -> str:
     """The text of a data set's README.md."""
     from huggingface_hub import DatasetCardData
 
     repository = source_repository(facts.filtering)
     data = DatasetCardData(
         language="en",
+        license=license_name,
         task_categories=["text-generation"],
         pretty_name=f"{facts.run.name}: {facts.name}",
         source_datasets=[repository] if repository else None,
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": facts.path.name}]}],
     )
-    return _card(data, list(_dataset_blocks(facts, command)))
+    return _card(data, list(_dataset_blocks(facts, command, license_name)))
 
 
-def _dataset_blocks(facts: SetFacts, command: str) -> Iterator[str | Table]:
+def _dataset_blocks(facts: SetFacts, command: str, license_name: str | None) -> Iterator[str | Table]:
     account, settings = facts.account, facts.filtering["settings"]
     read, kept = account["read"], account["kept"]
     declared = next((line for line in settings["sets"] if line.split(" = ")[0] == facts.name), facts.name)
     yield f"# {facts.run.name}: {facts.name}"
     yield f"{facts.rows} training rows with the columns {', '.join(facts.entry['columns'].values())}."
     yield f"How it is made of the teacher's rows and the reference solutions: `{declared}`."
-    yield "License: that of the problems and of the teacher's texts. Look both up before you share these rows."
+    if license_name is None:
+        yield "License: that of the problems and of the teacher's texts. Look both up before you share these rows."
     yield "## The filter"
     rejected_share = f"{1 - kept / read:.1%}" if read else "none"
     yield f"Of {read} teacher rows {kept} were kept and {rejected_share} were rejected. A set may use only some of them."

@@ -12,10 +12,50 @@ from cotkit.core.errors import UserError
 from cotkit.core.files import sha256_file
 from cotkit.core.jsonl import Row, read_json
 from cotkit.core.manifest import path_for
+from cotkit.core.model_identity import folder_of
 from cotkit.evaluation.comparison import COMPARISON_SCHEMA, method_and_seed
+from cotkit.generation.chat_model import check_model
 from cotkit.generation.run_methods import read_run_methods
 from cotkit.generation.types import Sampling
 from cotkit.report.run_data import read_manifests
+
+
+@dataclass(frozen=True)
+class BaseFacts:
+    """What a card says of the base model.
+
+    Attributes:
+        name: as the training was given it, a folder or a name on the hub.
+        on_hub: its name on the hub; None if that is not known.
+        license: the hub's short name of its license; None if that is not known.
+    """
+
+    name: str
+    on_hub: str | None
+    license: str | None
+
+    @property
+    def shown(self) -> str:
+        return self.on_hub or self.name
+
+
+def read_base(model: str, on_hub: str | None, license_name: str | None) -> BaseFacts:
+    """Facts of a base model, where `on_hub` and `license_name` say what its files do not. Raises UserError."""
+    check_model(model)
+    if not Path(model).is_dir():
+        if on_hub not in (None, model):
+            raise UserError(f"--base_model_name {on_hub}: the method was trained on {model}; leave the flag out")
+        on_hub = model
+    return BaseFacts(model, on_hub, license_name or license_of(model))
+
+
+def license_of(model: str) -> str | None:
+    """The license that a model's own card names; None if it names none or is not on this machine."""
+    from huggingface_hub import ModelCard
+
+    folder = folder_of(model)
+    card = folder / "README.md" if folder else None
+    return ModelCard(card.read_text(encoding="utf-8")).data.get("license") if card and card.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -25,14 +65,11 @@ class MethodFacts:
     run: Path
     name: str
     adapter: Path
+    base: BaseFacts
     training: Row
     sampling: Sampling
     comparison: Row
     manifests: dict[str, Row]  # of the run, by output
-
-    @property
-    def base(self) -> str:
-        return str(self.training["settings"]["model_name_or_path"])
 
     @property
     def method(self) -> str:
@@ -40,8 +77,15 @@ class MethodFacts:
         return method_and_seed(self.name)[0]
 
 
-def read_method(run: Path, name: str) -> MethodFacts:
-    """Raises UserError, with the command that helps, if the method is not trained, predicted and compared."""
+def read_method(run: Path, name: str, base_name: str | None = None, license_name: str | None = None) -> MethodFacts:
+    """Reads what a card says of a method.
+
+    Args:
+        base_name, license_name: as in `read_base`.
+
+    Raises:
+        UserError: with the command that helps, if the method is not trained, predicted and compared.
+    """
     adapter = run / "train" / name
     if not (adapter / lineage.WEIGHTS).is_file():
         trained = [path.parent.name for path in run.glob(f"train/*/{lineage.WEIGHTS}")]
@@ -57,7 +101,8 @@ def read_method(run: Path, name: str) -> MethodFacts:
     if all(method != row["method"] for dataset in comparison["datasets"] for row in dataset["methods"]):
         raise UserError(f"{run}/comparison.json: does not have {method}; predict it, score it and {again}")
     (predicted,) = read_run_methods(run, [name])
-    return MethodFacts(run, name, adapter, training, predicted.sampling, comparison, read_manifests(run))
+    base = read_base(str(training["settings"]["model_name_or_path"]), base_name, license_name)
+    return MethodFacts(run, name, adapter, base, training, predicted.sampling, comparison, read_manifests(run))
 
 
 def _finished(manifest: Path, remedy: str) -> Row:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
-from conftest import make_tokenizer, problem, read_rows, refused, run_script, write_rows
+from conftest import make_tokenizer, problem, read_rows, refused, run_script
+from publishing.hub_server import HubServer
 
 from cotkit.core.errors import UserError
-from cotkit.core.jsonl import read_json, write_json_atomic
-from cotkit.core.manifest import Input, Manifest, path_for
-from cotkit.filtering.training_sets import write_dataset_info, write_training_set
+from cotkit.core.jsonl import read_json
+from cotkit.core.manifest import path_for
 from cotkit.generation import prompts
 from cotkit.generation.types import Sampling
 from cotkit.publishing.model_folder import modelfile
@@ -36,12 +31,6 @@ inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
 output = model.generate(**inputs)[0, inputs["input_ids"].shape[1]:]
 print(json.dumps(tokenizer.decode(output, skip_special_tokens=True, clean_up_tokenization_spaces=False)))
 """
-
-
-@pytest.fixture
-def run(tiny_run: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny model's run."""
-    return shutil.copytree(tiny_run, tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -111,103 +100,93 @@ def test_weights_that_changed_after_the_training_are_refused(run: Path):
         export.main([str(run), "distilled"])
 
 
-@pytest.fixture
-def set_run(tmp_path: Path) -> Path:
-    """What the filter leaves of a run: one training set with its account."""
-    folder = tmp_path / "set run"
-    path = folder / "datasets/distilled.jsonl"
-    path.parent.mkdir(parents=True)
-    write_training_set(path.parent, "distilled", [prompts.training_row("1+1?", "1+1=2\n#### 2")])
-    write_dataset_info(path.parent, {"distilled": False})
-    rejected = {"wrong_answer": 3, "contaminated": 0}
-    account = {"read": 4, "kept": 1, "rejected": rejected, "training_sets": {"distilled": 1}}
-    write_json_atomic(folder / "kept.report.json", account)
-    kept = write_rows(folder / "kept.jsonl", [{"id": "a"}])
-    test = write_rows(tmp_path / "test.jsonl", [problem(0)])
-    limits = dict.fromkeys(("min_words", "max_words", "max_tokens", "max_similarity"), 5)
-    settings = {**limits, "max_overlap": 0.5, "ngram": 8, "skip_rules": [], "sets": ["distilled = kept"]}
-    Manifest("filter", kept, settings, {"test data/gsm8k/test.jsonl": Input(test)}).finish([kept, path], account)
-    return folder
-
-
-def test_a_data_set_has_its_rows_and_the_share_that_was_rejected(set_run: Path):
-    from huggingface_hub import DatasetCard
-
-    assert export.main([str(set_run), "--data", "distilled"]) == 0
-    folder = set_run / "export/data-distilled"
-    assert (folder / "distilled.jsonl").read_bytes() == (set_run / "datasets/distilled.jsonl").read_bytes()
-    card = DatasetCard.load(folder / "README.md")
-    assert card.data.configs[0]["data_files"][0]["path"] == "distilled.jsonl"
-    assert "75.0% were rejected" in card.text and "| wrong_answer | 3 |" in card.text
-    assert "50% of its 8-word runs with a question of data/gsm8k/test.jsonl" in card.text
-
-
-def test_without_a_token_nothing_is_made(set_run: Path, tmp_path: Path):
-    words = ["scripts/export.py", set_run, "--data", "distilled", "--push_to_hub", "owner/name"]
-    done = run_script(*words, check=False, HF_HOME=str(tmp_path / "home"), HF_TOKEN="", HF_TOKEN_PATH="/none")
-    refused(done, "no token; run `hf auth login` once, or set HF_TOKEN")
-    assert not (set_run / "export").exists()
-
-
-class Hub(BaseHTTPRequestHandler):
-    """Stands in for the hub's HTTP interface: makes a repository and takes a commit of small files."""
-
-    calls: ClassVar[list[tuple[str, str, str]]] = []
-    fails = False
-
-    def do_GET(self) -> None:
-        self.answer({"_id": "1", "id": "owner/name", "siblings": [], "sha": "0" * 40})
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.calls.append((self.path, self.headers.get("Authorization") or "", body.decode()))
-        if self.path.endswith("/preupload/main"):
-            files = [
-                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
-                for file in json.loads(body)["files"]
-            ]
-            return self.answer({"files": files})
-        if "/commit/" in self.path and self.fails:
-            return self.answer({"error": "storage is full"}, 403)
-        address = f"http://{self.headers['Host']}/datasets/owner/name"
-        self.answer({"url": address, "commitUrl": f"{address}/commit/0", "commitOid": "0" * 40, "name": "owner/name"})
-
-    def answer(self, value: Any, status: int = 200) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def hub() -> Iterator[str]:
-    Hub.calls.clear()
-    Hub.fails = False
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+BASE_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_data_set_is_pushed_with_its_card_and_a_failed_push_keeps_it(set_run: Path, hub: str, fails: bool):
-    Hub.fails = fails
-    words = ["scripts/export.py", set_run, "--data", "distilled", "--push_to_hub", "owner/name", "--private"]
-    done = run_script(*words, check=False, HF_ENDPOINT=hub, HF_TOKEN="hf_secret", NO_PROXY="127.0.0.1")
-    assert (set_run / "export/data-distilled/README.md").is_file()
-    made = next(json.loads(body) for path, _, body in Hub.calls if path == "/api/repos/create")
-    assert made["name"] == "name" and made["visibility"] == "private" and made["type"] == "dataset"
-    assert {token for _, token, _ in Hub.calls} == {"Bearer hf_secret"}
-    assert "hf_secret" not in done.stdout + done.stderr
-    if fails:
-        return refused(done, "owner/name: the hub refused", "the same command tries again")
-    assert done.returncode == 0, done.stderr
-    (commit,) = [body for path, _, body in Hub.calls if "/commit/" in path]
-    assert {json.loads(line)["value"].get("path") for line in commit.splitlines()} >= {"README.md", "distilled.jsonl"}
+def test_the_code_of_an_adapters_card_writes_the_text_of_the_run(run: Path, tiny_model: Path):
+    from huggingface_hub import ModelCard
+
+    assert export.main([str(run), "distilled", "--adapter"]) == 0
+    folder = run / "export/adapter-distilled"
+    for name in ("adapter_model.safetensors", "tokenizer.json", "chat_template.jinja", "adapter_config.json"):
+        assert (folder / name).is_file(), name
+    assert not (folder / "model.safetensors").exists()
+    assert read_json(folder / "adapter_config.json")["base_model_name_or_path"] == str(tiny_model)
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.library_name == "peft" and card.data.base_model_relation == "adapter"
+    assert "its name on the hub is not known" in card.text
+    code = card.text.split("```python\n")[1].split("```")[0]
+    asked = problem(0)
+    code = code.replace("Tom has 3 apples and buys 4 more. How many apples does he have?", asked["question"])
+    row = next(row for row in read_rows(run / "predictions/gsm8k/distilled.jsonl") if row["id"] == asked["id"])
+    assert run_script("-c", code, cwd=folder).stdout == row["response"] + "\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [[], ["--adapter"]])
+def test_flags_tell_the_card_what_a_base_model_folder_cannot(run: Path, words: list[str], capsys):
+    from huggingface_hub import ModelCard
+
+    told = ["--base_model_name", BASE_NAME, "--license", "apache-2.0"]
+    assert export.main([str(run), "distilled", *words, *told, "--dry_run"]) == 0
+    card = ModelCard(capsys.readouterr().out)
+    assert card.data.base_model == BASE_NAME and card.data.license == "apache-2.0"
+    assert "not known" not in card.text and "Look it up" not in card.text and f"{BASE_NAME}, trained by" in card.text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--base_model_name", "SmolLM2"], "--base_model_name SmolLM2: OWNER/NAME is expected, .*no owner"),
+        (["--base_model_name", "a/b/c"], "--base_model_name a/b/c: OWNER/NAME is expected"),
+        (["--base_model_name", "./my model"], "OWNER/NAME is expected"),
+        (["--base_model_name", ""], "OWNER/NAME is expected"),
+        (["--license", "Apache 2.0"], "--license Apache 2.0: the hub's short name is expected"),
+        (["--push_to_hub", "name"], "--push_to_hub name: OWNER/NAME is expected"),
+    ],
+)
+def test_a_malformed_name_is_refused_before_the_run_is_read(tmp_path: Path, words: list[str], said: str):
+    with pytest.raises(UserError, match=said):
+        export.main([str(tmp_path / "no run"), "distilled", *words])
+
+
+@pytest.mark.parametrize(
+    "words", [["--data", "gold", "--adapter"], ["--data", "gold", "--base_model_name", "a/b"], [], ["m", "--data", "s"]]
+)
+def test_flags_that_contradict_one_another_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        export.main(["run", *words])
+    assert ended.value.code == 2 and "error: " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [[], ["--adapter"]])
+def test_a_model_and_an_adapter_are_pushed_complete(run: Path, words: list[str]):
+    told = ["--base_model_name", BASE_NAME, "--push_to_hub", "owner/name"]
+    with HubServer() as hub:
+        done = run_script("scripts/export.py", run, "distilled", *words, *told, **hub.environment)
+    assert done.stdout.endswith(f"{hub.url}/owner/name\n")
+    (made,) = hub.repositories
+    assert made["name"] == "name" and made.get("type", "model") == "model" and made["visibility"] == "public"
+    assert not [address for address in hub.addresses if "datasets" in address]
+    folder = run / "export" / ("adapter-distilled" if words else "distilled")
+    assert hub.files == {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert f"base_model: {BASE_NAME}\n" in hub.files["README.md"].decode()
+    assert hub.tokens == {"Bearer hf_secret"} and "hf_secret" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_failed_push_keeps_the_model_and_the_card_cannot_change_unseen(run: Path):
+    words = ["scripts/export.py", run, "distilled", "--push_to_hub", "owner/name"]
+    with HubServer(fails=True) as hub:
+        done = run_script(*words, check=False, **hub.environment)
+        refused(done, "owner/name: the hub refused", "the same command tries again")
+    weights = run / "export/distilled/model.safetensors"
+    before = weights.stat().st_mtime_ns
+    with HubServer() as hub:
+        done = run_script(*words, "--license", "mit", check=False, **hub.environment)
+        refused(done, "README.md: names none as its license, not --license mit; --overwrite makes the folder anew")
+        assert not hub.repositories
+        run_script(*words, **hub.environment)
+    assert hub.files["model.safetensors"] == weights.read_bytes() and weights.stat().st_mtime_ns == before
