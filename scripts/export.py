@@ -2,17 +2,19 @@
 
 Reads   <run>/train/<method>, comparison.json, manifests        or, with --data, <run>/datasets/<set>.jsonl
 Writes  <run>/export/<method>/          model.safetensors, tokenizer, chat template, generation_config, Modelfile, README.md
+                                        with --gguf also <method>.gguf, made by llama.cpp's converter
         <run>/export/adapter-<method>/  with --adapter: the adapter alone, tokenizer, chat template, README.md
         <run>/export/data-<set>/        <set>.jsonl with its rows as they are, {"system": "...", "instruction": "...",
                                         "input": "", "output": "..."}, and README.md
 
     python scripts/export.py outputs/smollm2_cpu distilled
+    LLAMA_CPP=~/llama.cpp python scripts/export.py outputs/smollm2_cpu distilled --gguf
     python scripts/export.py outputs/smollm2_cpu distilled --push_to_hub OWNER/NAME --private
     python scripts/export.py outputs/smollm2_cpu distilled --adapter --base_model_name HuggingFaceTB/SmolLM2-135M-Instruct
     python scripts/export.py outputs/smollm2_cpu --data distilled
 
 The adapter is used after a check that it and its merge into the base model's weights write the same text. A folder appears
-complete or not at all. --push_to_hub uploads a folder that is there already as it is.
+complete or not at all. --gguf and --push_to_hub take a folder that is there already as it is.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from cotkit.core import cli
 from cotkit.core.errors import UserError
 from cotkit.core.files import make_folder
 from cotkit.core.manifest import command
-from cotkit.publishing import cards, hub, model_folder
+from cotkit.publishing import cards, gguf_file, hub, model_folder
 from cotkit.publishing.run_facts import MethodFacts, SetFacts, read_method, read_set
 
 CARD = "README.md"
@@ -87,6 +89,8 @@ def build_parser() -> cli.StageParser:
     add("method", nargs="?", metavar="METHOD", help="a trained method, such as distilled")
     add("--data", metavar="SET", help="export this training set instead of a method")
     add("--adapter", action="store_true", help="export the adapter alone, not merged into the base model")
+    add("--gguf", action="store_true", help="also convert it, with llama.cpp on PATH or in the folder $LLAMA_CPP")
+    add("--quantize", metavar="TYPE", help="let llama-quantize make the GGUF file smaller; Q4_K_M is usual")
     add("--base_model_name", metavar="OWNER/NAME", help="the hub's name of a base model that is a folder, for the card")
     add("--license", metavar="NAME", help="the hub's short name of the license, such as apache-2.0, for the card")
     add("--push_to_hub", metavar="OWNER/NAME", help="also upload it; needs `hf auth login` or HF_TOKEN")
@@ -102,6 +106,10 @@ def parse(argv: list[str] | None) -> Namespace:
         parser.error("give either METHOD or --data SET")
     if args.data and (args.adapter or args.base_model_name):
         parser.error("--adapter and --base_model_name belong to METHOD, not to --data SET")
+    if args.gguf and (args.data or args.adapter):
+        parser.error("--gguf makes a file of a complete model, so neither --data nor --adapter goes with it")
+    if args.quantize is not None and not args.gguf:
+        parser.error("--quantize TYPE needs --gguf")
     if args.private and not args.push_to_hub:
         parser.error("--private needs --push_to_hub OWNER/NAME")
     if args.base_model_name is not None:
@@ -130,6 +138,7 @@ def plan(args: Namespace) -> Export:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    gguf = gguf_file.find(args.quantize, command()) if args.gguf else None
     export = plan(args)
     target = args.run / "export" / export.name
     lack = f"; {' and '.join(export.lacks)} would tell what it lacks" if export.lacks else ""
@@ -139,10 +148,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.overwrite or not target.exists():
         write_folder(target, export)
         print(f"{target}: complete; {CARD} is its card{lack}")
-    elif not args.push_to_hub:
+    elif not (gguf or args.push_to_hub):
         raise UserError(f"{target}: exists; --overwrite makes it anew, --push_to_hub OWNER/NAME uploads it")
     else:
         cards.check(target / CARD, args.base_model_name, args.license)
+    if gguf:
+        print(f"{gguf_file.write(target, gguf)}: complete; Modelfile points at it")
     if args.push_to_hub:
         print(hub.push(target, args.push_to_hub, export.kind, args.private))
     return 0

@@ -231,7 +231,7 @@ def difference(old: Row, new: Row) -> list[str]:
 
 def command() -> str:
     """The running command line, as typed in this folder. Secrets are never flags, so it has none."""
-    script = Path(sys.argv[0])
+    script = Path(sys.argv[0]).absolute()
     shown = script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script.name
     return shlex.join(["python", str(shown), *sys.argv[1:]])
 

@@ -30,6 +30,7 @@ def write(facts: MethodFacts, folder: Path) -> None:
     model.generation_config = generation_config(tokenizer, ends, facts.sampling)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    correct_byte_fallback(folder)
     text = modelfile(tokenizer, tokenizer.convert_ids_to_tokens(ends), facts.sampling)
     (folder / MODELFILE).write_text(text, encoding="utf-8")
 
@@ -67,6 +68,20 @@ def generation_config(tokenizer: Any, ends: list[int], sampling: Sampling) -> An
         max_new_tokens=sampling.max_new_tokens,
         **drawn,
     )
+
+
+def correct_byte_fallback(folder: Path) -> None:
+    """Lets tokenizer.json say that a byte-level tokenizer has no byte fallback. It writes the same tokens either way.
+
+    transformers says otherwise of a tokenizer that it read from a GGUF file, such as that of the CPU preset. From that,
+    llama.cpp's converter concludes that it is one of SentencePiece, and the converted model cannot read a prompt.
+    """
+    path = folder / "tokenizer.json"
+    tokenizer = read_json(path) if path.is_file() else {"model": {}}
+    model = tokenizer["model"]
+    has_byte_tokens = "<0x00>" in model.get("vocab", [])  # as a fallback needs them
+    if model.get("byte_fallback") and not has_byte_tokens and "ByteLevel" in str(tokenizer["pre_tokenizer"]):
+        write_json_atomic(path, {**tokenizer, "model": {**model, "byte_fallback": False}})
 
 
 def modelfile(tokenizer: Any, ends: list[str], sampling: Sampling) -> str:

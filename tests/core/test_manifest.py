@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import problem
+from conftest import ROOT, problem
 
 from cotkit.core.errors import UserError
-from cotkit.core.manifest import PIPELINE, Input, Manifest
+from cotkit.core.manifest import PIPELINE, Input, Manifest, command
 
 
 def manifest(folder: Path, rows: int = 25, rate: float = 0.1, **more: Any) -> Manifest:
@@ -62,3 +62,10 @@ def test_a_stage_of_seconds_that_did_not_finish_binds_nobody(tmp_path: Path, der
             corrected.check()
     else:
         assert corrected.check() == "new"
+
+
+def test_the_command_can_be_typed_again_in_this_folder(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    for typed in ("scripts/export.py", str(ROOT / "scripts/export.py")):
+        monkeypatch.setattr("sys.argv", [typed, "my run", "--gguf"])
+        assert command() == "python scripts/export.py 'my run' --gguf"
