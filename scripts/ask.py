@@ -14,7 +14,8 @@ Writes  nothing; on stdout, for each method:
     python scripts/ask.py outputs/smollm2_cpu distilled --serve 8000
 
 `baseline` is the base model. The id of a test problem asks that problem and grades the answer too. Without a question,
-every line of stdin is one, until Ctrl-D. --serve starts a server of the model that scripts/export.py has written.
+every line of stdin is one, until Ctrl-D. --serve starts a server of the model that scripts/export.py has written: `vllm serve`
+where it works, else `transformers serve`; --backend vllm or --backend transformers chooses.
 """
 
 from __future__ import annotations
@@ -144,13 +145,13 @@ def converse(methods: list[RunMethod], test_set: TestSet, loader: engines.Loader
     return code
 
 
-def serve(folder: Path, port: int, method: RunMethod, question: str) -> NoReturn:
-    """Shows how to ask the server of an exported model, and becomes that server."""
+def serve(folder: Path, port: int, engine: str | None, method: RunMethod, question: str) -> NoReturn:
+    """Shows how to ask the server of an exported model, and becomes that server; see `server.command`."""
     if method.engine.adapter is None:
         raise UserError(
             f"{method.name}: is no trained method; serve its model itself: transformers serve {method.engine.model}"
         )
-    words = server.command(folder, port)
+    words = server.command(folder, port, engine)
     print(server.example(folder, port, question, method.sampling))
     log.info("%s; Ctrl-C ends it", shlex.join(words))
     sys.stdout.flush()
@@ -177,8 +178,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     parser.add_argument("--serve", type=cli.positive_int, metavar="PORT", help="serve its exported model instead")
     args = parser.parse(argv)
-    if args.serve and (args.compare or args.dry_run):
-        parser.error("--serve takes one method, and neither --compare nor --dry_run")
+    if args.serve and (args.compare or args.dry_run or args.base_url or args.device != "auto"):
+        parser.error("--serve takes one method, and neither --compare, --dry_run, --base_url nor --device")
+    if args.serve and args.backend not in (None, *server.ENGINES):
+        parser.error(f"--serve: of the backends, {' and '.join(server.ENGINES)} can serve")
     found = read_run_methods(args.run, named_methods(args.method, args.compare), args.dataset)
     engine = {"device": args.device, "base_url": (args.base_url,) if args.base_url else ()}
     engine |= {"backend": args.backend} if args.backend else {}
@@ -187,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
     problem = test_set.problem(args.question) if args.question is not None else None
     first, shown = methods[0], problem or test_set.problem("QUESTION")
     if args.serve:
-        serve(args.run / "export" / first.name, args.serve, first, shown["question"])
+        serve(args.run / "export" / first.name, args.serve, args.backend, first, shown["question"])
     for method in methods:
         check(method)
     if args.dry_run:

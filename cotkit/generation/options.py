@@ -9,11 +9,13 @@ from typing import Any
 
 from cotkit.core import cli
 from cotkit.core.errors import UserError
+from cotkit.core.files import ROOT
 from cotkit.generation.types import Sampling
 
 log = logging.getLogger(__name__)
 
 BACKENDS = ("transformers", "vllm", "openai", "fake")
+VLLM_PYTHON = ROOT / ".venv-vllm/bin/python"  # of the environment that scripts/setup.sh --vllm makes
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 THINKING_TOKENS = 32768  # max_new_tokens that Qwen3's model card recommends
 MIN_THINKING_TOKENS = 4096  # a lower limit was probably meant for texts without thinking

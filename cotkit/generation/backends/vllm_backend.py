@@ -22,12 +22,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from cotkit.core import cli
 from cotkit.core.errors import OtherPython, UserError
 from cotkit.generation import adapters, chat_model
 from cotkit.generation.backends.transformers_backend import preview
 from cotkit.generation.chat_model import ActiveRow, answered, decode, encode, looped, opened_thought, turn_end_ids
-from cotkit.generation.options import EngineOptions
+from cotkit.generation.options import VLLM_PYTHON, EngineOptions
 from cotkit.generation.types import Completion, Request, Sampling
 
 log = logging.getLogger(__name__)
@@ -38,9 +37,6 @@ reads_model_files = True
 manifest_settings: dict[str, str] = {}
 ends_loops = True
 sampler = "vllm"
-
-# Of the environment that scripts/setup.sh makes.
-PYTHON = cli.ROOT / ".venv-vllm/bin/python"
 
 # vLLM reserves memory for one of these ranks; an adapter gets the next larger one.
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -71,8 +67,8 @@ def check(options: EngineOptions) -> None:
     """Raises UserError if vLLM is not installed or the model's name is wrong, OtherPython if it is installed elsewhere."""
     if find_spec("vllm") is None:
         fact = "--backend vllm: vLLM is not installed here; it has an environment of its own (requirements-vllm.txt)"
-        if PYTHON.is_file() and Path(sys.prefix) != PYTHON.parents[1]:
-            raise OtherPython(f"{fact}: {PYTHON}", PYTHON)
+        if VLLM_PYTHON.is_file() and Path(sys.prefix) != VLLM_PYTHON.parents[1]:
+            raise OtherPython(f"{fact}: {VLLM_PYTHON}", VLLM_PYTHON)
         raise UserError(f"{fact}, which `bash scripts/setup.sh --vllm` makes; such a stage then runs there by itself")
     chat_model.check_model(options.model)
     if options.adapter is not None:
