@@ -203,6 +203,22 @@ def run(tiny_run: Path, tmp_path: Path) -> Path:
     return shutil.copytree(tiny_run, tmp_path / "run")
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs Debian's chromium; scripts/test.sh installs it where it may")
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
+        )
+        yield opened
+        opened.close()
+
+
 @pytest.fixture
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shortens the time after which servers that failed are asked again."""

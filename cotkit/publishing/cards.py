@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,13 @@ print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_t
 
 def model_card(facts: MethodFacts, command: str) -> str:
     """The text of the README.md of a complete model."""
-    return _method_card(facts, command, (facts.base.shown, MODEL), library_name="transformers")
+    return _method_card(facts, command, (code(facts.base.shown), MODEL), library_name="transformers")
 
 
 def adapter_card(facts: MethodFacts, command: str) -> str:
     """The text of the README.md of an adapter alone."""
     name = facts.base.shown
-    what = (f"A LoRA adapter for {name}", ADAPTER.format(base=name))
+    what = (f"A LoRA adapter for {code(name)}", ADAPTER.format(base=name))
     return _method_card(facts, command, what, library_name="peft", base_model_relation="adapter")
 
 
@@ -124,14 +125,14 @@ def _method_blocks(facts: MethodFacts, command: str, what: str, load: str) -> It
         )
     yield "## Training"
     settings = {key: value for key, value in facts.training["settings"].items() if not key.endswith("_files")}
-    yield Table(["key", "value"], [[key, str(value)] for key, value in settings.items()])
+    yield Table(["key", "value"], [[key, code(str(value))] for key, value in settings.items()], figures=False)
     counts = facts.training["counts"]
     yield f"{counts['rows']} rows, {counts['steps']} steps, {counts['trained_tokens']} trained tokens."
     yield "## How it was made"
     yield "\n".join(["```bash", *commands(facts.manifests), command, "```"])
     made_with = sorted({item for record in facts.manifests.values() for item in record["versions"].items()})
     yield "Versions: " + ", ".join(f"{name} {version}" for name, version in made_with)
-    yield Table(["file", "SHA-256"], list(lineage(facts.training)))
+    yield Table(["file", "SHA-256"], list(lineage(facts.training)), figures=False)
 
 
 def not_shown(facts: MethodFacts) -> Iterator[str]:
@@ -148,6 +149,13 @@ def not_shown(facts: MethodFacts) -> Iterator[str]:
     yield f"Only {names} was tested: nothing is known about other tasks, other languages or harmful texts."
 
 
+def code(text: str) -> str:
+    """A text as code in Markdown, which shows its signs and does not read them. It has no line break."""
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    space = " " if "`" in text else ""
+    return f"{fence}{space}{text or ' '}{space}{fence}"
+
+
 def commands(manifests: dict[str, Row]) -> list[str]:
     """The commands that made the run, each once."""
     return list(dict.fromkeys(record["command"] for record in manifests.values() if "command" in record))
@@ -156,9 +164,9 @@ def commands(manifests: dict[str, Row]) -> list[str]:
 def lineage(manifest: Row) -> Iterator[list[str]]:
     """File and hash of every input and output of a stage."""
     for entry in manifest["inputs"].values():
-        yield [entry["path"], entry["sha256"]]
+        yield [code(entry["path"]), code(entry["sha256"])]
     for name, entry in manifest["outputs"].items():
-        yield [name, entry["sha256"]]
+        yield [code(name), code(entry["sha256"])]
 
 
 def dataset_card(facts: SetFacts, command: str, license_name: str | None) -> str:
@@ -183,7 +191,7 @@ def _dataset_blocks(facts: SetFacts, command: str, license_name: str | None) -> 
     declared = next((line for line in settings["sets"] if line.split(" = ")[0] == facts.name), facts.name)
     yield f"# {facts.run.name}: {facts.name}"
     yield f"{facts.rows} training rows with the columns {', '.join(facts.entry['columns'].values())}."
-    yield f"How it is made of the teacher's rows and the reference solutions: `{declared}`."
+    yield f"How it is made of the teacher's rows and the reference solutions: {code(declared)}."
     if license_name is None:
         yield "License: that of the problems and of the teacher's texts. Look both up before you share these rows."
     yield "## The filter"
@@ -197,7 +205,7 @@ def _dataset_blocks(facts: SetFacts, command: str, license_name: str | None) -> 
     yield "## How it was made"
     yield "\n".join(["```bash", facts.filtering["command"], command, "```"])
     yield "Versions: " + ", ".join(f"{name} {version}" for name, version in versions().items())
-    yield Table(["file", "SHA-256"], list(lineage(facts.filtering)))
+    yield Table(["file", "SHA-256"], list(lineage(facts.filtering)), figures=False)
 
 
 def contamination(facts: SetFacts) -> str:
@@ -208,5 +216,5 @@ def contamination(facts: SetFacts) -> str:
         return "Contamination: the questions were not compared with those of a test set."
     return (
         f"Contamination: {facts.account['rejected']['contaminated']} rows were rejected because their question shares more "
-        f"than {settings['max_overlap']:.0%} of its {settings['ngram']}-word runs with a question of {', '.join(tests)}."
+        f"than {settings['max_overlap']:.0%} of its {settings['ngram']}-word runs with a question of {', '.join(map(code, tests))}."
     )

@@ -69,7 +69,7 @@ def test_the_card_has_the_comparison_and_what_it_does_not_show(run: Path, capsys
     (pair,) = comparison["datasets"][0]["pairs"]
     assert pair["verdict"] not in ("better", "worse")
     assert "distilled against baseline on gsm8k: +0.0 points" in card.text
-    assert "one training run" in card.text and "| lora_rank | 4 |" in card.text
+    assert "one training run" in card.text and "| lora_rank | `4` |" in card.text
     assert (
         read_json(path_for(run / "train/distilled"))["outputs"]["distilled/adapter_config.json"]["sha256"] in card.text
     )
@@ -132,7 +132,7 @@ def test_flags_tell_the_card_what_a_base_model_folder_cannot(run: Path, words: l
     assert export.main([str(run), "distilled", *words, *told, "--dry_run"]) == 0
     card = ModelCard(capsys.readouterr().out)
     assert card.data.base_model == BASE_NAME and card.data.license == "apache-2.0"
-    assert "not known" not in card.text and "Look it up" not in card.text and f"{BASE_NAME}, trained by" in card.text
+    assert "not known" not in card.text and "Look it up" not in card.text and f"`{BASE_NAME}`, trained by" in card.text
 
 
 @pytest.mark.parametrize(

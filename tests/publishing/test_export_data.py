@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import problem, refused, run_script, write_rows
+from publishing.card_page import check, shown, tables
 from publishing.hub_server import HubServer
 
 from cotkit.core.jsonl import write_json_atomic
@@ -45,7 +47,7 @@ def test_a_data_set_has_its_rows_and_the_share_that_was_rejected(set_run: Path):
     card = DatasetCard.load(folder / "README.md")
     assert card.data.configs[0]["data_files"][0]["path"] == "distilled.jsonl"
     assert "75.0% were rejected" in card.text and "| wrong_answer | 3 |" in card.text
-    assert "50% of its 8-word runs with a question of data/gsm8k/test.jsonl" in card.text
+    assert "50% of its 8-word runs with a question of `data/gsm8k/test.jsonl`" in card.text
 
 
 def test_without_a_token_nothing_is_made(set_run: Path, tmp_path: Path):
@@ -53,6 +55,20 @@ def test_without_a_token_nothing_is_made(set_run: Path, tmp_path: Path):
     done = run_script(*words, check=False, HF_HOME=str(tmp_path / "home"), HF_TOKEN="", HF_TOKEN_PATH="/none")
     refused(done, "no token; run `hf auth login` once, or set HF_TOKEN")
     assert not (set_run / "export").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_card_is_shown_complete(
+    set_run: Path, tmp_path: Path, browser: Any, width: int, capsys: pytest.CaptureFixture[str]
+):
+    assert export.main([str(set_run), "--data", "distilled", "--dry_run"]) == 0
+    page = shown(browser, capsys.readouterr().out, width, tmp_path)
+    check(page, width)
+    rules, files = tables(page)
+    assert rules == [["rule", "rejected rows"], ["wrong_answer", "3"], ["contaminated", "0"]]
+    assert [len(row[1]) for row in files[1:]] == [64] * 3
+    page.close()
 
 
 def test_a_given_license_is_in_the_card(set_run: Path, capsys: pytest.CaptureFixture[str]):

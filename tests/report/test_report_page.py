@@ -54,22 +54,6 @@ def report(questions: list[Question]) -> Report:
 RIGHTS = [(True, True), (True, False), (False, True), (False, False), (False, True)]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("needs Debian's chromium; scripts/test.sh installs it where it may")
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(
-            executable_path=chromium,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"],
-        )
-        yield opened
-        opened.close()
-
-
 class Opened:
     """A page with what it did wrong: console errors and requests that leave it."""
 
