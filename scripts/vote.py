@@ -9,8 +9,9 @@ Writes  <output_path>           the rows of each question whose samples agree: t
     python scripts/vote.py --input_path outputs/teacher.jsonl --output_path outputs/voted.jsonl --min_share 0.75
 
 Equivalent answers count as one, by the grader's rules (self-consistency: Wang et al. 2022, arXiv:2203.11171). A sample
-without an answer is a vote for none; a failed request is no vote. Where an answer was given, it takes no part in the vote,
-and the share of winners that are equivalent to it is printed.
+without an answer is a vote for none. A failed request is no vote, and neither is a sample with a false calculation, which
+the filter would reject anyway; with --let_all_vote it is one. Where an answer was given, it takes no part in the vote, and
+the share of winners that are equivalent to it is printed.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from cotkit.core.finish_reasons import is_failed
 from cotkit.core.jsonl import Row, dumps
 from cotkit.core.manifest import Input, Manifest
 from cotkit.core.problems import numbered_inputs, refuse_repeated
+from cotkit.equations.checker import wrong_steps
 from cotkit.filtering.teacher_rows import TeacherFiles
 from cotkit.grading.equivalence import gold_problem
 from cotkit.grading.grader import equivalent, find_answer
@@ -54,8 +56,9 @@ def build_parser() -> cli.StageParser:
         type=share,
         default=0.5,
         metavar="X",
-        help="least share of a question's samples that must agree (default 0.5); a tie is no agreement",
+        help="least share of a question's votes for one answer (default 0.5); a tie is no agreement",
     )
+    parser.add_argument("--let_all_vote", action="store_true", help="samples with a false calculation vote too")
     return parser
 
 
@@ -81,7 +84,12 @@ def answer_of(row: Row, kind: AnswerKind) -> str | None:
     return found if found is not None and gold_problem(found, kind) is None else None
 
 
-def count_votes(teacher: TeacherFiles, min_share: float) -> dict[str, Vote]:
+def has_vote(row: Row, let_all_vote: bool) -> bool:
+    """Whether a sample has a vote."""
+    return not is_failed(row["finish_reason"]) and (let_all_vote or not wrong_steps(row["response"]))
+
+
+def count_votes(teacher: TeacherFiles, min_share: float, let_all_vote: bool) -> dict[str, Vote]:
     """The vote on every question, by id. Raises UserError for a sample that votes twice, and if no question gets an answer."""
     answers: dict[str, list[str | None]] = defaultdict(list)
     kinds: dict[str, AnswerKind] = {}
@@ -93,12 +101,12 @@ def count_votes(teacher: TeacherFiles, min_share: float) -> dict[str, Vote]:
         seen.add(sample)
         kinds[row["id"]] = kind_of(row, row["id"])
         voters = answers[row["id"]]
-        if not is_failed(row["finish_reason"]):
+        if has_vote(row, let_all_vote):
             voters.append(answer_of(row, kinds[row["id"]]))
     votes = {one: vote(answers[one], kinds[one], min_share) for one in answers}
     if all(one.answer is None for one in votes.values()):
         raise UserError(
-            f"{teacher.paths[0]}: no question has {min_share:.0%} of its samples for one answer; lower --min_share, or let the "
+            f"{teacher.paths[0]}: no question has {min_share:.0%} of its votes for one answer; lower --min_share, or let the "
             "teacher write more samples"
         )
     return votes
@@ -160,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     manifest = Manifest(
         "vote",
         args.output_path,
-        {"min_share": args.min_share},
+        {"min_share": args.min_share, "let_all_vote": args.let_all_vote},
         {name: Input(path) for name, path in numbered_inputs("teacher", args.input_path).items()},
         derived=True,
         overwrite=args.overwrite,
@@ -171,7 +179,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     with locked(args.output_path):
         manifest.begin()
-        counts = write_rows(args, teacher, count_votes(teacher, args.min_share))
+        counts = write_rows(args, teacher, count_votes(teacher, args.min_share, args.let_all_vote))
         manifest.finish([args.output_path, rejected_path(args.output_path)], counts)
     print(show(args.output_path, counts))
     return 0

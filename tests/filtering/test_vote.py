@@ -88,12 +88,24 @@ def test_the_answer_with_enough_votes_becomes_the_answer_of_all_samples(
     assert "every manifest, hash and count is right" in run_script("scripts/verify.py", tmp_path / "run").stdout
 
 
+def test_a_sample_with_a_false_calculation_has_no_vote_unless_it_is_let(tmp_path: Path):
+    rows = samples(0, "9", "9", "7", answer="")
+    for row in rows[:2]:
+        row["response"] = "They have 3 + 4 = 9 of them.\n#### 9"
+    assert vote(tmp_path, rows) == 0
+    assert [(row["answer"], row["votes"], row["voters"]) for row in read_rows(tmp_path / "run/voted.jsonl")] == [
+        ("7", 1, 1)
+    ] * 3
+    assert vote(tmp_path, rows, "--let_all_vote", "--overwrite") == 0
+    assert {row["answer"] for row in read_rows(tmp_path / "run/voted.jsonl")} == {"9"}
+
+
 def test_what_cannot_be_voted_on_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="teacher.jsonl: holds no teacher rows"):
         vote(tmp_path, [])
     with pytest.raises(UserError, match=r"\('gsm8k-test-00000', 0\) is there twice; remove one of the two rows"):
         vote(tmp_path, samples(0, "1") * 2)
-    with pytest.raises(UserError, match="no question has 50% of its samples for one answer; lower --min_share, or let"):
+    with pytest.raises(UserError, match="no question has 50% of its votes for one answer; lower --min_share, or let"):
         vote(tmp_path, samples(0, "1", "2"))
     assert not (tmp_path / "run/voted.jsonl").exists() and not (tmp_path / "run/voted.rejected.jsonl").exists()
 
