@@ -1,6 +1,7 @@
 """Makes of a trained method a model that other programs load, and of a training set a data set, each with its card.
 
-Reads   <run>/train/<method>, comparison.json, manifests        or, with --data, <run>/datasets/<set>.jsonl
+Reads   <run>/train/<method>, comparison.json, manifests        or, with --data, <run>/datasets/<set>.jsonl, or
+                                                                <run>/datasets/<method>/<set>.jsonl
 Writes  <run>/export/<method>/          model.safetensors, tokenizer, chat template, generation_config, Modelfile, README.md
                                         with --gguf also <method>.gguf, made by llama.cpp's converter
         <run>/export/adapter-<method>/  with --adapter: the adapter alone, tokenizer, chat template, README.md
@@ -32,7 +33,8 @@ from cotkit.core.errors import UserError
 from cotkit.core.files import make_folder
 from cotkit.core.manifest import command
 from cotkit.publishing import cards, gguf_file, hub, model_folder
-from cotkit.publishing.run_facts import MethodFacts, SetFacts, read_method, read_set
+from cotkit.publishing.run_facts import MethodFacts, read_method
+from cotkit.publishing.set_facts import SetFacts, read_set
 
 CARD = "README.md"
 
@@ -87,7 +89,7 @@ def build_parser() -> cli.StageParser:
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="a folder under outputs/")
     add("method", nargs="?", metavar="METHOD", help="a trained method, such as distilled")
-    add("--data", metavar="SET", help="export this training set instead of a method")
+    add("--data", metavar="SET", help="export this training set, a method's own too, and no method")
     add("--adapter", action="store_true", help="export the adapter alone, not merged into the base model")
     add("--gguf", action="store_true", help="also convert it, with llama.cpp on PATH or in the folder $LLAMA_CPP")
     add("--quantize", metavar="TYPE", help="let llama-quantize make the GGUF file smaller; Q4_K_M is usual")
@@ -126,7 +128,7 @@ def plan(args: Namespace) -> Export:
     if args.data:
         facts = read_set(args.run, args.data)
         card = cards.dataset_card(facts, command(), args.license)
-        return Export(f"data-{args.data}", "dataset", card, lambda folder: fill_data(facts, folder))
+        return Export(f"data-{args.data.replace('/', '-')}", "dataset", card, lambda folder: fill_data(facts, folder))
     method = read_method(args.run, args.method, args.base_model_name, args.license)
     name, write_card = args.method, cards.model_card
     if args.adapter:

@@ -123,11 +123,14 @@ def check_manifest(manifest: Path) -> Iterator[str]:
 
 
 def unclaimed(run: Path, claimed: set[Path]) -> Iterator[str]:
-    """Results that no manifest names, and files that a kill left. Skips LLaMA-Factory's own files in train/."""
+    """Results that no manifest names, and files that a kill left.
+
+    Skips LLaMA-Factory's own files in train/, and the copies in export/, whose cards name the hashes.
+    """
     for path in sorted(run.rglob("*")):
         if LEFT_OVER.fullmatch(path.name):
             yield f"{path}: left over from a run that did not finish"
-        elif "train" in path.relative_to(run).parts:
+        elif not {"train", "export"}.isdisjoint(path.relative_to(run).parts):
             continue
         elif RESULT.fullmatch(path.name) and path.resolve() not in claimed:
             yield f"{path}: no manifest describes how it was made"

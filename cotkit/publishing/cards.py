@@ -13,7 +13,8 @@ from cotkit.core.manifest import versions
 from cotkit.core.markdown import Table
 from cotkit.evaluation.comparison_tables import as_markdown, reading_help, uncertain, verdicts_table
 from cotkit.generation import prompts
-from cotkit.publishing.run_facts import MethodFacts, SetFacts, source_repository
+from cotkit.publishing.run_facts import MethodFacts
+from cotkit.publishing.set_facts import SetFacts, source_repository
 
 MODEL = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -173,7 +174,7 @@ def dataset_card(facts: SetFacts, command: str, license_name: str | None) -> str
     """The text of a data set's README.md."""
     from huggingface_hub import DatasetCardData
 
-    repository = source_repository(facts.filtering)
+    repository = source_repository(facts.made)
     data = DatasetCardData(
         language="en",
         license=license_name,
@@ -186,35 +187,54 @@ def dataset_card(facts: SetFacts, command: str, license_name: str | None) -> str
 
 
 def _dataset_blocks(facts: SetFacts, command: str, license_name: str | None) -> Iterator[str | Table]:
-    account, settings = facts.account, facts.filtering["settings"]
-    read, kept = account["read"], account["kept"]
-    declared = next((line for line in settings["sets"] if line.split(" = ")[0] == facts.name), facts.name)
     yield f"# {facts.run.name}: {facts.name}"
     yield f"{facts.rows} training rows with the columns {', '.join(facts.entry['columns'].values())}."
-    yield f"How it is made of the teacher's rows and the reference solutions: {code(declared)}."
+    yield from _gold_blocks(facts) if facts.account is None else _filter_blocks(facts, facts.account)
     if license_name is None:
-        yield "License: that of the problems and of the teacher's texts. Look both up before you share these rows."
+        texts = "problems" if facts.account is None else "problems and of the teacher's texts"
+        yield f"License: that of the {texts}. Look it up before you share these rows."
+    yield "## How it was made"
+    votes = [facts.vote["command"]] if facts.vote else []
+    yield "\n".join(["```bash", *votes, facts.made["command"], command, "```"])
+    yield "Versions: " + ", ".join(f"{name} {version}" for name, version in versions().items())
+    yield Table(["file", "SHA-256"], list(lineage(facts.made)), figures=False)
+
+
+def _gold_blocks(facts: SetFacts) -> Iterator[str]:
+    """What is said of published solutions."""
+    yield f"The solutions are those of {code(facts.made['inputs']['problems']['path'])}, as they were published."
+    others = ", ".join(map(code, facts.made["compared_with"]))
+    yield f"Contamination: none of the questions is in {others or 'another file: none was compared'}."
+
+
+def _filter_blocks(facts: SetFacts, account: Row) -> Iterator[str | Table]:
+    """What is said of a teacher's texts."""
+    settings, short = facts.made["settings"], facts.name.rpartition("/")[2]
+    read, kept = account["read"], account["kept"]
+    declared = next((line for line in settings["sets"] if line.split(" = ")[0] == short), short)
+    yield f"How it is made of the teacher's rows and the reference solutions: {code(declared)}."
+    if facts.vote:
+        counts = facts.vote["counts"]
+        yield (
+            f"The answers are those on which the teacher's samples agree, not given ones: of {counts['questions']} questions "
+            f"{counts['voted']} have one."
+        )
     yield "## The filter"
     rejected_share = f"{1 - kept / read:.1%}" if read else "none"
     yield f"Of {read} teacher rows {kept} were kept and {rejected_share} were rejected. A set may use only some of them."
-    counts = sorted(account["rejected"].items(), key=lambda item: -item[1])
-    yield Table(["rule", "rejected rows"], [[rule, str(count)] for rule, count in counts])
-    yield contamination(facts)
+    rejected = sorted(account["rejected"].items(), key=lambda item: -item[1])
+    yield Table(["rule", "rejected rows"], [[rule, str(count)] for rule, count in rejected])
+    yield contamination(settings, facts.made["inputs"], account)
     limits = {key: settings[key] for key in ("min_words", "max_words", "max_tokens", "max_overlap", "max_similarity")}
     yield "Limits: " + ", ".join(f"{key} {value}" for key, value in limits.items())
-    yield "## How it was made"
-    yield "\n".join(["```bash", facts.filtering["command"], command, "```"])
-    yield "Versions: " + ", ".join(f"{name} {version}" for name, version in versions().items())
-    yield Table(["file", "SHA-256"], list(lineage(facts.filtering)), figures=False)
 
 
-def contamination(facts: SetFacts) -> str:
-    """What was done about training questions that a test set also asks."""
-    settings = facts.filtering["settings"]
-    tests = [name.removeprefix("test ") for name in facts.filtering["inputs"] if name.startswith("test ")]
+def contamination(settings: Row, inputs: Row, account: Row) -> str:
+    """What the filter did about training questions that a test set also asks."""
+    tests = [name.removeprefix("test ") for name in inputs if name.startswith("test ")]
     if not tests or "contaminated" in (settings["skip_rules"] or []):
         return "Contamination: the questions were not compared with those of a test set."
     return (
-        f"Contamination: {facts.account['rejected']['contaminated']} rows were rejected because their question shares more "
+        f"Contamination: {account['rejected']['contaminated']} rows were rejected because their question shares more "
         f"than {settings['max_overlap']:.0%} of its {settings['ngram']}-word runs with a question of {', '.join(map(code, tests))}."
     )

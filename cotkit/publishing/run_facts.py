@@ -1,4 +1,4 @@
-"""What a run's files say about one method or training set, checked before anything is made of it."""
+"""What a run's files say about one method, checked before anything is made of it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from pathlib import Path
 
 from cotkit.core import lineage
 from cotkit.core.cli import nearest
-from cotkit.core.datasets import DATASETS
 from cotkit.core.errors import UserError
-from cotkit.core.files import sha256_file
 from cotkit.core.jsonl import Row, read_json
 from cotkit.core.manifest import path_for
 from cotkit.core.model_identity import folder_of
@@ -110,38 +108,3 @@ def _finished(manifest: Path, remedy: str) -> Row:
     if record.get("status") != "done":
         raise UserError(f"{manifest}: missing or unfinished; {remedy}")
     return record
-
-
-@dataclass(frozen=True)
-class SetFacts:
-    """A training set: its file, number of rows, entry in dataset_info.json, and the filter's manifest and account."""
-
-    run: Path
-    name: str
-    path: Path
-    rows: int
-    entry: Row
-    filtering: Row
-    account: Row
-
-
-def read_set(run: Path, name: str) -> SetFacts:
-    """Raises UserError if the run has no such training set, or it was changed after the filter wrote it."""
-    index = run / "datasets/dataset_info.json"
-    entries = read_json(index) if index.is_file() else {}
-    if name not in entries:
-        hint = nearest(name, entries) if entries else "; filter_teacher_cot.py makes training sets"
-        raise UserError(f"{run}: has no training set {name!r}{hint}")
-    filtering = _finished(path_for(run / "kept.jsonl"), "run filter_teacher_cot.py first")
-    path = index.with_name(entries[name]["file_name"])
-    if filtering["outputs"].get(f"datasets/{path.name}", {}).get("sha256") != sha256_file(path):
-        raise UserError(f"{path}: is not what the filter wrote; run filter_teacher_cot.py --overwrite")
-    account = read_json(run / "kept.report.json")
-    return SetFacts(run, name, path, account["training_sets"][name], entries[name], filtering, account)
-
-
-def source_repository(manifest: Row) -> str | None:
-    """The hub's name of the data set that the filter's problems come from; None if it is on no hub."""
-    found = manifest.get("inputs", {}).get("problems")
-    splits = DATASETS[name].splits if found and (name := Path(found["path"]).parent.name) in DATASETS else {}
-    return splits["train"].repository if "train" in splits else None

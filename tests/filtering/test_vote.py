@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,9 @@ def test_the_pipeline_trains_on_voted_answers(tmp_path: Path, tiny_model: Path):
     assert len(read_rows(run / "datasets/voted/voted.jsonl")) == len(kept) > 4
     steps = {name: read_json(run / f"train/{name}.manifest.json")["counts"]["steps"] for name in ("distilled", "voted")}
     assert steps["voted"] == steps["distilled"]  # those of gold, which is a set of the run
+    assert import_module("scripts.export").main([str(run), "--data", "voted"]) == 0
+    card = (run / "export/data-voted/README.md").read_text(encoding="utf-8")
+    assert "of 20 questions" in card and "python scripts/vote.py --input_path" in card
     cost = TokenCosts(read_manifests(run)).cost_of("voted")
     assert cost and cost.teacher == sum(row["completion_tokens"] for row in asked)
     assert "every manifest, hash and count is right" in run_script("scripts/verify.py", run).stdout

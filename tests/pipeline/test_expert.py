@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,14 @@ def prepared(preset: Path) -> Path:
 def gold_set(preset: Path, *words: Any) -> int:
     main = runpy.run_path(str(ROOT / "scripts/gold_set.py"), run_name="gold_set")["main"]
     return main([str(preset / "train/expert.yaml"), "--run", str(preset.parent / "run"), *map(str, words)])
+
+
+def test_its_set_is_exported_with_a_card(prepared: Path, capsys: pytest.CaptureFixture[str]):
+    assert gold_set(prepared) == 0
+    export = import_module("scripts.export")
+    assert export.main([str(prepared.parent / "run"), "--data", "expert", "--dry_run"]) == 0
+    card = capsys.readouterr().out
+    assert "Contamination: none of the questions is in `" in card and "## The filter" not in card
 
 
 def test_the_teacher_is_trained_first_whatever_is_wanted(preset: Path):

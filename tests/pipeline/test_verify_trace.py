@@ -45,6 +45,13 @@ def test_an_undamaged_run_has_no_findings(run: Path):
     assert "every manifest, hash and count is right" in run_script("scripts/verify.py", run).stdout
 
 
+def test_an_exported_set_is_no_finding(run: Path):
+    copy = run / "export/data-distilled/distilled.jsonl"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(b"{}\n")
+    assert "is right" in run_script("scripts/verify.py", run).stdout
+
+
 def test_a_newer_style_of_the_report_is_no_finding(run: Path):
     style = ROOT / "cotkit/report/assets/report.css"
     record = json.loads((run / "teacher.jsonl.manifest.json").read_text(encoding="utf-8"))
