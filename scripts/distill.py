@@ -60,7 +60,7 @@ def make_trainer(config: TrainConfig) -> Any:
     from llamafactory.model import load_model, load_tokenizer
     from llamafactory.train.callbacks import LogCallback
 
-    from cotkit.training.distill_trainer import DistillTrainer, Teacher, check_head
+    from cotkit.training.distill_trainer import DistillTrainer, StepsLine, Teacher, check_head
     from cotkit.training.safeguards import DivergenceGuard, load_in_float32
 
     options, gate = preflight.distill_options(config), gate_of(config)
@@ -71,6 +71,7 @@ def make_trainer(config: TrainConfig) -> Any:
     except ValueError as error:  # what it refuses only on this machine, such as an output folder that is not empty
         raise UserError(f"{config.path}: LLaMA-Factory refuses it: {error}") from None
     training_args.remove_unused_columns = False  # rows are no columns
+    training_args.disable_tqdm = False  # the bar shows the step; without one, every loss would stand alone
     load_in_float32(config.values)
     tokenizer = load_tokenizer(model_args)["tokenizer"]
     get_template_and_fix_tokenizer(tokenizer, data_args)
@@ -88,7 +89,7 @@ def make_trainer(config: TrainConfig) -> Any:
         processing_class=tokenizer,
         train_dataset=sets["dataset"],
         eval_dataset=sets["eval_dataset"] or None,
-        callbacks=[LogCallback(), DivergenceGuard()],
+        callbacks=[StepsLine(), LogCallback(), DivergenceGuard()],
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Module
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from cotkit.core.datasets import AnswerKind
@@ -37,6 +37,14 @@ STUDENT, TEACHER = "default", "teacher"  # adapters; the first name is the one t
 WINDOW = 5  # steps whose samples are compared with those of the first steps
 GROWTH = 2.0  # growing length is the first sign of a student that collapses
 SUMS = ("divergence", "trained_tokens", "samples", "sampled_tokens", "truncated", "correct")
+
+
+class StepsLine(TrainerCallback):
+    """Prints how many steps there will be, as LLaMA-Factory's trainings do; scripts/internal/train_lines.py reads it."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            print(f"Total optimization steps = {state.max_steps:,}", flush=True)
 
 
 class Teacher:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -293,7 +294,11 @@ def test_a_killed_training_ends_as_an_undisturbed_one(write: Write, tiny_model: 
             assert (output / "checkpoint-4").is_dir()
             assert "resuming from checkpoint-4" in train(path).stdout
         else:
-            train(path)
+            words = [sys.executable, "scripts/internal/train_lines.py"]
+            shown = subprocess.run(
+                words, check=True, cwd=ROOT, capture_output=True, text=True, input=train(path).stdout
+            )
+            assert re.search(r"step 8 of 8, loss", shown.stdout), shown.stdout
     plain, killed = (json.loads(Path(f"{output}.manifest.json").read_text(encoding="utf-8")) for output in outputs)
     assert plain["status"] == killed["status"] == "done"
     for key in ("steps", "rows", "trained_tokens", "generated_tokens", "student_accuracy", "teacher_accuracy"):
