@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
-from conftest import ROOT
+from conftest import ROOT, run_script
 
 STUDY = ROOT / "configs/smollm2_study"
 
@@ -22,16 +23,31 @@ def test_the_readme_shows_the_figures_of_the_study():
     accuracies = {row[0]: re.findall(r"\d\.\d{3}", row[1])[:3] for row in reversed(published) if "0." in row[1]}
     against = {row[0]: (row[1], row[-1]) for row in reversed(published) if " against baseline" in row[0]}
     shown = [row for row in rows_of(ROOT / "README.md") if row[0] in accuracies and len(row) == 5]
-    assert len(shown) == 5
+    assert len(shown) == 8
     for method, _, accuracy, difference, verdict in shown:
         assert re.findall(r"\d+\.\d", accuracy) == [f"{100 * float(value):.1f}" for value in accuracies[method]]
         assert method == "baseline" or (difference, verdict) == against[f"{method} against baseline"]
 
 
 def test_pictures_are_there_and_small():
-    names = re.findall(r"\]\((results/[^)]+)\)", (STUDY / "RESULTS.md").read_text(encoding="utf-8"))
+    texts = (path.read_text(encoding="utf-8") for path in STUDY.glob("RESULTS*.md"))
+    names = {name for text in texts for name in re.findall(r"\]\(([^)]+\.png)\)", text)}
     assert {(STUDY / name).stat().st_size < 300_000 for name in names} == {True}
-    assert sorted(STUDY.glob("results/*")) == sorted(STUDY / name for name in set(names))
+    assert sorted(STUDY.rglob("*.png")) == sorted(STUDY / name for name in names)
+
+
+def test_the_tables_are_those_of_the_committed_scores(tmp_path: Path):
+    """scripts/compare.py makes the comparison again, byte for byte, and the account shows its rows."""
+    folder = shutil.copytree(STUDY / "results", tmp_path / "results")
+    published = (folder / "comparison.md").read_text(encoding="utf-8")
+    for name in ("comparison.json", "comparison.md"):
+        (folder / name).unlink()
+    run_script("scripts/compare.py", folder)
+    for name in ("comparison.json", "comparison.md"):
+        assert (folder / name).read_bytes() == (STUDY / "results" / name).read_bytes()
+    rows = {line for line in published.split("\n") if line.startswith("| ")}
+    shown = {line for line in (STUDY / "RESULTS.md").read_text(encoding="utf-8").split("\n") if " against " in line}
+    assert shown & rows and not {line for line in shown if line.startswith("| ")} - rows
 
 
 def test_the_screenshot_of_a_report_is_there_and_small():
