@@ -175,11 +175,12 @@ def test_presets_share_their_methods():
     }
     shared = {"strong_baseline", "teacher_raw", "distilled", "rejection_sampled", "mixed", "dpo"}
     distributions = {"logit_kd", "on_policy", "self_taught", "sft_continued", "aligned"}
+    of_the_study = {"complete", "expert", "more_questions", "more_logits", "self_taught_placebo"}
     assert methods == {
         "smollm2_cpu": shared,
         "qwen2_1.5b": shared,
         "qwen2_1.5b_tuned": shared | distributions,
-        "smollm2_study": shared | distributions | {"complete", "expert"},
+        "smollm2_study": shared | distributions | of_the_study,
     }
     for path in ROOT.glob("configs/*/train/*.yaml"):
         assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
