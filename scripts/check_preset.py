@@ -170,6 +170,9 @@ def voters(preset: Preset) -> Iterator[str]:
     teacher = preset.teacher[0] if preset.teacher else None
     for config in preset.trainings if teacher else ():
         if "questions_path" in config.values:
+            asked = config.values.get("questions", 1)
+            if not isinstance(asked, int) or asked < 1:
+                yield f"{config.where('questions')}: a whole number of at least 1 is expected"
             samples = config.values.get("votes", teacher.num_samples)
             if not isinstance(samples, int) or samples < 2:
                 yield f"{config.where('votes')}: a vote needs at least two samples of a question"

@@ -46,7 +46,6 @@ class Export:
     Attributes:
         name: of the folder in <run>/export.
         kind: of its repository on the hub.
-        lacks: the flags that would tell what its card does not know.
         fill: writes all its files but the card.
     """
 
@@ -54,7 +53,6 @@ class Export:
     kind: hub.Kind
     card: str
     fill: Callable[[Path], None]
-    lacks: tuple[str, ...] = ()
 
 
 def fill_method(facts: MethodFacts, folder: Path, adapter_alone: bool) -> None:
@@ -143,13 +141,12 @@ def main(argv: list[str] | None = None) -> int:
     gguf = gguf_file.find(args.quantize, command()) if args.gguf else None
     export = plan(args)
     target = args.run / "export" / export.name
-    lack = f"; {' and '.join(export.lacks)} would tell what it lacks" if export.lacks else ""
     if args.dry_run:
-        print(f"{export.card}\ndry run: {target} would be written with this card{lack}")
+        print(f"{export.card}\ndry run: {target} would be written with this card")
         return 0
     if args.overwrite or not target.exists():
         write_folder(target, export)
-        print(f"{target}: complete; {CARD} is its card{lack}")
+        print(f"{target}: complete; {CARD} is its card")
     elif not (gguf or args.push_to_hub):
         raise UserError(f"{target}: exists; --overwrite makes it anew, --push_to_hub OWNER/NAME uploads it")
     else:

@@ -110,10 +110,8 @@ def gsm_symbolic(seed: int, max_number: int | None = None) -> Splits:
     for offset, (split, size) in enumerate(SYMBOLIC_SIZES.items()):
         chosen = islice(_short_symbolic(seed + offset, seen, max_number), size)
         splits[split] = [numbered("gsm_symbolic", split, number, fields) for number, fields in enumerate(chosen)]
-    for row in splits.get(UNLABELED, []):
-        row["solution"] = (
-            ""  # the answer stays, to measure what a vote over a teacher's samples finds (scripts/vote.py)
-        )
+    for row in splits.get(UNLABELED, []):  # the answer stays, to measure what a vote finds (scripts/vote.py)
+        row["solution"] = ""
     return splits
 
 

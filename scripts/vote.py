@@ -93,12 +93,10 @@ def count_votes(teacher: TeacherFiles, min_share: float, let_all_vote: bool) -> 
     """The vote on every question, by id. Raises UserError for a sample that votes twice, and if no question gets an answer."""
     answers: dict[str, list[str | None]] = defaultdict(list)
     kinds: dict[str, AnswerKind] = {}
-    seen: set[tuple[str, int]] = set()
-    for row in teacher.rows():
-        sample = (row["id"], row["sample"])
-        if sample in seen:
-            raise UserError(f"{teacher.paths[0]}: {sample} is there twice; remove one of the two rows")
-        seen.add(sample)
+    seen: dict[tuple[str, int], int] = {}
+    for number, row in enumerate(teacher.rows()):
+        first = seen.setdefault((row["id"], row["sample"]), number)
+        teacher.refuse_repeated((first, number) if first != number else None)
         kinds[row["id"]] = kind_of(row, row["id"])
         voters = answers[row["id"]]
         if has_vote(row, let_all_vote):

@@ -257,9 +257,22 @@ def has_own_sets(keys: Collection[str]) -> bool:
 
 
 def set_folder(path: Path) -> str:
-    """The folder of a method's training sets below <run>/datasets; "" for those of the run's filter."""
+    """The folder of a method's training sets below <run>/datasets; "" for those of the run's filter.
+
+    Raises UserError if `sets_of` names no method of the preset that has sets of its own.
+    """
     values = yaml_file.read_yaml(path)
-    return str(values["sets_of"][0]) if "sets_of" in values else path.stem if has_own_sets(values) else ""
+    if "sets_of" not in values:
+        return path.stem if has_own_sets(values) else ""
+    name, line = values["sets_of"]
+    known = [
+        file.stem for file in path.parent.glob("*.yaml") if not yaml_file.read_yaml(file).keys().isdisjoint(OWN_SETS)
+    ]
+    if name not in known:
+        raise UserError(
+            f"{path}:{line}: sets_of: no method {name!r} with a set of its own{cli.nearest(str(name), known)}"
+        )
+    return str(name)
 
 
 def teacher_method(preset: Path) -> str | None:

@@ -18,6 +18,7 @@ from cotkit.core.errors import UserError
 from cotkit.core.files import require_folder
 from cotkit.core.manifest import SUFFIX
 
+REPORT = f"report.html{SUFFIX}"  # of a page that is not copied
 KEPT = (
     f"*{SUFFIX}",
     f"train/*{SUFFIX}",
@@ -32,7 +33,7 @@ KEPT = (
 
 def found_in(folder: Path) -> set[Path]:
     """The files to keep, relative to the folder."""
-    return {path.relative_to(folder) for pattern in KEPT for path in folder.glob(pattern)}
+    return {path.relative_to(folder) for pattern in KEPT for path in folder.glob(pattern) if path.name != REPORT}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     names = found_in(args.run)
     if not any(name.suffix == ".jsonl" for name in names):
         raise UserError(f"{args.run}: holds no scores yet; run score.py first")
+    if any(args.folder.glob("train/*/")) or any(args.folder.glob("teacher*.jsonl")):
+        raise UserError(f"{args.folder}: is a run, whose results would be replaced; name another folder")
     for name in found_in(args.folder) - names:
         (args.folder / name).unlink()
     for name in sorted(names):

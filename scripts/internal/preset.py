@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(map(str, test_paths_of(args.preset))))
     elif args.what == "questions":
         methods = methods_of(args.preset, args.methods, unfillable_sets(args.preset))
-        print("\n".join("\t".join(own_questions(path)) for path in methods if own_questions(path)))
+        print("\n".join("\t".join(words) for path in methods if (words := own_questions(path))))
     else:
         known, found = unfillable_sets(args.preset), empty_sets(args.run) if args.run else {}
         if args.methods == "all":  # with a run, only what was not known before

@@ -42,3 +42,21 @@ def test_a_run_without_scores_is_refused_and_nothing_is_removed(tiny_run: Path, 
     with pytest.raises(UserError, match="empty: holds no scores yet; run score.py first"):
         save(tmp_path / "empty", folder)
     assert sorted(folder.rglob("*")) == before
+
+
+def test_the_results_of_another_run_are_not_replaced(tiny_run: Path, tmp_path: Path):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_run, other)
+    before = {path: path.stat().st_mtime_ns for path in other.rglob("*")}
+    for folder in (other, tiny_run):
+        with pytest.raises(UserError, match="is a run, whose results would be replaced; name another folder"):
+            save(tiny_run, folder)
+    assert {path: path.stat().st_mtime_ns for path in other.rglob("*")} == before
+
+
+def test_the_manifest_of_the_page_that_is_not_copied_stays_behind(tiny_run: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    (run / "report.html.manifest.json").write_text("{}", encoding="utf-8")
+    assert save(run, tmp_path / "results") == 0
+    assert not list((tmp_path / "results").glob("report*"))

@@ -104,7 +104,7 @@ def test_a_sample_with_a_false_calculation_has_no_vote_unless_it_is_let(tmp_path
 def test_what_cannot_be_voted_on_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="teacher.jsonl: holds no teacher rows"):
         vote(tmp_path, [])
-    with pytest.raises(UserError, match=r"\('gsm8k-test-00000', 0\) is there twice; remove one of the two rows"):
+    with pytest.raises(UserError, match=r"teacher.jsonl:2: \('gsm8k-test-00000', 0\) is already in line 1; remove"):
         vote(tmp_path, samples(0, "1") * 2)
     with pytest.raises(UserError, match="no question has 50% of its votes for one answer; lower --min_share, or let"):
         vote(tmp_path, samples(0, "1", "2"))
@@ -157,3 +157,16 @@ def test_a_vote_needs_several_different_samples(
     edit_yaml(preset / "train.yaml", methods=["distilled", "voted"])
     done = run_script("scripts/check_preset.py", preset, "--run", tmp_path / "run", check=False)
     assert done.returncode == 1 and re.search(says, done.stderr), done.stderr
+
+
+@pytest.mark.slow
+def test_a_number_of_questions_that_is_none_is_a_fault(tmp_path: Path, tiny_model: Path):
+    preset = make_preset(tmp_path / "mine", tiny_model)
+    edit_yaml(preset / "teacher.yaml", temperature=0.7)
+    questions = {"questions_path": str(tmp_path / "data/amc23/test.jsonl"), "dataset": "voted", "votes": 3}
+    write_yaml(preset / "train/voted.yaml", {**questions, "questions": "all"})
+    edit_yaml(preset / "train.yaml", methods=["distilled", "voted"])
+    done = run_script("scripts/check_preset.py", preset, "--run", tmp_path / "run", check=False)
+    assert done.returncode == 1 and re.search(r"voted.yaml:\d: `questions: all`: a whole number", done.stderr), (
+        done.stderr
+    )

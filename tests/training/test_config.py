@@ -107,6 +107,22 @@ def test_sets_of_another_method_are_its_own_and_its_budget_is_of_the_run(tmp_pat
         methods_of(preset, "more_logits")
 
 
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ("more_question", "sets_of: no method 'more_question' with a set of its own; did you mean 'more_questions'"),
+        ("complete", "sets_of: no method 'complete' with a set of its own"),
+    ],
+)
+def test_sets_of_a_method_without_any_are_refused(tmp_path: Path, named: str, says: str):
+    preset = shutil.copytree(ROOT / "configs/smollm2_study", tmp_path / "mine")
+    path = preset / "train/more_logits.yaml"
+    text = path.read_text(encoding="utf-8").replace("sets_of: more_questions", f"sets_of: {named}")
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=rf"more_logits.yaml:2: {says}"):
+        read_config(path, [], tmp_path / "run")
+
+
 def test_a_method_is_trained_after_the_one_it_starts_from():
     preset = CONFIG.parents[1]
     assert [path.stem for path in methods_of(preset)] == ["strong_baseline", "distilled"]
