@@ -35,7 +35,9 @@ QWEN3 = CHATML.replace(
 )
 SETS = ("gold", "teacher_raw", "distilled", "complete", "aligned", "rejection_sampled", "mixed", "gold_dev")
 THOUGHT = "<think>\nThree and four.\n</think>\n\n"
-GOLD_SETS = ("expert", "gold_dev")  # of a method with `gold_path`, made by scripts/gold_set.py
+# Methods with training sets of their own, in <run>/datasets/<method>: of the solutions of their `gold_path`, or the teacher's
+# of their `questions_path`.
+OWN_SETS = {"expert": ("expert", "gold_dev"), "more_questions": ("more_questions", "gold_dev")}
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +61,7 @@ def stand_in(folder: Path, chat_template: str, *more_tokens: str) -> Path:
 
 
 def write_sets(run: Path, thought: str = "") -> None:
-    """Small training sets of a run, with every name that the shipped presets know; `expert` lies in a folder of its own."""
+    """Small training sets of a run, with every name that the shipped presets know."""
     rows = [
         prompts.training_row(f"What is {n} + 4? Use {{x}}.", f"{thought}{n}+4={n + 4}\n#### {n + 4}") for n in range(5)
     ]
@@ -75,9 +77,10 @@ def write_sets(run: Path, thought: str = "") -> None:
     ]
     write_training_set(run / "datasets", "preference", pairs, ranking=True)
     write_dataset_info(run / "datasets", {**dict.fromkeys(SETS, False), "preference": True})
-    for training_set in GOLD_SETS:
-        write_training_set(run / "datasets/expert", training_set, rows)
-    write_dataset_info(run / "datasets/expert", dict.fromkeys(GOLD_SETS, False))
+    for method, sets in OWN_SETS.items():
+        for training_set in sets:
+            write_training_set(run / "datasets" / method, training_set, rows)
+        write_dataset_info(run / "datasets" / method, dict.fromkeys(sets, False))
 
 
 class Preset:
