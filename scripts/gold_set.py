@@ -10,6 +10,8 @@ Writes  <run>/datasets/<method>/     the set, under the name that the method's `
     python scripts/gold_set.py configs/smollm2_study/train/expert.yaml
     python scripts/gold_set.py configs/smollm2_study/train/expert.yaml --run outputs/try --limit 100
 
+With `split_steps: true` in the YAML, solutions are rewritten to one operation at a time: 3 + 9 + 12 = 12 + 12 = 24.
+
 So a teacher can be trained before any teacher row exists: scripts/pipeline.sh does that where teacher.yaml's `lora_path`
 names the method. The other sets of the run lie in <run>/datasets, which the filter writes.
 """
@@ -26,6 +28,7 @@ from cotkit.core.files import locked
 from cotkit.core.jsonl import Row
 from cotkit.core.manifest import Input, Manifest
 from cotkit.core.problems import numbered_inputs, problem_path, read_problem_files
+from cotkit.equations.split_steps import split_steps
 from cotkit.filtering.contamination import TestQuestions
 from cotkit.filtering.options import NGRAM, FilterOptions, preset_options
 from cotkit.filtering.training_sets import GOLD_DEV, gold_rows, write_dataset_info, write_training_set
@@ -62,6 +65,10 @@ def write_sets(folder: Path, rows: dict[str, list[Row]]) -> list[Path]:
     return [*(folder / f"{name}.jsonl" for name in rows), folder / "dataset_info.json"]
 
 
+def _split(problem: Row) -> Row:
+    return {**problem, "solution": split_steps(problem["solution"])}
+
+
 def gold_path_of(config: TrainConfig) -> Path:
     """Where the problems of a method are. Raises UserError for a method that trains on the filter's sets."""
     if not config.values.get("gold_path"):
@@ -84,11 +91,15 @@ def main(argv: list[str] | None = None) -> int:
     refuse_shared(path, problems, others)
     held_out = read_problem_files(options.dev_path, options.dev_limit)
     name, folder = str(config.values["dataset"]), Path(config.values["dataset_dir"])
+    split = bool(config.values.get("split_steps"))
     inputs = {key: Input(file, held_out[file]) for key, file in numbered_inputs("dev", held_out).items()}
     manifest = Manifest(
         "gold_set",
         folder / f"{name}.jsonl",
-        {"prompt": prompts.wording_hash(prompts.student_messages(prompts.PROBE["question"]))},
+        {
+            "prompt": prompts.wording_hash(prompts.student_messages(prompts.PROBE["question"])),
+            **({"split_steps": True} if split else {}),
+        },
         {"problems": Input(path, problems), **inputs},
         derived=True,
         overwrite=args.overwrite,
@@ -99,6 +110,8 @@ def main(argv: list[str] | None = None) -> int:
     with locked(manifest.output):
         manifest.begin()
         rows = {name: problems, **({GOLD_DEV: list(chain.from_iterable(held_out.values()))} if held_out else {})}
+        if split:
+            rows = {set_name: list(map(_split, found)) for set_name, found in rows.items()}
         sizes = {set_name: len(found) for set_name, found in rows.items()}
         manifest.finish(write_sets(folder, rows), {"training_sets": sizes}, compared_with=list(map(str, others)))
     print(f"{manifest.output}: {len(problems)} rows; none of their questions is in {', '.join(map(str, others))}")

@@ -7,7 +7,8 @@ method does differently, so that a comparison of methods compares data. All keys
 `start_from: distilled` trains the adapter of that method in the same run further.
 
 A method may have a training set of its own, in <run>/datasets/<method>. `gold_path: FILE` trains on the solutions of these
-problems, which scripts/gold_set.py makes into a set, without any teacher. `questions_path: FILE` trains on the teacher's
+problems, which scripts/gold_set.py makes into a set, without any teacher; with `split_steps: true` they are first
+rewritten to one operation at a time (cotkit/equations/split_steps.py). `questions_path: FILE` trains on the teacher's
 solutions of these questions, whose answers scripts/vote.py finds by vote: the teacher writes `votes` samples of each of the
 first `questions` of them (by default as many as teacher.yaml says, and all). `sets_of: METHOD` takes the set of that method.
 """
@@ -33,7 +34,9 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 DISTILL = "distill"  # the value of `stage` for scripts/distill.py; all others are LLaMA-Factory's
 OWN_SETS = ("gold_path", "questions_path")  # keys of a method with a training set of its own
 QUESTION_KEYS = ("questions", "votes")  # of a method with questions_path
-OWN_KEYS = ("budget", "methods", "start_from", *OWN_SETS, *QUESTION_KEYS, "sets_of")
+GOLD_KEYS = ("split_steps",)  # of a method with gold_path
+SET_KEYS = (*OWN_SETS, *QUESTION_KEYS, *GOLD_KEYS, "sets_of")
+OWN_KEYS = ("budget", "methods", "start_from", *SET_KEYS)
 DEFAULT_SEED = 42  # of transformers' TrainingArguments
 REQUIRED = ("model_name_or_path", "dataset", "dataset_dir", "template", "output_dir", "stage")
 # Keys that hold an adapter: a folder, or the name of a method of the same run.
@@ -56,7 +59,7 @@ NOT_IDENTITY = {
     ],
     *["preprocessing_num_workers", "dataloader_num_workers", "disable_tqdm", "eval_on_start"],
     *["save_steps", "save_strategy", "save_total_limit", "deepspeed", "fsdp", "fsdp_config"],
-    *["start_from", *OWN_SETS, *QUESTION_KEYS, "sets_of", "teacher", *ADAPTERS],
+    *["start_from", *SET_KEYS, "teacher", *ADAPTERS],
 }
 
 

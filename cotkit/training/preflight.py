@@ -65,6 +65,11 @@ def check_keys(config: TrainConfig) -> None:
             hint = hint if "did you mean" in hint else "; LLaMA-Factory's documentation lists its keys"
             hint = "; it belongs to `stage: distill`" if key in DISTILL_KEYS else hint
             raise UserError(f"{config.lines[key]}: unknown key {key!r}{hint}")
+    if (value := config.values.get("split_steps")) is not None:
+        if not config.values.get("gold_path"):
+            raise UserError(f"{config.where('split_steps')}: belongs to `gold_path`, which is missing")
+        if not isinstance(value, bool):
+            raise UserError(f"{config.where('split_steps')}: must be true or false")
     for key, value in config.llamafactory().items():
         for item in value if isinstance(value, list) else [value]:
             # The parser converts texts only; a dictionary from a YAML would pass it unchecked.

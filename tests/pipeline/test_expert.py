@@ -15,6 +15,7 @@ from faults.faults_tools import Pipeline, edit_yaml, make_preset, write_yaml
 
 from cotkit.core.errors import UserError
 from cotkit.training.config import methods_of, read_config, teacher_method
+from cotkit.training.preflight import check_keys
 
 
 def expert_problems(first: int = 100) -> list[dict[str, Any]]:
@@ -112,6 +113,35 @@ def test_its_training_set_lies_apart_from_those_of_the_filter(prepared: Path, ca
     assert len(read_rows(files["expert"])) == 6 and read_rows(files["expert"]) != rows
     assert gold_set(prepared, "--limit", 2) == 0
     assert len(read_rows(files["expert"])) == 2
+
+
+def test_steps_are_split_where_the_method_says_so(prepared: Path):
+    calculated = {"solution": "She sells 28 + 3 + 9 = <<28+3+9=40>>40 eggs.", "answer": "40"}
+    for path, number in (("expert.jsonl", 100), ("dev.jsonl", 50)):
+        write_rows(prepared.parent / path, [problem(number, **calculated)])
+    files = read_config(prepared / "train/expert.yaml", [], prepared.parent / "run")
+    assert gold_set(prepared) == 0
+    assert read_rows(files.all_files()["expert"])[0]["output"] == "She sells 28 + 3 + 9 = 40 eggs.\n#### 40"
+    edit_yaml(prepared / "train/expert.yaml", split_steps=True)
+    with pytest.raises(UserError, match="was made with other settings .split_steps: None -> True."):
+        gold_set(prepared)
+    assert gold_set(prepared, "--overwrite") == 0
+    for name in ("expert", "gold_dev"):
+        output = read_rows(files.all_files()[name])[0]["output"]
+        assert output == "She sells 28 + 3 + 9 = 31 + 9 = 40 eggs.\n#### 40"
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"split_steps": "please"}, r"expert.yaml:\d+: `split_steps: please`: must be true or false"),
+        ({"split_steps": True, "gold_path": None}, "belongs to `gold_path`, which is missing"),
+    ],
+)
+def test_split_steps_is_true_or_false_and_belongs_to_gold_path(prepared: Path, keys: dict[str, Any], message: str):
+    edit_yaml(prepared / "train/expert.yaml", **keys)
+    with pytest.raises(UserError, match=message):
+        check_keys(read_config(prepared / "train/expert.yaml", [], prepared.parent / "run"))
 
 
 @pytest.mark.parametrize(("number", "other"), [(2, "t2"), (51, "dev-51")])
