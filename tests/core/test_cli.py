@@ -175,7 +175,7 @@ def test_presets_share_their_methods():
     }
     shared = {"strong_baseline", "teacher_raw", "distilled", "rejection_sampled", "mixed", "dpo"}
     distributions = {"logit_kd", "on_policy", "self_taught", "sft_continued", "aligned"}
-    of_the_study = {"complete", "expert", "more_questions", "more_logits", "self_taught_placebo"}
+    of_the_study = {"complete", "expert", "gold_split", "more_questions", "more_logits", "self_taught_placebo"}
     assert methods == {
         "smollm2_cpu": shared,
         "qwen2_1.5b": shared,
