@@ -28,7 +28,6 @@ from cotkit.core.files import locked
 from cotkit.core.jsonl import Row
 from cotkit.core.manifest import Input, Manifest
 from cotkit.core.problems import numbered_inputs, problem_path, read_problem_files
-from cotkit.equations.split_steps import split_steps
 from cotkit.filtering.contamination import TestQuestions
 from cotkit.filtering.options import NGRAM, FilterOptions, preset_options
 from cotkit.filtering.training_sets import GOLD_DEV, gold_rows, write_dataset_info, write_training_set
@@ -57,16 +56,12 @@ def refuse_shared(path: Path, problems: list[Row], others: list[Path]) -> None:
             )
 
 
-def write_sets(folder: Path, rows: dict[str, list[Row]]) -> list[Path]:
-    """Writes name -> problems as training sets with their index. Returns the files."""
+def write_sets(folder: Path, rows: dict[str, list[Row]], split: bool) -> list[Path]:
+    """Writes name -> problems as training sets with their index; `split`: one operation at a time. Returns the files."""
     for name, problems in rows.items():
-        write_training_set(folder, name, gold_rows(problems))
+        write_training_set(folder, name, gold_rows(problems, split))
     write_dataset_info(folder, dict.fromkeys(rows, False))
     return [*(folder / f"{name}.jsonl" for name in rows), folder / "dataset_info.json"]
-
-
-def _split(problem: Row) -> Row:
-    return {**problem, "solution": split_steps(problem["solution"])}
 
 
 def gold_path_of(config: TrainConfig) -> Path:
@@ -110,10 +105,8 @@ def main(argv: list[str] | None = None) -> int:
     with locked(manifest.output):
         manifest.begin()
         rows = {name: problems, **({GOLD_DEV: list(chain.from_iterable(held_out.values()))} if held_out else {})}
-        if split:
-            rows = {set_name: list(map(_split, found)) for set_name, found in rows.items()}
         sizes = {set_name: len(found) for set_name, found in rows.items()}
-        manifest.finish(write_sets(folder, rows), {"training_sets": sizes}, compared_with=list(map(str, others)))
+        manifest.finish(write_sets(folder, rows, split), {"training_sets": sizes}, compared_with=list(map(str, others)))
     print(f"{manifest.output}: {len(problems)} rows; none of their questions is in {', '.join(map(str, others))}")
     return 0
 

@@ -7,6 +7,7 @@ A set is declared in one line, ``NAME = SOURCE [SELECTION] [CAP] [+ SOURCE ...]`
     complete = complete first           the first kept sample that calculates every result of the data set's solution
     aligned = complete aligned          of those samples the one that suits the student best (alignment.py)
     mixed = gold + kept first           the data set's own solution and the teacher's
+    gold_split = gold_split             the data set's own solution, rewritten to one operation at a time (split_steps.py)
     teacher_raw = teacher first         untouched responses, kept or not, to measure the filter itself
     preference = pairs                  for DPO: the shortest kept sample, and one of similar length with a wrong answer
                                         or a false equation
@@ -30,6 +31,7 @@ from cotkit.core.files import open_atomic
 from cotkit.core.jsonl import Row, dumps, read_chosen, write_json_atomic
 from cotkit.core.problems import TRUNCATED
 from cotkit.equations.checker import wrong_steps
+from cotkit.equations.split_steps import split_steps
 from cotkit.filtering.target import reasoning
 from cotkit.filtering.teacher_rows import TEACHER_ADDS, TeacherFiles
 from cotkit.generation import prompts
@@ -45,13 +47,14 @@ PAIR_COLUMNS = {name: COLUMNS[name] for name in ("system", "prompt", "query")} |
 }
 BUILT_IN = {
     "gold": "gold",
+    "gold_split": "gold_split",
     "teacher_raw": "teacher first",
     "distilled": "kept",
     "rejection_sampled": "kept distinct 4",
     "mixed": "gold + kept",
     "preference": "pairs",
 }
-SOURCES = ("gold", "teacher", "kept", "complete", "pairs")
+SOURCES = ("gold", "gold_split", "teacher", "kept", "complete", "pairs")
 SELECTIONS = ("first", "shortest", "all", "distinct", "aligned")
 ALIGNED = "aligned"
 GOLD_DEV = "gold_dev"  # held-out problems with their own solutions, for the loss during training
@@ -116,7 +119,7 @@ def _parse_part(text: str) -> SetPart:
     cap = rest.pop(0) if rest else None
     if rest or (cap is not None and not (cap.isdigit() and int(cap) > 0)):
         raise ValueError(f"{text.strip()!r}: SOURCE [SELECTION] [CAP] is expected, the cap at least 1")
-    if source in ("gold", "pairs") and (select or cap):
+    if source in ("gold", "gold_split", "pairs") and (select or cap):
         raise ValueError(f"{source} has one row per question, so there is nothing to select")
     if source == "teacher" and select == ALIGNED:
         raise ValueError("aligned chooses among kept rows; write kept aligned or complete aligned")
@@ -177,8 +180,8 @@ class SetSources:
 
     def _part(self, part: SetPart) -> Iterator[Row]:
         selection = self.selection
-        if part.source == "gold":
-            return gold_rows(self.teacher.chosen(selection.first))
+        if part.source in ("gold", "gold_split"):
+            return gold_rows(self.teacher.chosen(selection.first), part.source == "gold_split")
         select, cap = part.select or self.select, part.cap or (self.cap if part.select is None else None)
         if part.source == "teacher":
             select = "first" if select == ALIGNED else select  # the stage's selection: only kept rows are measured
@@ -226,8 +229,9 @@ def wrong_target(row: Row) -> str | None:
     return target if found.answer != row["answer"] or wrong_steps(target) else None
 
 
-def gold_rows(problems: Iterable[Row]) -> Iterator[Row]:
-    """The data set's own solution of each problem that has one, as a training row."""
+def gold_rows(problems: Iterable[Row], split: bool = False) -> Iterator[Row]:
+    """The data set's own solution of each problem that has one, as a training row; `split`: one operation at a time."""
     for row in problems:
         if row["solution"].strip():
-            yield prompts.training_row(row["question"], prompts.target(row["solution"], row["answer"]))
+            solution = split_steps(row["solution"]) if split else row["solution"]
+            yield prompts.training_row(row["question"], prompts.target(solution, row["answer"]))

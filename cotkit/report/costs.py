@@ -93,7 +93,7 @@ class TokenCosts:
             for number, sha256 in enumerate(self._teacher_files(made)):
                 written = self._writer.get(sha256)
                 tokens = written and written["counts"].get("completion_tokens")
-                if any(part not in ("gold", FIRST_SAMPLES) for part in parts):
+                if any(part not in ("gold", "gold_split", FIRST_SAMPLES) for part in parts):
                     yield sha256, tokens
                 elif FIRST_SAMPLES in parts and number == 0:  # one sample of each problem, of average length
                     yield sha256, tokens and tokens / max(1, written["settings"]["num_samples"])

@@ -25,6 +25,15 @@ def test_training_sets_are_what_llamafactory_reads(tmp_path: Path):
     assert gold[1]["output"].endswith("5+1=6 apples.\n#### 6")
 
 
+def test_gold_solutions_are_written_one_operation_at_a_time(tmp_path: Path):
+    row = teacher_row(4, GOOD) | {"solution": "She has 1+2+3 = <<1+2+3=6>>6 apples and eats 1, so 6-1=5."}
+    run_filter(tmp_path, [row], "--sets", "gold", "gold_split", "distilled", "both = gold_split + kept")
+    gold, split, both = (read_rows(tmp_path / f"datasets/{name}.jsonl") for name in ("gold", "gold_split", "both"))
+    assert gold[0]["output"] == "She has 1+2+3 = 6 apples and eats 1, so 6-1=5.\n#### 5"
+    assert split[0] == {**gold[0], "output": "She has 1+2+3 = 3 + 3 = 6 apples and eats 1, so 6-1=5.\n#### 5"}
+    assert [row["output"] for row in both] == [split[0]["output"], GOOD]
+
+
 def test_declared_sets_are_written_and_an_empty_one_is_left_out(tmp_path: Path):
     rows = [
         teacher_row(4, WRONG),
