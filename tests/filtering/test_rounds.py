@@ -95,7 +95,7 @@ def test_a_stronger_teacher_is_a_change_of_two_lines(tmp_path: Path):
         for number in (1, 2):
             rows = read_rows(teach(tmp_path, number, source))
             assert {row["model"] for row in rows} == {"Qwen/Qwen3-8B"}
-            assert len(rows) == 2 * 8
+            assert len(rows) == 2 * 4
     assert {body["model"] for body in server.bodies} == {"Qwen/Qwen3-8B"}
     assert {body["temperature"] for body in server.bodies} == {0.7}
 

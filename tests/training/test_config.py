@@ -96,7 +96,7 @@ def test_sets_of_another_method_are_its_own_and_its_budget_is_of_the_run(tmp_pat
         config = read_config(preset / f"train/{name}.yaml", [], run, seed=2)
         assert config.training_files() == {"more_questions": run / "datasets/more_questions/more_questions.jsonl"}
         assert budget.count_rows(config, "more_questions") == 3
-        assert budget.steps(config) == 4  # two epochs of gold, in steps of 8
+        assert budget.steps(config) == 2 * config.values["num_train_epochs"]  # 16 gold rows, in steps of 8
     assert [path.stem for path in methods_of(preset, "more_logits,more_questions")][1:] == [
         "more_questions",
         "more_logits",
