@@ -33,7 +33,17 @@ QWEN3 = CHATML.replace(
     "assistant\n' }}{% if enable_thinking is defined and enable_thinking is false %}"
     "{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}",
 )
-SETS = ("gold", "gold_split", "teacher_raw", "distilled", "complete", "aligned", "rejection_sampled", "mixed", "gold_dev")
+SETS = (
+    "gold",
+    "gold_split",
+    "teacher_raw",
+    "distilled",
+    "complete",
+    "aligned",
+    "rejection_sampled",
+    "mixed",
+    "gold_dev",
+)
 THOUGHT = "<think>\nThree and four.\n</think>\n\n"
 # Methods with training sets of their own, in <run>/datasets/<method>: of the solutions of their `gold_path`, or the teacher's
 # of their `questions_path`.
