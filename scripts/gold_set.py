@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     refuse_shared(path, problems, others)
     held_out = read_problem_files(options.dev_path, options.dev_limit)
     name, folder = str(config.values["dataset"]), Path(config.values["dataset_dir"])
-    split = bool(config.values.get("split_steps"))
+    split = config.values.get("split_steps") is True  # the training refuses any other value
     inputs = {key: Input(file, held_out[file]) for key, file in numbered_inputs("dev", held_out).items()}
     manifest = Manifest(
         "gold_set",

@@ -38,16 +38,15 @@ def _intermediate(left: str) -> list[str]:
     operators = [OPERATORS.get(token.text, token.text) for token in tokens[1::2]]
     if any(token.kind != "num" for token in tokens[::2]) or not set(operators) <= set("+-*/"):
         return []
-    numbers = [Fraction(token.text.replace(",", "")) for token in tokens[::2]]
     found = []
-    while len(operators) > 1:
-        first = next((place for place, operator in enumerate(operators) if operator in "*/"), 0)
-        try:
-            value = _calculate(numbers[first], operators.pop(first), numbers[first + 1])
-            numbers[first : first + 2] = [value]
+    try:
+        numbers = [Fraction(token.text.replace(",", "")) for token in tokens[::2]]
+        while len(operators) > 1:
+            first = next((place for place, operator in enumerate(operators) if operator in "*/"), 0)
+            numbers[first : first + 2] = [_calculate(numbers[first], operators.pop(first), numbers[first + 1])]
             found.append(_written(numbers, operators))
-        except (ValueError, ZeroDivisionError):
-            return []
+    except (ValueError, ZeroDivisionError):  # ValueError: also of `3.33…` and LaTeX's `10\!000`
+        return []
     return found
 
 

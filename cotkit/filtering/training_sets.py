@@ -54,7 +54,8 @@ BUILT_IN = {
     "mixed": "gold + kept",
     "preference": "pairs",
 }
-SOURCES = ("gold", "gold_split", "teacher", "kept", "complete", "pairs")
+GOLD = ("gold", "gold_split")  # sources that need no teacher
+SOURCES = (*GOLD, "teacher", "kept", "complete", "pairs")
 SELECTIONS = ("first", "shortest", "all", "distinct", "aligned")
 ALIGNED = "aligned"
 GOLD_DEV = "gold_dev"  # held-out problems with their own solutions, for the loss during training
@@ -119,7 +120,7 @@ def _parse_part(text: str) -> SetPart:
     cap = rest.pop(0) if rest else None
     if rest or (cap is not None and not (cap.isdigit() and int(cap) > 0)):
         raise ValueError(f"{text.strip()!r}: SOURCE [SELECTION] [CAP] is expected, the cap at least 1")
-    if source in ("gold", "gold_split", "pairs") and (select or cap):
+    if source in (*GOLD, "pairs") and (select or cap):
         raise ValueError(f"{source} has one row per question, so there is nothing to select")
     if source == "teacher" and select == ALIGNED:
         raise ValueError("aligned chooses among kept rows; write kept aligned or complete aligned")
@@ -180,7 +181,7 @@ class SetSources:
 
     def _part(self, part: SetPart) -> Iterator[Row]:
         selection = self.selection
-        if part.source in ("gold", "gold_split"):
+        if part.source in GOLD:
             return gold_rows(self.teacher.chosen(selection.first), part.source == "gold_split")
         select, cap = part.select or self.select, part.cap or (self.cap if part.select is None else None)
         if part.source == "teacher":

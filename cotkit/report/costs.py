@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from statistics import fmean
 
 from cotkit.core.jsonl import Row
+from cotkit.filtering.training_sets import GOLD
 
 FIRST_SAMPLES = "teacher first"  # the part of a training set that needs no other samples
 START = "adapter_name_or_path_files"  # the adapter that a training started from, as its manifest identifies it
@@ -93,7 +94,7 @@ class TokenCosts:
             for number, sha256 in enumerate(self._teacher_files(made)):
                 written = self._writer.get(sha256)
                 tokens = written and written["counts"].get("completion_tokens")
-                if any(part not in ("gold", "gold_split", FIRST_SAMPLES) for part in parts):
+                if any(part not in (*GOLD, FIRST_SAMPLES) for part in parts):
                     yield sha256, tokens
                 elif FIRST_SAMPLES in parts and number == 0:  # one sample of each problem, of average length
                     yield sha256, tokens and tokens / max(1, written["settings"]["num_samples"])

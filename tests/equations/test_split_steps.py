@@ -38,6 +38,8 @@ def test_intermediate_results_are_written(text: str, split: str):
         "(3 + 4) * 12 = 84",  # brackets are beyond it
         "10 / 3 + 0 = 3.33",  # an intermediate result without end
         "2x + 14 + 1 = 39",
+        "3.33… * 3 + 0.01 = 10",  # a number that is cut off
+        r"$10,\!000 + 5 + 5 = 10,\!010$",
     ],
 )
 def test_what_cannot_be_split_stays(text: str):
