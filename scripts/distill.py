@@ -61,7 +61,7 @@ def make_trainer(config: TrainConfig) -> Any:
     from llamafactory.train.callbacks import LogCallback
 
     from cotkit.training.distill_trainer import DistillTrainer, StepsLine, Teacher, check_head
-    from cotkit.training.safeguards import DivergenceGuard, load_in_float32
+    from cotkit.training.safeguards import DivergenceGuard, load_in_float32, resume_on_numbered_cpus
 
     options, gate = preflight.distill_options(config), gate_of(config)
     side = TeacherSide(config, options, gate.serving)
@@ -73,6 +73,7 @@ def make_trainer(config: TrainConfig) -> Any:
     training_args.remove_unused_columns = False  # rows are no columns
     training_args.disable_tqdm = False  # the bar shows the step; without one, every loss would stand alone
     load_in_float32(config.values)
+    resume_on_numbered_cpus()
     tokenizer = load_tokenizer(model_args)["tokenizer"]
     get_template_and_fix_tokenizer(tokenizer, data_args)
     model = load_model(tokenizer, model_args, finetuning_args, is_trainable=True).to(training_args.device)

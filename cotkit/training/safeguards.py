@@ -1,4 +1,5 @@
-"""What LLaMA-Factory's trainings and the distillation lack: they stop when they diverge, and train in the precision asked for."""
+"""What LLaMA-Factory's trainings and the distillation lack: they stop when they diverge, train in the precision asked for, and
+resume with several ranks on a CPU."""
 
 from __future__ import annotations
 
@@ -78,3 +79,13 @@ def load_in_float32(values: dict[str, Any]) -> None:
         return config
 
     loader.load_config = in_float32
+
+
+def resume_on_numbered_cpus() -> None:
+    """Makes a checkpoint load on ``cpu:0``, as the device of every rank is called when several train on a CPU.
+
+    The Trainer moves the optimizer's state to this device, and torch by itself knows only ``cpu``.
+    """
+    torch.serialization.register_package(
+        0, lambda storage: None, lambda storage, location: storage if location.startswith("cpu:") else None
+    )

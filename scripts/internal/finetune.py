@@ -18,12 +18,13 @@ def main() -> int:
     from llamafactory.hparams import read_args
     from llamafactory.train.tuner import run_exp
 
-    from cotkit.training.safeguards import DivergenceGuard, load_in_float32
+    from cotkit.training.safeguards import DivergenceGuard, load_in_float32, resume_on_numbered_cpus
 
     if torch.cuda.is_available():
         machine.gpu_of_rank()  # raises for a rank without one
     values = read_args()
     load_in_float32(values)
+    resume_on_numbered_cpus()
     run_exp(values, [DivergenceGuard()])
     return 0
 

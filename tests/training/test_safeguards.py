@@ -16,7 +16,7 @@ from conftest import ROOT
 from training.test_train import datasets_folder, steps_of, train, train_words  # noqa: F401  a fixture
 
 from cotkit.core.errors import UserError
-from cotkit.training.safeguards import SKIPPED_STEPS, DivergenceGuard
+from cotkit.training.safeguards import SKIPPED_STEPS, DivergenceGuard, resume_on_numbered_cpus
 
 STATE = SimpleNamespace(global_step=6)
 RATE = SimpleNamespace(get_last_lr=lambda: [2e-4])
@@ -89,6 +89,16 @@ def bfloat16_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -
     shutil.copytree(tiny_model, folder)
     AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16).save_pretrained(folder)
     return folder
+
+
+def test_the_state_of_several_ranks_loads_on_a_cpu(tmp_path: Path):
+    path = tmp_path / "optimizer.pt"
+    torch.save({"exp_avg": torch.arange(3.0)}, path)
+    resume_on_numbered_cpus()
+    loaded = torch.load(path, map_location=torch.device("cpu", 0), weights_only=True)
+    assert loaded["exp_avg"].tolist() == [0, 1, 2]
+    with pytest.raises(RuntimeError, match="don't know how to restore"):
+        torch.load(path, map_location="elsewhere", weights_only=True)
 
 
 @pytest.mark.slow

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +165,25 @@ def test_two_processes_train_as_one_does(tiny_model: Path, datasets_folder: Path
     assert two["counts"]["steps"] == one["counts"]["steps"]
     for key in ("train_loss", "eval_loss"):
         assert two["counts"][key] == pytest.approx(one["counts"][key], rel=0.02)
+
+
+@pytest.mark.slow
+def test_two_processes_that_are_killed_resume(
+    tiny_model: Path, datasets_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("NPROC", "2")
+    output = tmp_path / "killed"
+    words = train_words(tiny_model, datasets_folder, output, "max_steps=40", "save_steps=2")
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True) as running:
+        while not list(output.glob("checkpoint-*/trainer_state.json")):
+            assert running.poll() is None
+            time.sleep(0.05)
+        os.killpg(running.pid, signal.SIGKILL)
+    assert not (output / WEIGHTS).exists()
+    done = train(words)
+    assert done.returncode == 0, done.stderr
+    assert "resuming from checkpoint-" in done.stdout
+    assert manifest_of(output)["counts"]["steps"] == 40
 
 
 @pytest.mark.slow
