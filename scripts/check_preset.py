@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 from cotkit.core import cli, yaml_file
 from cotkit.core.errors import UserError
 from cotkit.core.files import require_folder
+from cotkit.core.lineage import BASELINE
 from cotkit.core.model_identity import is_same
 from cotkit.filtering import options
 from cotkit.filtering.training_sets import GOLD_DEV
@@ -41,9 +42,10 @@ STAGES = {  # YAML -> script, and the flags that scripts/pipeline.sh gives it
     "infer": ("infer_parallel.py", ("--output_path", "none")),
     "score": ("score.py", ("--pred_path", "none")),
     "critic": ("scripts/critic.py", ("--pred_path", "none")),
+    "compare": ("scripts/compare.py", ("none",)),
 }
 BY_TEST_SET = ("infer", "score", "critic")
-OPTIONAL = ("critic",)
+OPTIONAL = ("critic", "compare")
 CHECKS = (preflight.check_keys, preflight.check_evaluation, preflight.parse_arguments, preflight.check_template)
 LEAST_FREE_BYTES = 2 * 2**30  # adapters, checkpoints and texts of a small run
 
@@ -63,6 +65,7 @@ class Preset:
             if stage not in OPTIONAL or self.file(stage).exists()
             for name in self.test_sets
         }
+        self.compare = self.stage("compare") if self.file("compare").exists() else None
         unfillable = self.tried(options.unfillable_sets, folder) or {}
         self.tutor: str | None = self.tried(teacher_method, folder)
         paths = self.tried(methods_of, folder, methods, unfillable) or []
@@ -100,7 +103,7 @@ class Preset:
             for find in CHECKS:
                 self.tried(find, config)
         self.tried(lambda: self.faults.extend(students(self.folder)))  # an unreadable file is a fault already
-        for find in (models, teachers, voters, problem_files, training_sets, lengths, output_folder):
+        for find in (models, teachers, voters, problem_files, training_sets, lengths, asked_pairs, output_folder):
             self.faults += (fault for fault in find(self) if fault not in self.faults)
         return self.faults
 
@@ -226,6 +229,18 @@ def lengths(preset: Preset) -> Iterator[str]:
         cutoff = config.values.get("cutoff_len")
         if longest and isinstance(cutoff, int) and longest > cutoff:
             yield f"{config.where('cutoff_len')}: filter.yaml keeps rows of up to {longest} tokens (max_tokens), which would be truncated"
+
+
+def asked_pairs(preset: Preset) -> Iterator[str]:
+    """The pairs of compare.yaml are methods of the preset, and their data sets are tested."""
+    methods = [BASELINE, *sorted(path.stem for path in preset.folder.glob("train/*.yaml"))]
+    for pair in preset.compare.pairs if preset.compare else ():
+        for name in (pair.method, pair.other):
+            if name not in methods:
+                yield f"{preset.file('compare')}: pairs: {pair}: no method {name!r}{cli.nearest(name, methods)}"
+        if pair.dataset and preset.test_sets and pair.dataset not in preset.test_sets:
+            nearest = cli.nearest(pair.dataset, preset.test_sets)
+            yield f"{preset.file('compare')}: pairs: {pair}: no test set {pair.dataset!r}{nearest}"
 
 
 def output_folder(preset: Preset) -> Iterator[str]:

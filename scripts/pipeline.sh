@@ -282,7 +282,9 @@ for dataset in "${datasets[@]}"; do
 done
 
 enter compare
-python scripts/compare.py "$run"
+asked=()
+[[ ! -f "$preset/compare.yaml" ]] || asked=(--config "$preset/compare.yaml")
+python scripts/compare.py "$run" "${asked[@]}"
 
 enter report
 report_to=none

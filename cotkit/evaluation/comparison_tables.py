@@ -35,7 +35,7 @@ def table(columns: Sequence[Column], rows: Iterable[Row]) -> Table:
 
 def finding(comparison: Row) -> str:
     """One sentence: the result on the data set with the most questions, its size and its uncertainty."""
-    largest = max(comparison["datasets"], key=lambda dataset: dataset["questions"])
+    largest = max(comparison["datasets"], key=lambda dataset: (bool(dataset["pairs"]), dataset["questions"]))
     return dataset_finding(largest, comparison["reference"])
 
 
@@ -43,6 +43,8 @@ def dataset_finding(dataset: Row, reference: str) -> str:
     """One sentence about one data set: the best method against the reference, and against the next best."""
     where = f"On {dataset['dataset']} ({dataset['questions']} questions)"
     against = [pair for pair in dataset["pairs"] if pair["reference"] == reference]
+    if not against and len(dataset["methods"]) > 1:
+        return f"{where} no methods were compared; their accuracies are below."
     if not against:
         return f"{where} only {reference} was scored, so there is nothing to compare."
     if better := [pair for pair in against if pair["verdict"] == "better"]:
@@ -72,7 +74,9 @@ def _next_best(dataset: Row, best: Row) -> str:
         return ""
     other = max(others, key=itemgetter("accuracy"))["method"]
     names = {best["method"], other}
-    pair = next(pair for pair in dataset["pairs"] if {pair["method"], pair["reference"]} == names)
+    pair = next((pair for pair in dataset["pairs"] if {pair["method"], pair["reference"]} == names), None)
+    if pair is None:  # it was not asked
+        return ""
     first = pair["method"] == best["method"]
     shown = {("better", True), ("worse", False)}
     says = "it is also better than" if (pair["verdict"], first) in shown else "it is not shown to be better than"
@@ -122,6 +126,10 @@ def verdicts_table(dataset: Row, reference: str) -> Table:
     def of_pair(cell: Callable[[Row], str]) -> Callable[[Row], str]:
         return lambda method: cell(pairs[method["method"]]) if method["method"] in pairs else ""
 
+    def verdict(method: Row) -> str:
+        name = method["method"]
+        return pairs[name]["verdict"] if name in pairs else "the reference" if name == reference else "not compared"
+
     counted = any(run["tokens_to_answer"] is not None for method in dataset["methods"] for run in method["runs"])
     unit = "tokens" if counted else "words"
     columns = [
@@ -138,11 +146,7 @@ def verdicts_table(dataset: Row, reference: str) -> Table:
             f"Mean number of {unit} that the method writes up to the end of its answer.",
             lambda method: _mean((run[f"{unit}_to_answer"] for run in method["runs"]), ".0f"),
         ),
-        Column(
-            "verdict",
-            VERDICT_MEANS,
-            lambda method: pairs[method["method"]]["verdict"] if method["method"] in pairs else "the reference",
-        ),
+        Column("verdict", VERDICT_MEANS, verdict),
     ]
     return table(columns, by_accuracy(dataset))
 
@@ -322,9 +326,10 @@ def reading_help(comparison: Row) -> str:
     """Names the intervals and tests of the tables."""
     found = [pair for dataset in comparison["datasets"] for pair in dataset["pairs"]]
     tests, intervals = (", ".join(sorted({pair[key] for pair in found})) or "none" for key in ("test", "interval"))
+    chosen = ", which were chosen before their results were seen" if comparison.get("asked") else ""
     return (
         f"Interval of an accuracy: Wilson's, 95 %. p, Holm: {tests}, adjusted for all {comparison['family']} comparisons "
-        "here. Interval of a difference: at the level at which Holm's procedure tests the pair, so that 0 lies outside "
+        f"here{chosen}. Interval of a difference: at the level at which Holm's procedure tests the pair, so that 0 lies outside "
         "exactly if the verdict is better or worse; comparison.json also has the 95 % interval of each single difference "
         f"({intervals})."
     )

@@ -11,7 +11,8 @@ from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row, read_json
 from cotkit.core.manifest import path_for
 from cotkit.core.model_identity import folder_of
-from cotkit.evaluation.comparison import COMPARISON_SCHEMA, method_and_seed
+from cotkit.evaluation.comparison import COMPARISON_SCHEMA
+from cotkit.evaluation.scored_runs import method_and_seed
 from cotkit.generation.chat_model import check_model
 from cotkit.generation.run_methods import read_run_methods
 from cotkit.generation.types import Sampling

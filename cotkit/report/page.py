@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from cotkit.core.markdown import Table
-from cotkit.evaluation.comparison import method_and_seed
 from cotkit.evaluation.comparison_tables import as_markdown, explained
+from cotkit.evaluation.scored_runs import method_and_seed
 from cotkit.report import plots
 from cotkit.report.run_data import Output, Question
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cotkit.evaluation.comparison import method_and_seed
+from cotkit.evaluation.scored_runs import method_and_seed
 from cotkit.report.costs import Cost
 from cotkit.report.run_data import Curve
 

@@ -11,8 +11,8 @@ from cotkit.core.errors import UserError
 from cotkit.core.jsonl import Row, read, read_json, read_numbered
 from cotkit.core.problems import read_problems
 from cotkit.equations.checker import find_steps
-from cotkit.evaluation.comparison import method_order
 from cotkit.evaluation.join import completed
+from cotkit.evaluation.scored_runs import method_order
 from cotkit.filtering.training_sets import COLUMNS, PAIR_COLUMNS
 from cotkit.grading.extraction import extract
 
