@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from conftest import read_rows, write_rows
 
 from cotkit.core.errors import UserError
@@ -140,6 +141,44 @@ def test_the_answer_in_five_columns_comes_before_all_figures(tmp_path: Path):
         ["baseline", "20.0 %", "", "40", "the reference"],
     ]
     assert start < min(number for number, line in enumerate(lines) if "runaway text" in line)
+
+
+def test_only_the_asked_pairs_and_those_with_the_reference_are_tested(tmp_path: Path):
+    """A small difference is shown among few pairs that would not be among all."""
+    for stem, right in (("baseline", 3), ("a", 16), ("b", 23), ("c", 14), ("d", 15)):
+        add_method(tmp_path, stem, one_sample(range(right)))
+    every = {(pair["method"], pair["reference"]): pair for pair in compared(tmp_path)["datasets"][0]["pairs"]}
+    assert len(every) == 10 and every["b", "a"]["verdict"] == "inconclusive"
+    config = tmp_path / "compare.yaml"
+    asked = ["b against a", "a against baseline", "b against c on gsm8k", "b against missing", "c against d on math500"]
+    config.write_text(yaml.safe_dump({"pairs": asked}), encoding="utf-8")
+    result = compared(tmp_path, "--config", str(config))
+    (dataset,) = result["datasets"]
+    pairs = {(pair["method"], pair["reference"]): pair for pair in dataset["pairs"]}
+    assert list(pairs) == [*((name, "baseline") for name in "abcd"), ("b", "a"), ("b", "c")]
+    assert result["asked"] == asked and result["family"] == 6
+    assert [pair["p_adjusted"] for pair in dataset["pairs"]] == stats.holm([pair["p"] for pair in dataset["pairs"]])
+    assert pairs["b", "a"]["p"] == every["b", "a"]["p"] and pairs["b", "a"]["verdict"] == "better"
+    assert dataset["notes"] == ["b against missing was asked, but missing has no scores here"]
+    assert first_sentence(tmp_path).endswith("after Holm's correction).")  # b and d, the next best, were not compared
+
+
+def test_a_data_set_that_nothing_is_asked_of_shows_accuracies_alone(tmp_path: Path):
+    for stem, right in (("baseline", 8), ("distilled", 30)):
+        add_method(tmp_path, stem, one_sample(range(right)))
+    (dataset,) = compared(tmp_path, "--pairs", "distilled against baseline on math500")["datasets"]
+    assert dataset["pairs"] == []
+    assert "(40 questions) no methods were compared" in first_sentence(tmp_path)
+    text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    assert "| not compared |" in text and "| 75.0 % [" in text
+
+
+@pytest.mark.parametrize("pair", ["a b", "a against a", "a against b on", "against b"])
+def test_a_pair_has_two_methods(tmp_path: Path, pair: str, capsys: pytest.CaptureFixture[str]):
+    add_method(tmp_path, "baseline", one_sample(range(8)))
+    with pytest.raises(SystemExit):
+        compare.main([str(tmp_path), "--pairs", pair])
+    assert "'A against B' or 'A against B on DATASET' is expected, found " in capsys.readouterr().err
 
 
 def test_tokens_to_the_answer_leave_out_the_text_beyond_it_and_missing_predictions(tmp_path: Path):

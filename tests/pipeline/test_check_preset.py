@@ -123,6 +123,21 @@ def test_a_mistake_is_one_line_that_names_its_place(
     assert not (preset.parent / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("pair", "says"),
+    [
+        ("distiled against baseline", "no method 'distiled'; did you mean 'distilled'?"),
+        ("distilled against baseline on gsm_symbolik", "no test set 'gsm_symbolik'"),
+        ("distilled versus baseline", "'A against B'"),
+    ],
+)
+def test_the_pairs_to_compare_exist(check_preset, preset: Path, capsys: Any, pair: str, says: str):
+    (preset / "compare.yaml").write_text(f"pairs: [distilled against strong_baseline, {pair}]\n", encoding="utf-8")
+    assert check_preset([str(preset), "--methods", "distilled", "--run", str(preset.parent / "run")]) == 1
+    (line,) = capsys.readouterr().err.strip().split("\n")
+    assert says in line and f"{preset / 'compare.yaml'}:" in line
+
+
 def test_several_mistakes_are_found_at_once(check_preset, preset: Path, capsys: pytest.CaptureFixture[str]):
     for file, text, instead, _ in (MISTAKES[3], MISTAKES[9], MISTAKES[20]):
         replace(preset / file, text, instead)
