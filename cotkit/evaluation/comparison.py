@@ -111,7 +111,7 @@ def without_scores(dataset: str, methods: list[Method], asked: Sequence[AskedPai
     named = {method.name for method in methods}
     here = [pair for pair in asked if pair.dataset in (None, dataset)]
     return [
-        f"{pair.method} against {pair.other} was asked, but {' and '.join(missing)} has no scores here"
+        f"{pair.method} against {pair.other} was asked, but there are no scores of {' and '.join(missing)} here"
         for pair in here
         if (missing := [name for name in (pair.method, pair.other) if name not in named])
     ]

@@ -159,7 +159,7 @@ def test_only_the_asked_pairs_and_those_with_the_reference_are_tested(tmp_path: 
     assert result["asked"] == asked and result["family"] == 6
     assert [pair["p_adjusted"] for pair in dataset["pairs"]] == stats.holm([pair["p"] for pair in dataset["pairs"]])
     assert pairs["b", "a"]["p"] == every["b", "a"]["p"] and pairs["b", "a"]["verdict"] == "better"
-    assert dataset["notes"] == ["b against missing was asked, but missing has no scores here"]
+    assert dataset["notes"] == ["b against missing was asked, but there are no scores of missing here"]
     assert first_sentence(tmp_path).endswith("after Holm's correction).")  # b and d, the next best, were not compared
 
 

@@ -47,7 +47,8 @@ def test_the_tables_are_those_of_the_committed_scores(study: Path, tmp_path: Pat
     published = (folder / "comparison.md").read_text(encoding="utf-8")
     for name in ("comparison.json", "comparison.md"):
         (folder / name).unlink()
-    run_script("scripts/compare.py", folder)
+    asked = study / "compare.yaml"
+    run_script("scripts/compare.py", folder, *(("--config", asked) if asked.is_file() else ()))
     for name in ("comparison.json", "comparison.md"):
         assert (folder / name).read_bytes() == (study / "results" / name).read_bytes()
     rows = {line for line in published.split("\n") if line.startswith("| ")}
