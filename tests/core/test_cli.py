@@ -18,6 +18,7 @@ SCRIPTS = ["teacher_cot.py", "filter_teacher_cot.py", "infer_parallel.py", "scor
 SCRIPTS += [str(path.relative_to(ROOT)) for path in (ROOT / "scripts").glob("**/*.py")]
 STAGE_OF = {"data": "scripts/prepare_data.py", "teacher": "teacher_cot.py", "filter": "filter_teacher_cot.py"}
 STAGE_OF |= {"infer": "infer_parallel.py", "critic": "scripts/critic.py", "score": "score.py"}
+STAGE_OF["compare"] = "scripts/compare.py"
 # train.yaml is read by preset.py and train.sh: tests/training/test_train.py.
 STAGE_FILES = sorted(path for path in ROOT.glob("configs/*/*.yaml") if path.stem != "train")
 
@@ -78,6 +79,7 @@ def test_every_stage_yaml_is_accepted_by_its_script(config: Path, tmp_path: Path
         "infer": [*test_set, "--output_path", tmp_path / "o"],
         "score": [*test_set, "--pred_path", "x"],
         "critic": [*test_set, "--pred_path", "x"],
+        "compare": [tmp_path],
     }
     done = run_script(STAGE_OF[config.stem], "--config", config, *words[config.stem], "--dry-run", check=False)
     assert "Traceback" not in done.stderr
