@@ -18,7 +18,7 @@ SCRIPTS = ["teacher_cot.py", "filter_teacher_cot.py", "infer_parallel.py", "scor
 SCRIPTS += [str(path.relative_to(ROOT)) for path in (ROOT / "scripts").glob("**/*.py")]
 STAGE_OF = {"data": "scripts/prepare_data.py", "teacher": "teacher_cot.py", "filter": "filter_teacher_cot.py"}
 STAGE_OF |= {"infer": "infer_parallel.py", "critic": "scripts/critic.py", "score": "score.py"}
-STAGE_OF["compare"] = "scripts/compare.py"
+STAGE_OF |= {"compare": "scripts/compare.py"}
 # train.yaml is read by preset.py and train.sh: tests/training/test_train.py.
 STAGE_FILES = sorted(path for path in ROOT.glob("configs/*/*.yaml") if path.stem != "train")
 
