@@ -19,7 +19,7 @@ COMPARISON_SCHEMA = 5  # of comparison.json; scripts/report.py refuses another n
 
 @dataclass(frozen=True)
 class AskedPair:
-    """A pair that was chosen before its result was seen: is `method` better than `other`? On every data set, or on one."""
+    """A question to the comparison: is `method` better than `other`? On every data set, or on one."""
 
     method: str
     other: str
@@ -38,10 +38,11 @@ def compare(folders: list[Path], reference: str, asked: Sequence[AskedPair] = ()
         asked: the pairs to test beside those with the reference; none: all pairs.
     """
     loaded, notes = load_methods(folders, reference)
+    here = {dataset: [pair for pair in asked if pair.dataset in (None, dataset)] for dataset in loaded}
     pairs = [
         (dataset, method, other)
         for dataset, methods in loaded.items()
-        for method, other in (pairs_of(dataset, methods, asked) if asked else all_pairs(methods))
+        for method, other in (pairs_of(methods, here[dataset]) if asked else all_pairs(methods))
     ]
     found = [paired_difference(method, other) for _, method, other in pairs]
     p_values = [one.p for one in found]
@@ -77,7 +78,7 @@ def compare(folders: list[Path], reference: str, asked: Sequence[AskedPair] = ()
                     *notes,
                     *failed_requests(methods),
                     *differing_settings(methods),
-                    *without_scores(dataset, methods, asked),
+                    *without_scores(methods, here[dataset]),
                 ],
                 "methods": list(map(describe_method, methods)),
                 "pairs": rows[dataset],
@@ -92,27 +93,25 @@ def all_pairs(methods: list[Method]) -> Iterator[tuple[Method, Method]]:
     return ((method, other) for other, method in combinations(methods, 2))
 
 
-def pairs_of(dataset: str, methods: list[Method], asked: Sequence[AskedPair]) -> list[tuple[Method, Method]]:
+def pairs_of(methods: list[Method], asked: Sequence[AskedPair]) -> list[tuple[Method, Method]]:
     """Every method against the first, which is the reference, and the asked pairs that have scores.
 
-    None at all if no pair is asked of this data set: every test makes the others weaker.
+    None at all if no pair is asked: every test makes the others weaker.
     """
     reference, named = methods[0].name, {method.name: method for method in methods}
-    here = [pair for pair in asked if pair.dataset in (None, dataset)]
     found = {frozenset({name, reference}): (method, methods[0]) for name, method in named.items() if name != reference}
-    for pair in here:
+    for pair in asked:
         if pair.method in named and pair.other in named:
             found.setdefault(frozenset({pair.method, pair.other}), (named[pair.method], named[pair.other]))
-    return list(found.values()) if here else []
+    return list(found.values()) if asked else []
 
 
-def without_scores(dataset: str, methods: list[Method], asked: Sequence[AskedPair]) -> list[str]:
+def without_scores(methods: list[Method], asked: Sequence[AskedPair]) -> list[str]:
     """A note for every asked pair that cannot be tested on this data set."""
     named = {method.name for method in methods}
-    here = [pair for pair in asked if pair.dataset in (None, dataset)]
     return [
         f"{pair.method} against {pair.other} was asked, but there are no scores of {' and '.join(missing)} here"
-        for pair in here
+        for pair in asked
         if (missing := [name for name in (pair.method, pair.other) if name not in named])
     ]
 

@@ -326,7 +326,7 @@ def reading_help(comparison: Row) -> str:
     """Names the intervals and tests of the tables."""
     found = [pair for dataset in comparison["datasets"] for pair in dataset["pairs"]]
     tests, intervals = (", ".join(sorted({pair[key] for pair in found})) or "none" for key in ("test", "interval"))
-    chosen = ", which were chosen before their results were seen" if comparison.get("asked") else ""
+    chosen = ", those that were asked and those with the reference" if comparison.get("asked") else ""
     return (
         f"Interval of an accuracy: Wilson's, 95 %. p, Holm: {tests}, adjusted for all {comparison['family']} comparisons "
         f"here{chosen}. Interval of a difference: at the level at which Holm's procedure tests the pair, so that 0 lies outside "
