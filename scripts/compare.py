@@ -107,6 +107,10 @@ def main(argv: list[str] | None = None) -> int:
     for run in runs:
         require_folder(run)
     result = compare(runs, args.reference, args.pairs)
+    scored = [dataset["dataset"] for dataset in result["datasets"]]
+    for pair in args.pairs:
+        if pair.dataset not in (None, *scored):
+            print(f"warning: {pair}: no such data set was scored{cli.nearest(pair.dataset, scored)}", file=sys.stderr)
     for dataset in result["datasets"]:
         dataset["finding"] = dataset_finding(dataset, args.reference)
     result = {"finding": finding(result), **result, "trainings": trainings(runs[0]) if len(runs) == 1 else {}}

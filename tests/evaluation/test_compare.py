@@ -162,11 +162,12 @@ def test_only_the_asked_pairs_and_those_with_the_reference_are_tested(tmp_path: 
     assert first_sentence(tmp_path).endswith("after Holm's correction).")  # b and d, the next best, were not compared
 
 
-def test_a_data_set_that_nothing_is_asked_of_shows_accuracies_alone(tmp_path: Path):
+def test_a_data_set_that_nothing_is_asked_of_shows_accuracies_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for stem, right in (("baseline", 8), ("distilled", 30)):
         add_method(tmp_path, stem, one_sample(range(right)))
     (dataset,) = compared(tmp_path, "--pairs", "distilled against baseline on math500")["datasets"]
     assert dataset["pairs"] == []
+    assert "on math500: no such data set was scored; known are gsm8k" in capsys.readouterr().err
     assert "(40 questions) no methods were compared" in first_sentence(tmp_path)
     text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
     assert "| not compared |" in text and "| 75.0 % [" in text

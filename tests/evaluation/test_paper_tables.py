@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from conftest import write_rows
-from evaluation.test_compare import add_method, one_sample, train_manifest
+from evaluation.test_compare import add_method, one_sample
+from evaluation.test_scored_runs import train_manifest
 
 from cotkit.core.errors import UserError
 from scripts import compare
