@@ -4,6 +4,7 @@ resume with several ranks on a CPU."""
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
@@ -81,6 +82,7 @@ def load_in_float32(values: dict[str, Any]) -> None:
     loader.load_config = in_float32
 
 
+@cache  # torch sorts what is registered, and fails at two functions with the same priority
 def resume_on_numbered_cpus() -> None:
     """Makes a checkpoint load on ``cpu:0``, as the device of every rank is called when several train on a CPU.
 
