@@ -197,5 +197,24 @@ def load_model(model_name: str, adapter: str | None, dtype: Any, device: Any = "
     if adapter is not None:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        model = merge_adapter(PeftModel.from_pretrained(model, adapter))
     return model
+
+
+def merge_adapter(model: Any) -> Any:
+    """A peft model's base model, with the active adapter in its weights.
+
+    Many models use one tensor as embedding and as head. An adapter on one of the two must not change the other, so they
+    get a tensor each; then the configuration says so, since vLLM and llama.cpp would use the embedding for both.
+    """
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    if any(isinstance(one, BaseTunerLayer) for one in ends):
+        head = getattr(ends[1], "base_layer", ends[1])
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    merged = model.merge_and_unload()
+    if merged.get_output_embeddings().weight is not merged.get_input_embeddings().weight:
+        merged.config.tie_word_embeddings = False
+    return merged

@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 folder = "."  # this folder, or its name on the hub
 tokenizer = AutoTokenizer.from_pretrained(folder)
 base = AutoModelForCausalLM.from_pretrained({base!r}, dtype="float32")
-model = PeftModel.from_pretrained(base, folder).merge_and_unload()
+model = PeftModel.from_pretrained(base, folder)
 model.generation_config = GenerationConfig.from_pretrained(folder)"""
 
 USE = """```python

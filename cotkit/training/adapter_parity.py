@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cotkit.generation import prompts
-from cotkit.generation.chat_model import encode, load_tokenizer, turn_end_ids
+from cotkit.generation.chat_model import encode, load_tokenizer, merge_adapter, turn_end_ids
 from cotkit.generation.types import Request, Sampling
 
 QUESTION = "Tom has 3 apples and buys 4 more. How many apples does he have?"
@@ -34,7 +34,7 @@ def adapter_problem(model_name: str, adapter: Path) -> str | None:
         return f"it ends turns with {saved.eos_token!r}, at which inference does not stop"
     attached = PeftModel.from_pretrained(model, str(adapter)).eval()
     texts = []
-    for variant in (lambda: attached, attached.merge_and_unload):
+    for variant in (lambda: attached, lambda: merge_adapter(attached)):
         backend = Decoder(variant(), serving, Sampling(NEW_TOKENS), batch_size=1, batch_tokens=1, seed=0)
         [(_, completion)] = backend.generate([Request("probe", 0, messages)])
         texts.append(completion.text)

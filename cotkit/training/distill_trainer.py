@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from random import Random
 from statistics import fmean
@@ -24,7 +25,7 @@ from cotkit.core.datasets import AnswerKind
 from cotkit.core.errors import UserError
 from cotkit.generation.backends.continuous_batching import Decoder
 from cotkit.generation.backends.transformers_backend import default_batch_tokens
-from cotkit.generation.chat_model import load_model
+from cotkit.generation.chat_model import load_model, merge_adapter
 from cotkit.generation.prompts import Message
 from cotkit.generation.types import Completion, Request, Sampling
 from cotkit.grading.grader import Item, grade
@@ -170,6 +171,22 @@ class DistillTrainer(Trainer):
             PROGRESS, {"trained_tokens": 0, "generated_tokens": 0, "lengths": [], "truncated": []}
         )
 
+    def decoding_student(self) -> Any:
+        """The student of this moment, to write samples with.
+
+        It is a copy with the adapter merged into its weights, in the type in which it computes. This decodes faster:
+        weights beside an adapter are converted and multiplied apart for every token. A student that is quantized, or for
+        whose copy there is no memory, decodes as it is.
+        """
+        if getattr(self.model, "is_quantized", False):
+            return self.model
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
+        try:
+            return merge_adapter(deepcopy(self.model)).to(dtype)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return self.model
+
     def answer(
         self, model: Any, tokenizer: Any, chats: Sequence[list[Message]], sample: int, names: Sequence[str], heat: float
     ) -> list[Completion]:
@@ -195,7 +212,8 @@ class DistillTrainer(Trainer):
             with self.teacher.active() as model:
                 done = self.answer(model, self.side.tokenizer, chats, 0, names, 0.0)
         else:
-            done = self.answer(self.model, self.processing_class, [row.messages for row in rows], 0, names, 0.0)
+            student, chats = self.decoding_student(), [row.messages for row in rows]
+            done = self.answer(student, self.processing_class, chats, 0, names, 0.0)
         return fmean(is_correct(row, one) for row, one in zip(rows, done, strict=True))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -225,7 +243,8 @@ class DistillTrainer(Trainer):
         step, tokenizer = self.state.global_step, self.processing_class
         rows = [row for batch in batches for row in batch if self._is_sampled(row, step)]
         names, chats = [row.where for row in rows], [row.messages for row in rows]
-        done = self.answer(self.model, tokenizer, chats, step, names, self.options.sample_temperature) if rows else []
+        heat = self.options.sample_temperature
+        done = self.answer(self.decoding_student(), tokenizer, chats, step, names, heat) if rows else []
         sampled = {}
         for row, completion in zip(rows, done, strict=True):
             ids = tokenizer(completion.text, add_special_tokens=False)["input_ids"]

@@ -39,6 +39,13 @@ def gradients(trainer: Any, per_batch: int, rows: list[Any]) -> list[torch.Tenso
     return [weight.grad.clone() for weight in trainer.model.parameters() if weight.requires_grad]
 
 
+def move_adapter(model: Any) -> None:
+    """A new adapter changes nothing, since its second matrix is zero."""
+    for name, weights in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights.data, std=0.1)
+
+
 def step_losses(output: Path) -> list[float]:
     state = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))
     return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
@@ -186,6 +193,7 @@ def test_a_trained_head_learns_from_every_chunk_and_is_not_the_teachers(write: W
 def test_samples_are_those_of_the_projects_own_generation(write: Write):
     """By the student of that moment; the random numbers depend on row and step, not on the batch."""
     trainer = trainer_of(write(on_policy=1.0))
+    move_adapter(trainer.model)
     rows, tokenizer = trainer.train_dataset[:6], trainer.processing_class
     [batch] = trainer._with_samples([rows])
     for row, sampled in zip(rows, batch, strict=True):
@@ -199,6 +207,32 @@ def test_samples_are_those_of_the_projects_own_generation(write: Write):
     [later] = trainer._with_samples([rows])
     assert [row.completion for row in later] != [row.completion for row in batch]
     assert trainer.model.training
+
+
+@pytest.mark.slow
+def test_the_copy_that_decodes_is_the_student_of_this_moment(write: Write, monkeypatch: pytest.MonkeyPatch):
+    trainer = trainer_of(write(on_policy=1.0))
+    ids = torch.arange(1, 9)[None]
+    untrained = trainer.model(input_ids=ids).logits
+    move_adapter(trainer.model)
+    before = {name: weights.clone() for name, weights in trainer.model.state_dict().items()}
+    copy = trainer.decoding_student()
+    assert not isinstance(copy, type(trainer.model)) and copy.dtype == torch.float32
+    expected = trainer.model(input_ids=ids).logits
+    assert torch.allclose(copy(input_ids=ids).logits, expected, atol=1e-5)
+    assert not torch.allclose(untrained, expected, atol=1e-2)
+    after = trainer.model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+    monkeypatch.setattr(type(trainer.accelerator), "mixed_precision", "bf16")
+    assert trainer.decoding_student().dtype == torch.bfloat16
+    assert trainer.model.dtype == torch.float32
+
+    def no_memory(*_: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(type(trainer.model), "merge_and_unload", no_memory, raising=False)
+    assert trainer.decoding_student() is trainer.model
 
 
 @pytest.mark.slow
