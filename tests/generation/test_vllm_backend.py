@@ -274,12 +274,21 @@ def test_a_stage_that_is_started_elsewhere_runs_there_with_a_merged_adapter(tmp_
 
 
 def random_adapter(folder: Path) -> Path:
-    """A LoRA adapter for SmolLM2 that changes its texts."""
+    """An adapter for SmolLM2 that changes its texts, with a head of its own beside the embedding that was its head."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(1)
-    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
-    get_peft_model(AutoModelForCausalLM.from_pretrained(SMOLLM2), config).save_pretrained(folder)
+    config = LoraConfig(
+        r=4,
+        target_modules=["q_proj", "v_proj"],
+        modules_to_save=["lm_head"],
+        init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(SMOLLM2), config)
+    head = model.get_output_embeddings().weight
+    head.data += 0.3 * head.std().item() * torch.randn(head.shape)
+    model.save_pretrained(folder)
     return folder
