@@ -96,6 +96,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"training sets in {options.dataset_dir}: " + ", ".join(f"{name} {sizes[name]}" for name in sizes))
             for name in (name for name, size in sizes.items() if not size):
                 print(f"no row fits the training set {name}; it is not in dataset_info.json")
+            for group in training_sets.alike(options.dataset_dir, (name for name, size in sizes.items() if size)):
+                print(f"note: {' and '.join(group)} hold the same rows: methods trained on them differ by chance alone")
     return 0
 
 

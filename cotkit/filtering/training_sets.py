@@ -18,7 +18,9 @@ are named, since giving `columns` resets every column that is not named.
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -163,6 +165,19 @@ def write_dataset_info(folder: Path, ranking: Mapping[str, bool]) -> None:
     kinds = {True: {"ranking": True, "columns": PAIR_COLUMNS}, False: {"columns": COLUMNS}}
     entries = {name: {"file_name": f"{name}.jsonl", **kinds[pairs]} for name, pairs in ranking.items()}
     write_json_atomic(folder / "dataset_info.json", entries)
+
+
+def alike(folder: Path, names: Iterable[str]) -> list[list[str]]:
+    """Groups of written sets that hold the same rows, in any order."""
+    paths = [folder / f"{name}.jsonl" for name in names]
+    sizes = Counter(path.stat().st_size for path in paths)
+    groups: dict[int, list[str]] = {}
+    for path in paths:
+        if sizes[path.stat().st_size] > 1:  # the others need not be read
+            with path.open("rb") as rows:
+                total = sum(int.from_bytes(hashlib.sha256(row).digest()) for row in rows)
+            groups.setdefault(total, []).append(path.stem)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,16 @@ def test_declared_sets_are_written_and_an_empty_one_is_left_out(tmp_path: Path):
     assert not (folder / "preference.jsonl").exists()
 
 
+def test_sets_with_the_same_rows_are_named(tmp_path: Path):
+    rows = [teacher_row(4, GOOD), teacher_row(5, GOOD)]
+    sets = ["distilled", "rejection_sampled", "mixed", "gold", "copy = gold", "few = kept shortest"]
+    lines = run_filter(tmp_path, rows, "--sets", *sets).stdout.splitlines()
+    assert [line for line in lines if line.startswith("note:")] == [
+        "note: distilled and rejection_sampled and few hold the same rows: methods trained on them differ by chance alone",
+        "note: gold and copy hold the same rows: methods trained on them differ by chance alone",
+    ]
+
+
 def test_complete_rows_calculate_what_the_reference_solution_calculates(tmp_path: Path):
     """In their own order and words; a row that only names the results, or lacks one, is kept but not complete."""
     solution = "Tom buys 2*3=<<2*3=6>>6 apples.\nWith the 4 he has that is 10 = 6 + 4, so he has 6+4=10 apples, half of it 10/2=5.0."
