@@ -40,7 +40,7 @@ def test_pictures_are_there_and_small():
     assert sorted(STUDY.rglob("*.png")) == sorted(pictures)
 
 
-@pytest.mark.parametrize("study", [STUDY, STUDY / "earlier/equal_teacher"])
+@pytest.mark.parametrize("study", [STUDY, STUDY / "ways", STUDY / "earlier/equal_teacher"])
 def test_the_tables_are_those_of_the_committed_scores(study: Path, tmp_path: Path):
     """scripts/compare.py makes the comparison again, byte for byte, and the account shows its rows."""
     folder = shutil.copytree(study / "results", tmp_path / "results")
