@@ -205,7 +205,7 @@ def merge_adapter(model: Any) -> Any:
     """A peft model's base model, with the active adapter in its weights.
 
     Many models use one tensor as embedding and as head. An adapter on one of the two must not change the other, so they
-    get a tensor each. Then the configuration says so, since programs that trust it would use the embedding for both.
+    get a tensor each. Then the configuration says so, since programs that go by it use the embedding for both.
     """
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer

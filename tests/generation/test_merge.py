@@ -49,9 +49,8 @@ def test_a_merged_adapter_scores_as_it_did_in_training(
 
     merged = load_model(str(tiny_model), str(tmp_path / "adapter"), torch.float32)
     torch.testing.assert_close(scores(merged), expected, rtol=1e-4, atol=1e-5)
-    assert (
-        merged.config.tie_word_embeddings is shared
-    )  # a program that trusts it reads no head of its own if it is true
+    # A program that goes by the configuration reads no head of its own where this is true.
+    assert merged.config.tie_word_embeddings is shared
     merged.save_pretrained(tmp_path / "model")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
     torch.testing.assert_close(scores(loaded), expected, rtol=1e-4, atol=1e-5)
